@@ -1,0 +1,1 @@
+"""minieff: efficient Transformers, one technique a file."""

@@ -1,0 +1,68 @@
+"""The command line: `python -m minieff train | zoo | doctor | snippet | progress`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code. Errors that a user can mend are one line, not a stack trace."""
+    parser = argparse.ArgumentParser(prog="python -m minieff", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train recipes: weights and a card beside each")
+    train.add_argument("recipes", nargs="+", type=Path, metavar="zoo/NAME.toml")
+    train.add_argument(
+        "--resume", action="store_true", help="skip what is finished, go on where a run was stopped"
+    )
+    train.add_argument(
+        "--workers", type=int, default=1, help="recipes trained at the same time, one thread each"
+    )
+    commands.add_parser("zoo", help="print the table of trained models")
+    commands.add_parser("doctor", help="check that everything the course needs is there")
+    snippet = commands.add_parser("snippet", help="print a technique as one self-contained file")
+    snippet.add_argument("name", help="a technique, such as layerdrop")
+    arguments = parser.parse_args(argv)
+    try:
+        return globals()[arguments.command](arguments)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """One recipe in this process, or a queue of several."""
+    from minieff import zoo
+
+    if len(arguments.recipes) == 1:
+        zoo.make(arguments.recipes[0], resume=arguments.resume)
+        return 0
+    if not arguments.resume:
+        raise ValueError("several recipes are a queue that skips what is finished: add --resume")
+    return zoo.queue(arguments.recipes, arguments.workers)
+
+
+def zoo(arguments: argparse.Namespace) -> int:
+    """The table."""
+    from minieff import zoo
+
+    print(zoo.table())
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """OK or FAIL, a line each; exit code 1 when something failed."""
+    from minieff.doctor import examine
+
+    return examine()
+
+
+def snippet(arguments: argparse.Namespace) -> int:
+    """The file on standard output."""
+    from minieff.snippet import snippet
+
+    print(snippet(arguments.name), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""Attention, with the places where techniques plug in.
+
+    scores = q k^T / sqrt(D),   attn = softmax(scores where the mask allows, else -inf),   y = attn v
+
+(Vaswani et al. 2017, arXiv 1706.03762.) Three seams say *what* is computed: `mask` (who may see whom),
+`normalize` (scores to weights) and `reweight` (weights and distances to weights). A fourth, `kernel`, says
+*how*, and only a `finalize` replaces it. Cost a token: 4 C^2 MACs for the projections and 2 S C for the rest.
+While the seams are at their defaults everything runs through torch's fused kernel, which never stores the T x
+S weights; it still computes them all.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from minieff.past import Fresh, fresh
+from minieff.surgery import is_a, swap
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Who may see whom: `see(b, h, q_idx, kv_idx) -> bool`, FlexAttention's signature, elementwise in its
+    four indices.
+
+    Elementwise means that one mask can be asked about single positions, about a band, about a table of
+    positions, or about all pairs. Masks are combined with `&`, `|` and `~`; what differs from batch to batch
+    (lengths, tags) is a tensor that `see` closes over. A row must not be empty, or its softmax is over
+    nothing: add `| itself`.
+    """
+
+    see: Callable
+    name: str = "mask"
+
+    def __call__(self, b, h, q_idx, kv_idx):
+        return self.see(b, h, q_idx, kv_idx)
+
+    def __and__(self, other: "Mask") -> "Mask":
+        if other is everything or other is self:
+            return self
+        if self is everything:
+            return other
+        return Mask(
+            lambda b, h, q, k: self.see(b, h, q, k) & other.see(b, h, q, k), f"({self.name} & {other.name})"
+        )
+
+    def __or__(self, other: "Mask") -> "Mask":
+        if other is self or self is everything:
+            return self
+        if other is everything:
+            return other
+        return Mask(
+            lambda b, h, q, k: self.see(b, h, q, k) | other.see(b, h, q, k), f"({self.name} | {other.name})"
+        )
+
+    def __invert__(self) -> "Mask":
+        return Mask(lambda b, h, q, k: ~self.see(b, h, q, k), f"~{self.name}")
+
+    def __deepcopy__(self, memo: dict) -> "Mask":
+        return self  # a copied model is masked by the same value: `mask is causal` survives surgery
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def visible(
+        self, batch: int, heads: int, q_idx: Int[Tensor, "..."], kv_idx: Int[Tensor, "..."]
+    ) -> Bool[Tensor, "..."]:
+        """Asked for all heads of a batch at once; sizes that the answer does not depend on are left out.
+
+        `q_idx` (T, 1) and `kv_idx` (S,) give the whole mask, broadcastable to (B, H, T, S); `kv_idx` (T, W)
+        asks about a table of W keys a query and gives (B, H, T, W).
+        """
+        device = q_idx.device
+        b = torch.arange(batch, device=device).view(-1, 1, 1, 1)
+        h = torch.arange(heads, device=device).view(1, -1, 1, 1)
+        seen = self.see(b, h, q_idx, kv_idx)
+        return seen.expand(torch.broadcast_shapes(seen.shape, q_idx.shape, kv_idx.shape))
+
+
+# `k * 0 == 0` and not `True`: FlexAttention and broadcasting want a tensor
+everything = Mask(lambda b, h, q, k: k * 0 == 0, "everything")
+causal = Mask(lambda b, h, q, k: q >= k, "causal")
+itself = Mask(lambda b, h, q, k: q == k, "itself")
+
+
+def prefix(lengths: Int[Tensor, "B"]) -> Mask:
+    """Causal, and the first `lengths[b]` tokens of row b are visible to all of its positions (a prefix
+    language model).
+    """
+    return causal | Mask(lambda b, h, q, k: k < lengths[b], "prefix")
+
+
+def softmax(scores: Float[Tensor, "*B T S"]) -> Float[Tensor, "*B T S"]:
+    """The default of the seam `normalize`."""
+    return scores.softmax(-1)
+
+
+def unchanged(attn: Float[Tensor, "*B T S"], distance: Int[Tensor, "..."]) -> Float[Tensor, "*B T S"]:
+    """The default of the seam `reweight`; `distance` is q_idx - kv_idx, broadcastable to `attn`."""
+    return attn
+
+
+def fused(
+    attn: "Attention",
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H S D"],
+    v: Float[Tensor, "B H S D"],
+    mask: Mask,
+    start: int,
+) -> Float[Tensor, "B H T D"]:
+    """The default kernel: torch's fused attention while the seams are at their defaults, else `explicit`."""
+    if attn.normalize is not softmax or attn.reweight is not unchanged:
+        return explicit(attn, q, k, v, mask, start)
+    T, S = q.shape[-2], k.shape[-2]
+    p = attn.dropout if attn.training else 0.0
+    if mask is everything or (mask is causal and T == 1):
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=p)
+    if mask is causal and T == S:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+    visible = mask.visible(q.shape[0], q.shape[1], *positions(T, S, start, q.device))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=p)
+
+
+def explicit(
+    attn: "Attention",
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H S D"],
+    v: Float[Tensor, "B H S D"],
+    mask: Mask,
+    start: int,
+) -> Float[Tensor, "B H T D"]:
+    """The same, written out."""
+    q_idx, kv_idx = positions(q.shape[-2], k.shape[-2], start, q.device)
+    scores = q @ k.mT / sqrt(q.shape[-1])  # (B, H, T, S)
+    visible = mask.visible(q.shape[0], q.shape[1], q_idx, kv_idx)
+    weights = attn.normalize(scores.masked_fill(~visible, float("-inf")))
+    weights = attn.reweight(weights, q_idx - kv_idx)
+    return F.dropout(weights, attn.dropout, attn.training) @ v
+
+
+def positions(T: int, S: int, start: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Queries (T, 1) count from `start`; keys (S,) are the last S tokens that end with the last query."""
+    end = start + T
+    return torch.arange(start, end, device=device)[:, None], torch.arange(end - S, end, device=device)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over x (B, T, C): separate q, k, v projections, contiguous heads of width D = C //
+    H.
+
+    ValueError when heads do not divide dim.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, bias: bool = True) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(
+                f"dim={dim} is not a multiple of heads={heads}; pick a number of heads that divides {dim}"
+            )
+        self.heads = heads
+        self.dropout = dropout
+        self.q, self.k, self.v, self.out = (nn.Linear(dim, dim, bias=bias) for _ in range(4))
+        self.mask, self.normalize, self.reweight, self.kernel = everything, softmax, unchanged, fused
+
+    def split(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B H T D"]:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(
+        self, x: Float[Tensor, "B T C"], mask: Mask = causal, past: Fresh = fresh
+    ) -> Float[Tensor, "B T C"]:
+        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        k, v = past.slot().extend(k, v)
+        y = self.kernel(self, q, k, v, mask & self.mask, past.start)  # (B, H, T, D)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    def extra_repr(self) -> str:
+        rest = {"mask": everything, "normalize": softmax, "reweight": unchanged, "kernel": fused}
+        taken = [
+            f"{seam}={getattr(self, seam)}"
+            for seam, default in rest.items()
+            if getattr(self, seam) is not default
+        ]
+        return ", ".join([f"heads={self.heads}", *taken])
+
+
+class Adopted(nn.Module):
+    """Our Attention behind the signature of `nn.MultiheadAttention`, self-attention only."""
+
+    # nn.TransformerEncoderLayer asks for these before its fused path, which would ignore this module; None
+    # declines it
+    in_proj_weight = in_proj_bias = None
+    _qkv_same_embed_dim = False
+
+    def __init__(self, theirs: nn.MultiheadAttention) -> None:
+        super().__init__()
+        if not theirs._qkv_same_embed_dim or theirs.bias_k is not None or theirs.add_zero_attn:
+            raise ValueError(
+                "adopt takes nn.MultiheadAttention with one width for q, k, v and without add_bias_kv and "
+                "add_zero_attn; build the encoder without them, or pick others with where="
+            )
+        weight, bias = theirs.in_proj_weight, theirs.in_proj_bias
+        self.batch_first = theirs.batch_first
+        self.num_heads = theirs.num_heads
+        self.attention = Attention(theirs.embed_dim, theirs.num_heads, theirs.dropout, bias is not None)
+        self.attention.to(weight.device, weight.dtype)
+        state = {"out.weight": theirs.out_proj.weight}
+        state |= {f"{name}.weight": part for name, part in zip("qkv", weight.chunk(3), strict=True)}
+        if bias is not None:
+            state |= {"out.bias": theirs.out_proj.bias}
+            state |= {f"{name}.bias": part for name, part in zip("qkv", bias.chunk(3), strict=True)}
+        self.attention.load_state_dict(state)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, None]:
+        if key is not query or value is not query:
+            raise ValueError(
+                "an adopted attention is self-attention: pass one tensor as query, key and value"
+            )
+        if need_weights:
+            raise ValueError("an adopted attention keeps no weights: call it with need_weights=False")
+        x = query if self.batch_first else query.transpose(0, 1)  # (B, T, C)
+        mask = everything
+        if key_padding_mask is not None:
+            hidden = hides(key_padding_mask)
+            mask = mask & Mask(lambda b, h, q, k: ~hidden[b, k], "padding")
+        if attn_mask is not None:
+            T = x.shape[1]
+            table = hides(attn_mask).reshape(-1, 1 if attn_mask.dim() == 2 else self.num_heads, T, T)
+            mask = mask & Mask(
+                lambda b, h, q, k: ~table[b % len(table), h % table.shape[1], q, k], "attn_mask"
+            )
+        y = self.attention(x, mask)
+        return (y if self.batch_first else y.transpose(0, 1)), None
+
+
+def hides(mask: Tensor) -> Bool[Tensor, "..."]:
+    """torch's two kinds of mask, True or -inf where hidden, as one."""
+    if mask.dtype == torch.bool:
+        return mask
+    if not ((mask == 0) | (mask == float("-inf"))).all():
+        raise ValueError("a float mask may hold 0 and -inf only: a bias on scores is not a mask")
+    return mask != 0
+
+
+def adopt(model: nn.Module) -> nn.Module:
+    """A copy with our Attention in place of every `nn.MultiheadAttention`, so that seam techniques reach it.
+
+    Works for `nn.TransformerEncoder` in all its layouts, with padding and causal masks, under grad and
+    no_grad. ValueError when there is none, or one that attends to something else than itself.
+    """
+    return swap(model, is_a(nn.MultiheadAttention), Adopted)

@@ -1,0 +1,98 @@
+"""A model as tensors with names, each stored once, and files of them: safetensors, whole or not at all.
+
+A state dict names a shared tensor once for each of its users. `pack` keeps the first name of each, so that a
+file holds what is distinct, and `unpack` gives it back to a model with the same sharing. Nothing is ever
+pickled.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from minieff.files import write
+
+
+def pack(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of the state dict, those in one place of memory under their first name only."""
+    packed: dict[str, Tensor] = {}
+    seen: set[tuple] = set()
+    for name, tensor in model.state_dict().items():
+        place = (
+            (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else (name,)
+        )
+        if place not in seen:
+            packed[name] = tensor
+            seen.add(place)
+    return packed
+
+
+def unpack(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """Packed tensors into `model`, in place. ValueError naming what is missing, unknown or misshapen."""
+    own = pack(model)
+    wrong = [f"{name} is {'missing' if name in own else 'unknown'}" for name in own.keys() ^ tensors.keys()]
+    wrong += [
+        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own.keys() & tensors.keys()
+        if own[name].shape != tensors[name].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"these are not the weights of this {type(model).__name__}: {'; '.join(sorted(wrong)[:3])}"
+            f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
+        )
+    model.load_state_dict(tensors, strict=False)  # aliases have no name of their own
+    return model
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, Any] | None = None) -> Path:
+    """Tensors, and a JSON value beside them, as one safetensors file."""
+    metadata = {"state": json.dumps(state)} if state is not None else None
+    return write(path, save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """What `write_tensors` stored. ValueError for a damaged file."""
+    content = Path(path).read_bytes()
+    try:
+        tensors = load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it") from None
+    return tensors, json.loads(metadata.get("state", "null"))
+
+
+def generators(model: nn.Module) -> list[torch.Generator]:
+    """The generators that modules hold, each once: their coins must go on where they were."""
+    held = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Generator)
+    ]
+    return list(dict.fromkeys(held))
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """`{"3.exp_avg": tensor}`: parameter number and name of each state tensor. Parameters never updated have
+    none.
+    """
+    return {
+        f"{number}.{key}": value
+        for number, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The reverse, in place."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, key = name.split(".")
+        state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

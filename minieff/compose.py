@@ -1,0 +1,93 @@
+"""Several techniques on one model, in the order that works.
+
+A technique is a module with some of four verbs; a list of (technique, knobs) is taken through them together:
+
+    techniques = [(layerdrop, {"p": 0.2}), (scalar_quant, {"bits": 8, "p": 0.5})]
+    model = compose.apply(model, techniques)              # before training
+    loss = loss + compose.penalty(model, techniques)      # during
+    compose.project(model, techniques)                    # during, after optimizer.step()
+    small = compose.finalize(model, [(layerdrop, {"keep": [0, 3, 7]}), (scalar_quant, {})])
+
+Each technique states its `STAGE`. What is replaced must be replaced before it is decorated, so mixers come
+before the stack, the stack before coins, then attention's seams, then weights; `finalize` goes the same way.
+"""
+
+import inspect
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+STAGES = ("mixer", "stack", "depth", "seam", "weight")
+
+Techniques = list[tuple[ModuleType, dict]]
+
+
+def parse(tables: list[dict]) -> Techniques:
+    """`[{"name": "layerdrop", "p": 0.2}]`, as in a recipe, to [(module, knobs)].
+
+    ValueError for a name that is no technique or a knob that its `apply` does not have.
+    """
+    return [(find(table.get("name", "")), check(table)) for table in tables]
+
+
+def find(name: str) -> ModuleType:
+    """The technique of that name."""
+    try:
+        module = import_module(f"minieff.{name}")
+    except ImportError:
+        module = None
+    if getattr(module, "STAGE", None) not in STAGES:
+        raise ValueError(f"technique {name!r}: there is no minieff/{name}.py that is a technique")
+    return module
+
+
+def check(table: dict) -> dict:
+    """The knobs of a recipe's technique, or ValueError naming those that exist."""
+    knobs = {key: value for key, value in table.items() if key != "name"}
+    known = set(inspect.signature(find(table.get("name", "")).apply).parameters) - {
+        "model",
+        "where",
+        "generator",
+    }
+    if not known >= set(knobs):
+        raise ValueError(f"{table['name']} has no knob {sorted(set(knobs) - known)}; it has {sorted(known)}")
+    return knobs
+
+
+def in_order(techniques: Techniques) -> Techniques:
+    """By stage; within a stage as given."""
+    return sorted(techniques, key=lambda entry: STAGES.index(entry[0].STAGE))
+
+
+def apply(model: nn.Module, techniques: Techniques, generator: torch.Generator | None = None) -> nn.Module:
+    """Each technique's `apply`; those that draw coins draw them from `generator`."""
+    for technique, knobs in in_order(techniques):
+        coins = (
+            {"generator": generator} if "generator" in inspect.signature(technique.apply).parameters else {}
+        )
+        model = technique.apply(model, **coins, **knobs)
+    return model
+
+
+def penalty(model: nn.Module, techniques: Techniques) -> Tensor | float:
+    """The sum of the penalties, 0 where there is none."""
+    return sum(
+        (technique.penalty(model) for technique, _ in techniques if hasattr(technique, "penalty")), 0.0
+    )
+
+
+def project(model: nn.Module, techniques: Techniques) -> None:
+    """Each technique's `project`, where it has one."""
+    for technique, _ in in_order(techniques):
+        if hasattr(technique, "project"):
+            technique.project(model)
+
+
+def finalize(model: nn.Module, techniques: Techniques) -> nn.Module:
+    """Each technique's `finalize`, with knobs for that verb."""
+    for technique, knobs in in_order(techniques):
+        if hasattr(technique, "finalize"):
+            model = technique.finalize(model, **knobs)
+    return model

@@ -1,0 +1,320 @@
+"""What a model costs, and how good it is: the five axes of the course in one `Report`.
+
+    parameters      numbers that are trained, a shared one once
+    stored_bytes    what a safetensors file of the model holds, shared storage once
+    macs            multiply-accumulates a token, by formula; 1 MAC is 2 FLOPs
+    forward, step   seconds of a pass and of a training step: medians with quartiles
+    energy          joules a pass, read from the processor (`rapl`) or *modelled*, and then never called
+    measured quality         nats a token, perplexity and bits a byte on the validation windows
+
+Time does not follow from MACs, nor energy from time: each is measured by itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from math import exp, log
+from pathlib import Path
+from statistics import quantiles
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from minieff.attention import Attention
+from minieff.checkpoint import pack
+from minieff.data import SILENT, Corpus, Pairs, loss
+from minieff.surgery import is_a, record
+from minieff.transformer import Transformer
+
+
+def parameters(model: nn.Module) -> int:
+    """Trained numbers; a shared parameter counts once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of the tensors in a safetensors file of the model; shared storage counts once."""
+    return sum(t.numel() * t.element_size() for t in pack(model).values())
+
+
+def linear_macs(linear: nn.Module, inputs: tuple, output: Tensor) -> int:
+    return output.numel() * inputs[0].shape[-1]
+
+
+def attention_macs(attention: nn.Module, inputs: tuple, output: Tensor) -> int:
+    """q k^T and attn v over all T x T pairs: what the fused kernel computes too, mask or not. Projections are
+    linears.
+    """
+    B, T, C = inputs[0].shape
+    return 2 * B * T * T * C
+
+
+def head_macs(model: nn.Module, inputs: tuple, output: Tensor) -> int:
+    return output.numel() * model.config.dim
+
+
+FORMULAS = {nn.Linear: linear_macs, Attention: attention_macs, Transformer: head_macs}
+
+
+@torch.no_grad()
+def macs(model: nn.Module, context: int | None = None) -> float:
+    """Multiply-accumulates a token of one pass over `context` tokens (None: the longest the model takes).
+
+    Counts what runs: a block used twice counts twice. Additions, norms, softmax and GELU are left out.
+    """
+    context = context or model.config.context
+    mode, device = model.training, next(model.parameters()).device
+    kinds = {module: kind for module in model.modules() for kind in FORMULAS if isinstance(module, kind)}
+    names = dict(model.named_modules())
+    with record(model, is_a(*FORMULAS)) as calls:
+        model.eval()(torch.zeros(1, context, dtype=torch.long, device=device))
+    model.train(mode)
+    return (
+        sum(FORMULAS[kinds[names[call.name]]](names[call.name], call.inputs, call.output) for call in calls)
+        / context
+    )
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds: median and quartiles of `runs` runs after the warm-up, on `threads` threads."""
+
+    median: float
+    low: float
+    high: float
+    runs: int
+    threads: int
+
+    def __str__(self) -> str:
+        return (
+            f"{1e3 * self.median:.2f} ms (quartiles {1e3 * self.low:.2f} to {1e3 * self.high:.2f}, "
+            f"{self.runs} runs, {self.threads} threads)"
+        )
+
+
+def interleaved(
+    calls: dict[str, Callable[[], object]], runs: int = 30, warmup: int = 10
+) -> dict[str, Timing]:
+    """Time several calls in turns, so that whatever else the machine does falls on all of them.
+
+    ValueError for fewer than 3 runs: quartiles need them.
+    """
+    if runs < 3 or warmup < 0:
+        raise ValueError(
+            f"runs={runs}, warmup={warmup}: quartiles need at least 3 runs; 30 after 10 is a good habit"
+        )
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warmup + runs):
+        for name, call in calls.items():
+            begun = perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn >= warmup:
+                seconds[name].append(perf_counter() - begun)
+    return {name: _timing(values) for name, values in seconds.items()}
+
+
+def _timing(seconds: list[float]) -> Timing:
+    low, median, high = quantiles(seconds, n=4, method="inclusive")
+    return Timing(median, low, high, len(seconds), torch.get_num_threads())
+
+
+def timed(call: Callable[[], object], runs: int = 30, warmup: int = 10) -> Timing:
+    """The time of one call."""
+    return interleaved({"call": call}, runs, warmup)["call"]
+
+
+# Energy of one operation in a 45 nm process, in joules: a 32-bit multiplication and addition (Horowitz 2014,
+# "Computing's Energy Problem", ISSCC); reading 32 bits from DRAM is recalled from the same table and
+# UNVERIFIED.
+JOULES_A_MAC = (3.7 + 0.9) * 1e-12
+JOULES_A_BYTE = 640e-12 / 4
+MODEL_SOURCE = (
+    "modelled: 4.6 pJ a 32-bit MAC (45 nm, Horowitz 2014) and 160 pJ a byte of DRAM (unverified); "
+    "each stored byte read once a pass"
+)
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Joules and where they come from: "rapl" (a counter of the whole processor) or "modelled"."""
+
+    joules: float
+    method: str
+    basis: str
+
+    def __post_init__(self) -> None:
+        if self.method not in ("rapl", "modelled"):
+            raise ValueError(f"method={self.method!r}: energy is either 'rapl' or 'modelled'")
+
+    @property
+    def measured(self) -> float:
+        """The joules, if they were measured; ValueError if they were modelled."""
+        if self.method == "modelled":
+            raise ValueError(f"{self.joules:.3g} J was not measured but {self.basis}; print it as modelled")
+        return self.joules
+
+    def __str__(self) -> str:
+        return f"{self.joules:.3g} J ({self.basis})"
+
+
+def modelled_energy(macs: float, moved_bytes: float) -> Energy:
+    """E = MACs e_mac + bytes e_byte, for one pass."""
+    return Energy(macs * JOULES_A_MAC + moved_bytes * JOULES_A_BYTE, "modelled", MODEL_SOURCE)
+
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+def counters(powercap: Path = POWERCAP) -> list[Path]:
+    """The readable energy counters of whole processor packages; empty in most virtual machines and without
+    root.
+
+    Domains inside a package (intel-rapl:0:0) are part of it and would count twice.
+    """
+    found = []
+    for folder in sorted(powercap.glob("intel-rapl:*")):
+        try:
+            (folder / "energy_uj").read_text()
+        except OSError:
+            continue
+        if folder.name.count(":") == 1 and "package" in (folder / "name").read_text():
+            found.append(folder)
+    return found
+
+
+def measured_energy(call: Callable[[], object], powercap: Path = POWERCAP) -> Energy:
+    """Joules that all packages used during the call, whoever used them; a counter may wrap once.
+
+    ValueError where there is no counter to read.
+    """
+    folders = counters(powercap)
+    if not folders:
+        raise ValueError(
+            f"no readable energy counter under {powercap}; use modelled_energy, and call it modelled"
+        )
+
+    def read() -> list[int]:
+        return [int((folder / "energy_uj").read_text()) for folder in folders]
+
+    before = read()
+    call()
+    ranges = [int((folder / "max_energy_range_uj").read_text()) for folder in folders]
+    used = sum((b - a) % (limit + 1) for a, b, limit in zip(before, read(), ranges, strict=True))
+    return Energy(
+        used * 1e-6, "rapl", f"measured with rapl over {len(folders)} packages, everything running included"
+    )
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Loss on the validation windows. Bits a byte compare models with different tokenizers; None where bytes
+    mean nothing.
+    """
+
+    nats: float
+    perplexity: float
+    bits_per_byte: float | None
+    tokens: int
+
+    def __str__(self) -> str:
+        bits = "" if self.bits_per_byte is None else f", {self.bits_per_byte:.3f} bits a byte"
+        return f"{self.nats:.3f} nats a token, perplexity {self.perplexity:.1f}{bits}"
+
+
+@torch.no_grad()
+def quality(
+    model: nn.Module, corpus: Corpus | Pairs, context: int | None = None, windows: int | None = None
+) -> Quality:
+    """Over all validation windows of `context` tokens (None: the model's), or the first `windows` of them.
+
+    Losses are summed in float64. The model's mode is given back.
+    """
+    context = context or model.config.context
+    mode, device = model.training, next(model.parameters()).device
+    model.eval()
+    nats, tokens, size, left = 0.0, 0, 0, windows
+    for ids, targets in corpus.windows(context):
+        ids, targets = ids[:left], targets[:left]
+        nats += loss(model(ids.to(device)), targets.to(device), "none").double().sum().item()
+        kept = targets[targets != SILENT]
+        tokens += kept.numel()
+        size += int(corpus.tokenizer.sizes[kept].sum())
+        left = None if left is None else left - len(ids)
+        if left == 0:
+            break
+    model.train(mode)
+    return Quality(nats / tokens, exp(nats / tokens), nats / log(2) / size if size else None, tokens)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One model on all axes."""
+
+    name: str
+    parameters: int
+    stored_bytes: int
+    macs: float
+    forward: Timing
+    step: Timing
+    energy: Energy
+    quality: Quality
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"{self.name}: {self.parameters:,} parameters, {self.stored_bytes:,} bytes, "
+                f"{self.macs:,.0f} MACs a token",
+                f"  forward   {self.forward}",
+                f"  training  {self.step}",
+                f"  energy    {self.energy}",
+                f"  quality   {self.quality}",
+            ]
+        )
+
+
+def report(
+    name: str,
+    model: nn.Module,
+    corpus: Corpus | Pairs,
+    *,
+    rows: int = 8,
+    runs: int = 30,
+    windows: int | None = None,
+) -> Report:
+    """Measure `model` on every axis; passes and steps take `rows` sequences of the model's context.
+
+    Energy is that of one such pass. The model is left as it was.
+    """
+    context = model.config.context
+    ids, targets = corpus.batch(rows, context, torch.Generator().manual_seed(0))
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(ids)
+
+    def step() -> None:
+        torch.autograd.grad(
+            loss(model(ids), targets), [p for p in model.parameters() if p.requires_grad], allow_unused=True
+        )
+
+    mode = model.training
+    timings = {"forward": timed(forward, runs) if not model.eval().training else None}
+    model.train()
+    timings["step"] = timed(step, runs)
+    model.train(mode)
+    count, size = macs(model, context), stored_bytes(model)
+    energy = measured_energy(forward) if counters() else modelled_energy(count * ids.numel(), size)
+    return Report(
+        name,
+        parameters(model),
+        size,
+        count,
+        **timings,
+        energy=energy,
+        quality=quality(model, corpus, context, windows),
+    )

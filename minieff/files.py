@@ -1,0 +1,103 @@
+"""Where files lie, and how they are written: whole or not at all.
+
+A file is written beside its place under a temporary name and then renamed, which the operating system does in
+one step: whoever reads sees the old file or the new one, and a killed process leaves the old one.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent  # the checkout
+
+
+def write(path: Path, content: bytes | str) -> Path:
+    """`content` to `path`, whole or not at all; folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """`value` as indented JSON. ValueError for NaN and infinity, which JSON does not know."""
+    return write(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """ValueError naming the file when it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it with git, or make it again") from None
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def cache() -> Path:
+    """Where checkpoints of running trainings lie: `${XDG_CACHE_HOME:-~/.cache}/minieff`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minieff"
+
+
+def environment() -> dict[str, Any]:
+    """What a measured number depends on: torch, processor, threads, commit."""
+    git = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    )
+    return {
+        "torch": torch.__version__,
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "commit": git.stdout.strip() or None,
+    }
+
+
+def cpu_name() -> str:
+    """The processor as the operating system names it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def save_results(name: str, results: dict[str, Any]) -> Path:
+    """`results/NAME.json` with the environment it was measured in.
+
+    Only the builders set `MINIEFF_RESULTS` to the checkout's folder; for everybody else it is a temporary
+    one, so that running a lesson changes no file of the checkout.
+    """
+    folder = os.environ.get("MINIEFF_RESULTS") or Path(tempfile.gettempdir()) / "minieff-results"
+    return write_json(Path(folder) / f"{name}.json", {"environment": environment(), **results})
+
+
+def load_results(name: str) -> dict[str, Any]:
+    """What `save_results` stored in the checkout. FileNotFoundError names the command that measures it."""
+    path = ROOT / "results" / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing; `make lessons` (or `make bench` for bench_*) measures it"
+        )
+    return read_json(path)

@@ -1,0 +1,120 @@
+"""What a decoder remembers, so that each token is computed once.
+
+A causal decoder that has read t tokens needs, for the next one, only the keys and values of those t tokens;
+everything else can be thrown away. Each *application* of a mixer owns a `Slot` for them, handed out in
+running order, so that a block used twice in one pass (weight sharing, loops) has two slots, and a pruned
+stack has fewer.
+
+    past = Past()
+    logits = model(prompt, past=past)           # (B, T, V): reads the prompt, remembers it
+    logits = model(next_ids, past=past)         # (B, 1, V): equals the last row of one pass over all of it
+
+Memory: 2 * L * B * T * C numbers. It saves computation, O(T) instead of O(T^2) per new token; it does not
+save memory, and it does not make reading the prompt cheaper.
+"""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+class Slot:
+    """The memory of one application of one mixer: tensors with time in the second-last dimension."""
+
+    def __init__(self) -> None:
+        self.kept: tuple[Tensor, ...] = ()
+
+    def extend(self, *new: Tensor, keep: int | None = None) -> tuple[Tensor, ...]:
+        """Append `new`, each (..., T, D), and return everything remembered, each (..., S, D).
+
+        `keep` limits what is read to that many old steps before the new ones. Nothing is forgotten by
+        reading, so that `Past.rewind` can still undo the call.
+        """
+        old, self.kept = self.kept, new
+        if old:
+            self.kept = tuple(torch.cat(pair, dim=-2) for pair in zip(old, new, strict=True))
+        if keep is None:
+            return self.kept
+        return tuple(t[..., -(n.shape[-2] + keep) :, :] for t, n in zip(self.kept, new, strict=True))
+
+
+class Fresh:
+    """No past: what training uses. Its slots are thrown away and nothing is stored."""
+
+    start = 0
+
+    def so_far(self, ids: Int[Tensor, "B T"]) -> Int[Tensor, "B S"]:
+        """All tokens up to and including `ids`, for those who ask before the model's forward has begun."""
+        return ids
+
+    def begin(self, ids: Int[Tensor, "B T"]) -> int:
+        """A forward over `ids` starts; returns the position of its first token."""
+        return 0
+
+    def slot(self) -> Slot:
+        """The memory of the next application of a mixer in this forward."""
+        return Slot()
+
+
+fresh = Fresh()
+
+
+class Past(Fresh):
+    """The tokens read so far, and one slot for each application of a mixer."""
+
+    def __init__(self) -> None:
+        self.ids: Tensor | None = None
+        self.slots: list[Slot] = []
+        self.start = 0
+        self.turn = 0
+
+    def so_far(self, ids: Int[Tensor, "B T"]) -> Int[Tensor, "B S"]:
+        """All tokens up to and including `ids`, (B, S)."""
+        if self.ids is None:
+            return ids
+        if self.ids.shape[0] != ids.shape[0]:
+            raise ValueError(
+                f"this Past holds {self.ids.shape[0]} sequences and was given {ids.shape[0]}; "
+                "use a new Past for another batch, or past.pick(rows)"
+            )
+        return torch.cat([self.ids, ids], dim=1)
+
+    def begin(self, ids: Int[Tensor, "B T"]) -> int:
+        """A forward over `ids` starts: slots are handed out from the first again."""
+        self.start = 0 if self.ids is None else self.ids.shape[1]
+        self.ids = self.so_far(ids)
+        self.turn = 0
+        return self.start
+
+    def slot(self) -> Slot:
+        """The slot of the next application, made on first use."""
+        if self.turn == len(self.slots):
+            self.slots.append(Slot())
+        self.turn += 1
+        return self.slots[self.turn - 1]
+
+    def rewind(self, length: int) -> None:
+        """Forget everything after the first `length` tokens (a rejected draft, another ending).
+
+        ValueError when `length` is negative or more than was read.
+        """
+        have = 0 if self.ids is None else self.ids.shape[1]
+        if not 0 <= length <= have:
+            raise ValueError(
+                f"rewind({length}): this Past holds {have} tokens; pick a length from 0 to {have}"
+            )
+        if have:
+            self.ids = self.ids[:, :length]
+        for slot in self.slots:
+            slot.kept = tuple(t[..., : t.shape[-2] - (have - length), :] for t in slot.kept)
+
+    def pick(self, rows: Int[Tensor, "R"]) -> None:
+        """Keep these sequences of the batch in this order, repeats allowed: what beam search needs."""
+        if self.ids is not None:
+            self.ids = self.ids[rows]
+        for slot in self.slots:
+            slot.kept = tuple(t[rows] for t in slot.kept)
+
+    def nbytes(self) -> int:
+        """Bytes that the slots hold (the token ids are not counted)."""
+        return sum(t.numel() * t.element_size() for slot in self.slots for t in slot.kept)

@@ -1,0 +1,171 @@
+"""A training run as a TOML file: data, model, training, techniques.
+
+    [data]
+    corpus = "speeches"            # or "pronunciations", or "files" with paths = [...]
+    vocab = 2048
+    [model]
+    layers = 8
+    heads = 4
+    dim = 128
+    context = 128
+    [train]
+    tokens = 12_000_000
+    [[techniques]]                 # any number, in any order
+    name = "layerdrop"
+    p = 0.2
+
+Everything that could be wrong with a recipe is found before any work: an unknown key, a wrong type, a corpus
+too short.
+"""
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from minieff import compose
+from minieff.data import Corpus, Pairs, pronunciations, speeches, text_files
+from minieff.transformer import Config
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which corpus; `paths` for corpus = "files" only."""
+
+    corpus: str
+    vocab: int = 2048
+    paths: list = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.corpus not in ("speeches", "pronunciations", "files"):
+            raise ValueError(f"corpus={self.corpus!r}: there are speeches, pronunciations and files")
+
+    def load(self) -> Corpus | Pairs:
+        if self.corpus == "pronunciations":
+            return pronunciations()
+        return speeches(self.vocab) if self.corpus == "speeches" else text_files(self.paths, self.vocab)
+
+
+@dataclass(frozen=True)
+class Training:
+    """AdamW with linear warm-up and a cosine to zero. `batch` sequences make a step, over all processes
+    together.
+    """
+
+    tokens: int
+    batch: int = 16
+    accumulate: int = 1  # pieces in which a process computes its share of a step
+    rate: float = 2e-3  # the highest learning rate
+    warmup: int = 100  # steps
+    decay: float = 0.1  # weight decay of matrices and embeddings; norms and biases have none
+    clip: float = 1.0  # largest norm of the gradient
+    seed: int = 0
+    save: int = 100  # steps between checkpoints
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "batch", "accumulate", "rate", "clip", "save"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be more than 0")
+        if self.warmup < 0 or self.decay < 0 or self.seed < 0:
+            raise ValueError(
+                f"warmup={self.warmup}, decay={self.decay}, seed={self.seed}: none may be negative"
+            )
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype={self.dtype!r}: float32 or float64")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run: its name, its parts, and what follows from them."""
+
+    name: str
+    folder: Path
+    data: Data
+    model: dict[str, Any]
+    train: Training
+    techniques: list[dict]
+
+    @property
+    def steps(self) -> int:
+        return ceil(self.train.tokens / (self.train.batch * self.model["context"]))
+
+    def config(self, vocab: int) -> Config:
+        return Config(vocab=vocab, **self.model)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a card and a checkpoint remember: the recipe without its place on the disk."""
+        return {
+            "data": asdict(self.data),
+            "model": self.model,
+            "train": asdict(self.train),
+            "techniques": self.techniques,
+        }
+
+    def check(self, world: int = 1) -> Corpus | Pairs:
+        """The corpus, once everything fits together; ValueError otherwise. `world` is the number of
+        processes.
+        """
+        shares = world * self.train.accumulate
+        if self.train.batch % shares:
+            raise ValueError(
+                f"batch={self.train.batch} cannot be shared by {world} processes in {self.train.accumulate} "
+                f"pieces each; pick a multiple of {shares}"
+            )
+        corpus = self.data.load()
+        self.config(corpus.vocab)
+        corpus.check(self.model["context"])
+        return corpus
+
+
+def parse(name: str, folder: Path, tables: dict[str, Any]) -> Recipe:
+    """A recipe from the tables of a TOML file or of a card. ValueError naming the recipe and the key."""
+    try:
+        unknown = sorted(tables.keys() - {"data", "model", "train", "techniques"})
+        missing = sorted({"data", "model", "train"} - tables.keys())
+        if unknown or missing:
+            raise ValueError(
+                f"unknown tables {unknown}, missing tables {missing}; "
+                "a recipe has data, model, train and perhaps techniques"
+            )
+        _fit(Config, {"vocab": 256, **tables["model"]})
+        compose.parse(tables.get("techniques", []))
+        return Recipe(
+            name,
+            folder,
+            _fit(Data, tables["data"]),
+            tables["model"],
+            _fit(Training, tables["train"]),
+            tables.get("techniques", []),
+        )
+    except ValueError as error:
+        raise ValueError(f"recipe {name}: {error}") from None
+
+
+def read(path: str | Path) -> Recipe:
+    """The recipe in a TOML file. FileNotFoundError or ValueError."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such recipe; those of the course lie in zoo/*.toml")
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {path} is not TOML: {error}") from None
+    return parse(path.stem, path.parent, tables)
+
+
+def _fit(kind: type, table: dict[str, Any]) -> Any:
+    """The dataclass `kind` from a table; ValueError for unknown, missing and wrongly typed keys."""
+    known = {f.name: f for f in fields(kind)}
+    required = {name for name, f in known.items() if f.default is f.default_factory}  # both MISSING
+    if table.keys() - known or required - table.keys():
+        raise ValueError(
+            f"unknown keys {sorted(table.keys() - known)}, missing keys {sorted(required - table.keys())}; "
+            f"this table knows {sorted(known)}"
+        )
+    for name, value in table.items():
+        wanted = {int: int, float: (int, float), str: str, list: list, int | None: int}[known[name].type]
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise ValueError(f"{name}={value!r} is not of type {known[name].type}")
+    return kind(**table)

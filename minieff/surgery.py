@@ -1,0 +1,212 @@
+"""The only code that edits or watches a model.
+
+Techniques do not subclass a model and do not patch its forward. They say *where* (a question about a name and
+a module) and *what instead* (a function from the old module to the new one), and get back a changed copy:
+
+    swap(model, is_a(nn.Linear), lambda linear: Half(linear))      # the modules that match, in a copy
+    parametrize(model, is_a(nn.Linear), lambda weight: Noise())    # their weights, during training
+    recode(model, is_a(nn.Linear), encode, make)                   # their weights, as stored for inference
+    with record(model, is_a(Block)) as calls: model(ids)           # only watch
+
+The original is never touched. What was shared stays shared: a module used in two places is replaced once, and
+a weight used by two modules gets one parametrization or one code.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch.nn.utils.parametrize as torch_parametrize
+from torch import Tensor, nn
+
+Where = Callable[[str, nn.Module], bool]
+
+
+def is_a(*types: type) -> Where:
+    """Modules of these types."""
+    return lambda name, module: isinstance(module, types)
+
+
+def named(*endings: str) -> Where:
+    """Modules whose dotted name ends in one of these: `named("mix.inner.q")`."""
+    return lambda name, module: any(f".{name}".endswith(f".{ending}") for ending in endings)
+
+
+def clone(model: nn.Module) -> nn.Module:
+    """A deep copy. Tensors that a forward left behind are detached: deepcopy refuses those with a graph."""
+    left = [
+        t
+        for m in model.modules()
+        for t in (*vars(m).values(), *m._buffers.values())
+        if isinstance(t, Tensor) and not t.is_leaf
+    ]
+    return copy.deepcopy(model, {id(t): t.detach() for t in left})
+
+
+def pick(model: nn.Module, where: Where) -> dict[nn.Module, str]:
+    """The modules that match, each with the first of its names that does.
+
+    ValueError when nothing matches. A shared module is asked about under every name it has.
+    """
+    chosen: dict[nn.Module, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if module not in chosen and where(name, module):
+            chosen[module] = name
+    if not chosen:
+        kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
+        raise ValueError(
+            f"where matched no module of {type(model).__name__}; it is made of: {kinds}. "
+            "Pick a type or a name among these, such as where=is_a(nn.Linear)"
+        )
+    return chosen
+
+
+def _replace(
+    model: nn.Module, chosen: dict[nn.Module, str], make: Callable[[nn.Module], nn.Module]
+) -> nn.Module:
+    """Each chosen module for make(module), children before parents, in place."""
+    done: dict[nn.Module, nn.Module] = {}
+
+    def visit(module: nn.Module) -> nn.Module:
+        if module not in done:
+            for key, child in list(module._modules.items()):
+                if child is not None:
+                    setattr(module, key, visit(child))
+            done[module] = _like(make(module), module) if module in chosen else module
+        return done[module]
+
+    return visit(model)
+
+
+def _like(new: nn.Module, old: nn.Module) -> nn.Module:
+    """A new module is born in train mode: give its own parts the mode of what it replaces."""
+    for part in set(new.modules()) - set(old.modules()):
+        part.training = old.training
+    return new
+
+
+def swap(model: nn.Module, where: Where, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A copy of `model` in which each module that matches is replaced by `make(module)`.
+
+    `make` is given the copy's module and may keep it (see `Wrap`). Shared modules are made once and stay
+    shared; the root may match; train or eval mode carries over. ValueError when nothing matches.
+    """
+    model = clone(model)
+    return _replace(model, pick(model, where), make)
+
+
+class Wrap(nn.Module):
+    """A module around another. It passes on what it does not know, and answers for the attributes of what it
+    holds.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(x, *args, **kwargs)
+
+
+class Call(NamedTuple):
+    """One call of a watched module."""
+
+    name: str
+    inputs: tuple
+    output: Any
+
+
+@contextmanager
+def record(model: nn.Module, where: Where) -> Iterator[list[Call]]:
+    """Inputs and output of every call of the modules that match, in running order.
+
+    A block that runs twelve times gives twelve entries. Nothing is copied or detached.
+    """
+    calls: list[Call] = []
+
+    def watch(name: str) -> Callable:
+        return lambda module, args, kwargs, output: calls.append(
+            Call(name, (*args, *kwargs.values()), output)
+        )
+
+    handles = [
+        module.register_forward_hook(watch(name), with_kwargs=True)
+        for module, name in pick(model, where).items()
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _source(module: nn.Module) -> Tensor:
+    """The Parameter behind `module.weight`, also under parametrizations."""
+    if torch_parametrize.is_parametrized(module, "weight"):
+        return module.parametrizations.weight.original
+    return module.weight
+
+
+def _refuse_half_ties(model: nn.Module, chosen: dict[nn.Module, str]) -> None:
+    """A weight with users inside and outside of `chosen` would come apart: ValueError."""
+    sources = {_source(module): name for module, name in chosen.items()}
+    for name, module in model.named_modules():
+        own = module._parameters.get("weight")
+        if own in sources and module not in chosen:
+            raise ValueError(
+                f"{sources[own]} and {name} share one weight, and where picked only the first; "
+                "pick both, or neither"
+            )
+
+
+def parametrize(model: nn.Module, where: Where, make: Callable[[Tensor], nn.Module]) -> nn.Module:
+    """A copy in which `weight` of each module that matches is `make(weight)(weight)`: noise or masks during
+    training.
+
+    Users of one weight share one parametrization. ValueError when nothing matches, or when only some users of
+    a shared weight do.
+    """
+    model = clone(model)
+    chosen = pick(model, where)
+    _refuse_half_ties(model, chosen)
+    made: dict[Tensor, nn.Module] = {}
+    for module in chosen:
+        source = _source(module)
+        if source not in made:
+            made[source] = make(source).train(module.training)
+        # unsafe: the check would run the parametrization once and so draw from the random stream
+        torch_parametrize.register_parametrization(module, "weight", made[source], unsafe=True)
+    return model
+
+
+def recode(
+    model: nn.Module,
+    where: Where,
+    encode: Callable[[Tensor], nn.Module],
+    make: Callable[[nn.Module, nn.Module], nn.Module],
+) -> nn.Module:
+    """A copy, in eval mode, in which each module that matches becomes `make(module, code)`, its weight stored
+    as a code.
+
+    `encode(weight)` is called once a weight, and all its users share the code. ValueError as for
+    `parametrize`.
+    """
+    model = clone(model).eval()
+    chosen = pick(model, where)
+    _refuse_half_ties(model, chosen)
+    codes: dict[Tensor, nn.Module] = {}
+
+    def remake(module: nn.Module) -> nn.Module:
+        source = _source(module)
+        if source not in codes:
+            codes[source] = encode(module.weight.detach())
+        return make(module, codes[source])
+
+    return _replace(model, chosen, remake)

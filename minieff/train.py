@@ -1,0 +1,240 @@
+"""One training loop: AdamW, warm-up and cosine, clipping, techniques through `compose`, checkpoints, any
+number of processes.
+
+A checkpoint is one file, written whole, with all that a step changes: weights, optimizer, step, the generator
+of the data and every other random state. A run that is killed and resumed therefore ends with bit-identical
+weights. Under `torchrun` each process draws the same global batch and computes its rows, so that two
+processes equal one on the same batch.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from math import cos, pi
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from minieff import compose
+from minieff.checkpoint import (
+    generators,
+    pack,
+    pack_optimizer,
+    read_tensors,
+    unpack,
+    unpack_optimizer,
+    write_tensors,
+)
+from minieff.data import SILENT, Corpus, Pairs, loss
+from minieff.files import cache, write
+from minieff.recipe import Recipe
+from minieff.transformer import Transformer
+
+
+@contextmanager
+def processes() -> Iterator[tuple[int, int, torch.device]]:
+    """(rank, number of processes, device): one process, or those that torchrun started."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        yield 0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        device = torch.device("cpu")
+        dist.init_process_group("gloo")
+    try:
+        yield dist.get_rank(), world, device
+    finally:
+        dist.destroy_process_group()
+
+
+class Run:
+    """All that a step changes, and its place on the disk."""
+
+    def __init__(self, recipe: Recipe, vocab: int, rank: int, world: int, device: torch.device) -> None:
+        self.recipe, self.rank, self.world = recipe, rank, world
+        self.folder = cache() / "train" / recipe.name
+        self.techniques = compose.parse(recipe.techniques)
+        seed = recipe.train.seed
+        torch.manual_seed(seed)  # all processes start from the same weights
+        coins = torch.Generator().manual_seed(seed + 1)  # and toss the same coins
+        model = Transformer(recipe.config(vocab)).to(device, getattr(torch, recipe.train.dtype))
+        self.model = compose.apply(model, self.techniques, coins).train()
+        self.optimizer = adamw(self.model, recipe.train.decay)
+        self.draw = torch.Generator().manual_seed(seed + 2)
+        torch.manual_seed(seed + 3 + rank)  # dropout differs from process to process
+        self.step, self.seconds = 0, 0.0
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def save(self) -> None:
+        """The checkpoint, by the first process; the others send it their random states."""
+        states = [torch.get_rng_state()]
+        if self.world > 1:
+            states = [torch.empty_like(states[0]) for _ in range(self.world)]
+            dist.all_gather(states, torch.get_rng_state())
+        if self.rank == 0:
+            tensors = {f"model.{name}": t for name, t in pack(self.model).items()}
+            tensors |= {f"optimizer.{name}": t for name, t in pack_optimizer(self.optimizer).items()}
+            tensors |= {f"random.{rank}": state for rank, state in enumerate(states)}
+            for i, generator in enumerate([self.draw, *generators(self.model)]):
+                tensors[f"generator.{i}"] = generator.get_state()
+            if torch.cuda.is_available():
+                tensors["cuda.0"] = torch.cuda.get_rng_state()
+            write_tensors(
+                self.checkpoint,
+                tensors,
+                {"recipe": self.recipe.as_dict(), "step": self.step, "seconds": self.seconds},
+            )
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one. ValueError when it belongs to another recipe."""
+        if not self.checkpoint.exists():
+            return
+        tensors, state = read_tensors(self.checkpoint)
+        if state["recipe"] != json.loads(json.dumps(self.recipe.as_dict())):
+            raise ValueError(
+                f"{self.checkpoint} was made by another recipe of this name; give the recipe back its old "
+                "values, rename it, or delete the checkpoint"
+            )
+
+        def part(kind: str) -> dict[str, Tensor]:
+            return {
+                name.removeprefix(f"{kind}."): t for name, t in tensors.items() if name.startswith(f"{kind}.")
+            }
+
+        unpack(self.model, part("model"))
+        unpack_optimizer(self.optimizer, part("optimizer"))
+        for i, generator in enumerate([self.draw, *generators(self.model)]):
+            generator.set_state(part("generator")[f"{i}"])
+        torch.set_rng_state(part("random").get(f"{self.rank}", torch.get_rng_state()))
+        if torch.cuda.is_available() and "cuda.0" in tensors:
+            torch.cuda.set_rng_state(tensors["cuda.0"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def log(self) -> list[dict]:
+        """The rows logged up to the present step."""
+        path = self.folder / "log.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [row for row in rows if row["step"] <= self.step]
+
+
+def adamw(model: nn.Module, decay: float) -> torch.optim.AdamW:
+    """Weight decay for matrices and embeddings, none for vectors. The rate is set at each step."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.95), fused=True)
+
+
+def rate_at(step: int, steps: int, warmup: int, highest: float) -> float:
+    """Linear from 0 over `warmup` steps, then half a cosine down to 0 at `steps`."""
+    if step < warmup:
+        return highest * (step + 1) / warmup
+    return highest * 0.5 * (1 + cos(pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
+    """One optimizer step on a global batch; returns its mean loss, without penalties."""
+    plan = run.recipe.train
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate_at(run.step, run.recipe.steps, plan.warmup, plan.rate)
+    count = (targets != SILENT).sum()
+    own = [t[run.rank :: run.world].chunk(plan.accumulate) for t in (ids, targets)]
+    total = torch.zeros((), dtype=torch.float64)
+    for piece, (x, y) in enumerate(zip(*own, strict=True), start=1):
+        last = piece == plan.accumulate
+        with nullcontext() if last or run.world == 1 else model.no_sync():
+            part = loss(model(x), y, "sum") / count
+            total += part.detach().double().cpu()
+            part = part * run.world  # processes average their gradients
+            (part + compose.penalty(run.model, run.techniques) if last else part).backward()
+    nn.utils.clip_grad_norm_(run.model.parameters(), plan.clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    compose.project(run.model, run.techniques)
+    if run.world > 1:
+        dist.all_reduce(total)
+    return total
+
+
+@torch.no_grad()
+def validate(model: nn.Module, corpus: Corpus | Pairs, context: int, windows: int = 256) -> float:
+    """Mean loss over the first validation windows: a quick look, for the log."""
+    device = next(model.parameters()).device
+    model.eval()
+    total, count = 0.0, 0
+    for ids, targets in corpus.windows(context):
+        total += loss(model(ids.to(device)), targets.to(device), "sum").item()
+        count += int((targets != SILENT).sum())
+        windows -= len(ids)
+        if windows <= 0:
+            break
+    model.train()
+    return total / count
+
+
+def train(recipe: Recipe, *, resume: bool = False) -> Run:
+    """Train, or go on where a checkpoint of this recipe stands; returns the finished run.
+
+    The log is `log.jsonl` beside the checkpoint. FileExistsError when there is a checkpoint and `resume` is
+    False: nothing trained is thrown away silently. The progress bar is off when the environment says
+    `TQDM_DISABLE=1`.
+    """
+    with processes() as (rank, world, device):
+        corpus = recipe.check(world)
+        run = Run(recipe, corpus.vocab, rank, world, device)
+        if resume:
+            run.restore()
+        elif run.checkpoint.exists():
+            raise FileExistsError(
+                f"{run.checkpoint} is an unfinished or finished run of {recipe.name}; "
+                "go on with --resume, or delete it to start again"
+            )
+        model = run.model
+        if world > 1:  # a technique may leave parameters without a gradient in a step
+            model = DistributedDataParallel(model, find_unused_parameters=bool(run.techniques))
+        loop(run, model, corpus, device)
+    return run
+
+
+def loop(run: Run, model: nn.Module, corpus: Corpus | Pairs, device: torch.device) -> None:
+    """The remaining steps, with log, validation and checkpoints."""
+    plan, steps, context = run.recipe.train, run.recipe.steps, run.recipe.model["context"]
+    rows, losses = run.log(), []
+    with tqdm(total=steps, initial=run.step, desc=run.recipe.name, disable=run.rank > 0 or None) as bar:
+        while run.step < steps:
+            begun = time.perf_counter()
+            ids, targets = corpus.batch(plan.batch, context, run.draw)
+            losses.append(float(take_step(run, model, ids.to(device), targets.to(device))))
+            run.step += 1
+            run.seconds += time.perf_counter() - begun
+            bar.update()
+            if run.step % max(1, steps // 100) == 0 or run.step == steps:
+                rows.append(
+                    {
+                        "step": run.step,
+                        "tokens": run.step * plan.batch * context,
+                        "seconds": round(run.seconds, 1),
+                        "train": round(sum(losses) / len(losses), 4),
+                    }
+                )
+                losses.clear()
+                if run.step % (5 * max(1, steps // 100)) == 0 or run.step == steps:
+                    rows[-1]["valid"] = round(validate(run.model, corpus, context), 4)
+                bar.set_postfix(rows[-1])
+                if run.rank == 0:
+                    write(run.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            if run.step % plan.save == 0 or run.step == steps:
+                run.save()

@@ -1,0 +1,193 @@
+"""The one architecture: GPT-2's function (Radford et al. 2019), pre-norm, learned positions, tanh GELU.
+
+    x = tok[ids] + pos;   for each block: x += mix(norm(x)), x += feed(norm(x));   logits = norm(x) tok^T
+
+The head *is* the embedding: there is nothing to tie and nothing stored twice. A forward pass knows two values
+besides x: `mask`, who may see whom, and `past`, what came before. Parameters: V C + context C + L (12 C^2 +
+13 C) + 2 C with a feed forward of 4 C; MACs a token: L (12 C^2 + 2 S C) + V C.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from minieff.attention import Attention, Mask, causal
+from minieff.past import Fresh, Past, fresh
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a Transformer: vocabulary, longest sequence, blocks, heads, width, feed-forward width (None: 4
+    x dim).
+    """
+
+    vocab: int
+    context: int
+    layers: int
+    heads: int
+    dim: int
+    ffn: int | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.ffn is None:
+            object.__setattr__(self, "ffn", 4 * self.dim)
+        for field in ("vocab", "context", "layers", "heads", "dim", "ffn"):
+            value = getattr(self, field)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{field}={value!r}: sizes are whole numbers from 1")
+        if self.dim % self.heads:
+            raise ValueError(
+                f"dim={self.dim} is not a multiple of heads={self.heads}; "
+                f"pick a number of heads that divides {self.dim}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout}: a probability from 0 up to, not including, 1")
+
+
+class FeedForward(nn.Module):
+    """Two linears with a GELU between, on each position alone: mask and past have nothing to say here."""
+
+    def __init__(self, dim: int, ffn: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
+
+    def forward(
+        self, x: Float[Tensor, "B T C"], mask: Mask = causal, past: Fresh = fresh
+    ) -> Float[Tensor, "B T C"]:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Residual(nn.Module):
+    """x + inner(norm(x)): a sub-layer that can be dropped whole, leaving x."""
+
+    def __init__(self, norm: nn.Module, inner: nn.Module, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm, self.inner, self.dropout = norm, inner, nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "B T C"], mask: Mask = causal, past: Fresh = fresh
+    ) -> Float[Tensor, "B T C"]:
+        return x + self.dropout(self.inner(self.norm(x), mask, past))
+
+
+class Block(nn.Module):
+    """One layer: a mixer of positions, then a feed-forward, each in its residual."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        dim, p = config.dim, config.dropout
+        self.mix = Residual(nn.LayerNorm(dim), Attention(dim, config.heads, p), p)
+        self.feed = Residual(nn.LayerNorm(dim), FeedForward(dim, config.ffn), p)
+
+    def forward(
+        self, x: Float[Tensor, "B T C"], mask: Mask = causal, past: Fresh = fresh
+    ) -> Float[Tensor, "B T C"]:
+        return self.feed(self.mix(x, mask, past), mask, past)
+
+
+class Stack(nn.Module):
+    """Blocks in order. What changes their order, number or timing replaces this module."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(
+        self, x: Float[Tensor, "B T C"], mask: Mask = causal, past: Fresh = fresh
+    ) -> Float[Tensor, "B T C"]:
+        for layer in self.layers:
+            x = layer(x, mask, past)
+        return x
+
+
+class Transformer(nn.Module):
+    """ids (B, T) -> logits (B, T, V). Weights start as GPT-2's do, from torch's global generator."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.tok = nn.Embedding(config.vocab, config.dim)
+        self.pos = nn.Embedding(config.context, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = Stack(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.dim)
+        self._start()
+
+    def _start(self) -> None:
+        """N(0, 0.02), zero biases; projections back into the residual are divided by the root of their
+        number.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                into_residual = name.endswith((".out", ".down"))
+                nn.init.normal_(
+                    module.weight, std=0.02 / sqrt(2 * self.config.layers) if into_residual else 0.02
+                )
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def embed(self, ids: Int[Tensor, "B T"], start: int) -> Float[Tensor, "B T C"]:
+        """Token and position vectors. ValueError for an id outside the vocabulary or a sequence beyond the
+        context.
+        """
+        end = start + ids.shape[1]
+        if end > self.config.context:
+            raise ValueError(
+                f"{end} tokens are more than this model's context={self.config.context}; "
+                "shorten the sequence, or train with a longer context"
+            )
+        try:
+            x = self.tok(ids)
+        except IndexError:
+            raise ValueError(
+                f"ids from {ids.min()} to {ids.max()}, but the vocabulary is 0 to {self.config.vocab - 1}; "
+                "encode the text with the tokenizer this model was trained with"
+            ) from None
+        return self.dropout(x + self.pos(torch.arange(start, end, device=ids.device)))
+
+    def forward(
+        self, ids: Int[Tensor, "B T"], mask: Mask = causal, past: Fresh = fresh
+    ) -> Float[Tensor, "B T V"]:
+        if ids.dim() != 2 or ids.is_floating_point():
+            raise ValueError(
+                f"ids of shape {tuple(ids.shape)} and type {ids.dtype}; give whole numbers of shape (B, T), "
+                "for one sequence ids[None]"
+            )
+        x = self.blocks(self.embed(ids, past.begin(ids)), mask, past)
+        return F.linear(self.norm(x), self.tok.weight)
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    ids: Int[Tensor, "B T"],
+    tokens: int,
+    *,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "B S"]:
+    """`ids` (B, T) continued by `tokens` more, (B, T + tokens), each computed once.
+
+    Temperature 0 takes the likeliest token. ValueError for a negative temperature, no prompt, or no room in
+    the context.
+    """
+    if temperature < 0 or tokens < 0 or ids.shape[1] == 0:
+        raise ValueError(
+            f"temperature={temperature}, tokens={tokens}, prompt of {ids.shape[1]} tokens: "
+            "give numbers from 0 and a prompt of at least one token"
+        )
+    past, new = Past(), ids
+    for _ in range(tokens):
+        logits = model(new, past=past)[:, -1]  # (B, V)
+        if temperature == 0:
+            new = logits.argmax(-1, keepdim=True)
+        else:
+            new = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+        ids = torch.cat([ids, new], dim=1)
+    return ids

@@ -1,0 +1,156 @@
+"""The trained models that ship with the course: a recipe (TOML), weights in half precision, and a card.
+
+A card says what came out of a recipe: tokens seen, quality, the log, and the checksum of the weights, which
+`load` checks. Quality is measured on the model that `load` gives back, so on weights that went through half
+precision.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from minieff import compose, cost
+from minieff.checkpoint import pack, read_tensors, unpack, write_tensors
+from minieff.files import ROOT, environment, read_json, sha256, write_json
+from minieff.recipe import Recipe, parse, read
+from minieff.train import train
+from minieff.transformer import Transformer
+
+FOLDER = ROOT / "zoo"
+
+
+def make(path: str | Path, *, resume: bool = False) -> dict | None:
+    """Train the recipe at `path` and leave weights and card beside it; returns the card (None in a helper
+    process).
+
+    With `resume`, what is finished is not trained again and what was stopped goes on.
+    """
+    recipe = read(path)
+    if resume and finished(recipe):
+        return card(recipe.name, recipe.folder)
+    run = train(recipe, resume=resume)
+    if run.rank > 0:
+        return None
+    weights = write_tensors(
+        recipe.folder / f"{recipe.name}.safetensors",
+        {name: t.half() if t.is_floating_point() else t for name, t in pack(run.model).items()},
+    )
+    model = _fill(recipe, run.model.tok.num_embeddings, weights)
+    quality = cost.quality(model, recipe.data.load())
+    made = {
+        "recipe": recipe.as_dict(),
+        "vocab": model.config.vocab,
+        "sha256": sha256(weights),
+        "tokens": run.step * recipe.train.batch * recipe.model["context"],
+        "quality": asdict(quality),
+        "parameters": cost.parameters(model),
+        "bytes": weights.stat().st_size,
+        "macs": cost.macs(model),
+        "seconds": round(run.seconds, 1),
+        "environment": environment(),
+        "log": run.log(),
+    }
+    write_json(recipe.folder / f"{recipe.name}.json", made)
+    return made
+
+
+def finished(recipe: Recipe) -> bool:
+    """Whether weights and a card of exactly this recipe are there, undamaged."""
+    try:
+        made = card(recipe.name, recipe.folder)
+    except (FileNotFoundError, ValueError):
+        return False
+    return made["recipe"] == json.loads(json.dumps(recipe.as_dict()))
+
+
+def card(name: str, folder: Path = FOLDER) -> dict:
+    """The card of a model whose weights are as the card says.
+
+    FileNotFoundError or ValueError, each with the command that makes the model again.
+    """
+    remake = (
+        f"`git checkout zoo/{name}.*` brings back the shipped files, "
+        f"`python -m minieff train {folder / name}.toml` trains again"
+    )
+    weights, path = folder / f"{name}.safetensors", folder / f"{name}.json"
+    for file in (path, weights):
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is missing (the zoo has: {', '.join(names(folder))}); {remake}")
+    made = read_json(path)
+    if not isinstance(made, dict) or "sha256" not in made:
+        raise ValueError(f"{path} is no card of a model; {remake}")
+    if sha256(weights) != made["sha256"]:
+        raise ValueError(f"{weights} is not the file that its card describes (sha256 differs); {remake}")
+    return made
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """The models with a card, in alphabetical order."""
+    return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def load(name: str, folder: Path = FOLDER) -> nn.Module:
+    """The trained model in fp32 and eval mode, its techniques applied; errors as for `card`."""
+    made = card(name, folder)
+    return _fill(parse(name, folder, made["recipe"]), made["vocab"], folder / f"{name}.safetensors")
+
+
+def _fill(recipe: Recipe, vocab: int, weights: Path) -> nn.Module:
+    """The recipe's model with weights from a file. Its starting weights leave the random stream as it was."""
+    with torch.random.fork_rng():
+        model = compose.apply(
+            Transformer(recipe.config(vocab)), compose.parse(recipe.techniques), torch.Generator()
+        )
+    tensors, _ = read_tensors(weights)
+    return unpack(
+        model, {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    ).eval()
+
+
+def table(folder: Path = FOLDER) -> str:
+    """One line a model: sizes, tokens seen and quality, from the cards."""
+    lines = [
+        f"{'model':<20} {'layers':>6} {'dim':>5} {'params':>10} {'bytes':>10} "
+        f"{'MACs/token':>11} {'tokens':>11} "
+        f"{'nats':>6} {'perplexity':>10} {'bits/byte':>9}"
+    ]
+    for name in names(folder):
+        made = card(name, folder)
+        model, quality = made["recipe"]["model"], made["quality"]
+        bits = "-" if quality["bits_per_byte"] is None else f"{quality['bits_per_byte']:.3f}"
+        lines.append(
+            f"{name:<20} {model['layers']:>6} {model['dim']:>5} {made['parameters']:>10,} "
+            f"{made['bytes']:>10,} "
+            f"{made['macs']:>11,.0f} {made['tokens']:>11,} {quality['nats']:>6.3f} "
+            f"{quality['perplexity']:>10.1f} {bits:>9}"
+        )
+    return "\n".join(lines)
+
+
+def queue(paths: list[str | Path], workers: int = 2) -> int:
+    """Make several models, `workers` at a time with one thread each; returns how many failed.
+
+    Finished ones are skipped and stopped ones resumed. The largest start first.
+    """
+    recipes = sorted((read(path) for path in paths), key=lambda r: -r.model["layers"] * r.model["dim"] ** 2)
+
+    def work(recipe: Recipe) -> int:
+        command = [
+            sys.executable,
+            "-m",
+            "minieff",
+            "train",
+            str(recipe.folder / f"{recipe.name}.toml"),
+            "--resume",
+        ]
+        return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+
+    with ThreadPoolExecutor(workers) as pool:
+        return sum(code != 0 for code in pool.map(work, recipes))

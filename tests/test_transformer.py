@@ -1,0 +1,136 @@
+"""The one architecture, against an implementation that is not ours and against itself computed otherwise."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from minieff import cost
+from minieff.attention import causal, explicit, prefix
+from minieff.past import Past
+from minieff.transformer import Config, Transformer, generate
+
+
+def gpt2(layers: int = 3, heads: int = 4, dim: int = 32, vocab: int = 50, context: int = 24):
+    """A random `transformers` GPT-2 with every weight large enough to matter."""
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=vocab, n_positions=context, n_layer=layers, n_head=heads, n_embd=dim, bos_token_id=0,
+            eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        )
+    )  # fmt: skip
+    for p in theirs.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return theirs.eval()
+
+
+def from_gpt2(theirs) -> Transformer:
+    """Our model with their weights, loaded weight by weight."""
+    c = theirs.config
+    ours = Transformer(Config(c.vocab_size, c.n_positions, c.n_layer, c.n_head, c.n_embd)).eval()
+    t, state = theirs.transformer, {}
+    state |= {"tok.weight": t.wte.weight, "pos.weight": t.wpe.weight}
+    state |= {"norm.weight": t.ln_f.weight, "norm.bias": t.ln_f.bias}
+    for i, block in enumerate(t.h):
+        at = f"blocks.layers.{i}"
+        q, k, v = block.attn.c_attn.weight.T.chunk(3)  # their linears are stored (in, out)
+        qb, kb, vb = block.attn.c_attn.bias.chunk(3)
+        linears = {"q": (q, qb), "k": (k, kb), "v": (v, vb)}
+        linears = {f"mix.inner.{name}": pair for name, pair in linears.items()}
+        linears["mix.inner.out"] = (block.attn.c_proj.weight.T, block.attn.c_proj.bias)
+        linears["feed.inner.up"] = (block.mlp.c_fc.weight.T, block.mlp.c_fc.bias)
+        linears["feed.inner.down"] = (block.mlp.c_proj.weight.T, block.mlp.c_proj.bias)
+        linears["mix.norm"] = (block.ln_1.weight, block.ln_1.bias)
+        linears["feed.norm"] = (block.ln_2.weight, block.ln_2.bias)
+        for name, (weight, bias) in linears.items():
+            state |= {f"{at}.{name}.weight": weight, f"{at}.{name}.bias": bias}
+    ours.load_state_dict(state)
+    return ours
+
+
+@torch.no_grad()
+def test_logits_equal_those_of_transformers_gpt2():
+    theirs = gpt2()
+    ours = from_gpt2(theirs)
+    ids = torch.randint(50, (2, 24))
+    wanted = theirs(ids).logits
+    assert (ours(ids) - wanted).abs().max() <= 1e-4 * wanted.std()
+
+
+@torch.no_grad()
+def test_greedy_generation_equals_that_of_transformers_gpt2():
+    theirs = gpt2()
+    ids = torch.randint(50, (1, 4))
+    wanted = theirs.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0, eos_token_id=None)
+    assert generate(from_gpt2(theirs), ids, 20).tolist() == wanted.tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mask", [causal, prefix(torch.tensor([3, 7]))], ids=repr)
+def test_fast_and_explicit_attention_are_equal(model, ids, mask):
+    fast = model(ids, mask)
+    for block in model.blocks.layers:
+        block.mix.inner.kernel = explicit
+    torch.testing.assert_close(model(ids, mask), fast, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_later_token_changes_no_earlier_logit(model, ids):
+    changed = ids.clone()
+    changed[:, 9:] = (changed[:, 9:] + 1) % 50
+    before, after = model(ids), model(changed)
+    assert torch.equal(before[:, :9], after[:, :9])
+    assert not torch.allclose(before[:, 9:], after[:, 9:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cuts", [[1] * 16, [5, 1, 7, 3], [16]])
+def test_chunks_through_a_past_equal_one_pass(model, ids, cuts):
+    past = Past()
+    chunks = [model(chunk, past=past) for chunk in ids.split(cuts, dim=1)]
+    torch.testing.assert_close(torch.cat(chunks, 1), model(ids), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_prefix_is_seen_from_both_sides(model, ids):
+    """Row 0 has a prefix of 4: its position 0 sees token 3, and not token 4."""
+    mask = prefix(torch.tensor([4, 1]))
+    at_3, at_4 = ids.clone(), ids.clone()
+    at_3[0, 3], at_4[0, 4] = (ids[0, 3] + 1) % 50, (ids[0, 4] + 1) % 50
+    plain = model(ids, mask)[0, 0]
+    assert not torch.allclose(model(at_3, mask)[0, 0], plain)
+    assert torch.equal(model(at_4, mask)[0, 0], plain)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 32, 16), (2, 2, 48, 24), (1, 1, 24, 7)])
+def test_macs_equal_half_of_the_flop_counters_flops(shape):
+    layers, heads, dim, context = shape
+    model = Transformer(Config(vocab=50, context=24, layers=layers, heads=heads, dim=dim)).eval()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, context, dtype=torch.long))
+    assert cost.macs(model, context) * context == counter.get_total_flops() / 2
+    closed_form = layers * (12 * dim**2 + 2 * context * dim) + 50 * dim
+    assert cost.macs(model, context) == closed_form
+
+
+def test_parameters_equal_the_closed_form():
+    V, N, L, C = 50, 24, 3, 32
+    model = Transformer(Config(vocab=V, context=N, layers=L, heads=4, dim=C))
+    assert cost.parameters(model) == V * C + N * C + L * (12 * C**2 + 13 * C) + 2 * C
+    wide = torch.nn.ModuleList(Transformer(Config(8, 8, 1, 16, 1024)).blocks.layers)
+    assert cost.parameters(wide) == 12_596_224
+
+
+def test_dropout_is_off_in_eval_and_on_in_training(ids):
+    model = Transformer(Config(vocab=50, context=24, layers=2, heads=4, dim=32, dropout=0.5))
+    assert not torch.equal(model(ids), model(ids))
+    assert torch.equal(model.eval()(ids), model(ids))
+
+
+def test_sampling_follows_its_generator(model, ids):
+    def sample(seed: int) -> list:
+        generator = torch.Generator().manual_seed(seed)
+        return generate(model, ids, 8, temperature=1.0, generator=generator).tolist()
+
+    assert sample(1) == sample(1) != sample(2)
