@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from minieff.past import Fresh, fresh
-from minieff.surgery import is_a, swap
+from minieff.surgery import Where, is_a, swap
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,12 +207,15 @@ class Adopted(nn.Module):
         self.num_heads = theirs.num_heads
         self.attention = Attention(theirs.embed_dim, theirs.num_heads, theirs.dropout, bias is not None)
         self.attention.to(weight.device, weight.dtype)
-        state = {"out.weight": theirs.out_proj.weight}
-        state |= {f"{name}.weight": part for name, part in zip("qkv", weight.chunk(3), strict=True)}
-        if bias is not None:
-            state |= {"out.bias": theirs.out_proj.bias}
-            state |= {f"{name}.bias": part for name, part in zip("qkv", bias.chunk(3), strict=True)}
+        state = {"out.weight": theirs.out_proj.weight, "out.bias": theirs.out_proj.bias}
+        with torch.enable_grad():  # so that a part of a frozen weight, and no other, is frozen
+            for kind, whole in ("weight", weight), ("bias", bias):
+                parts = whole.chunk(3) if whole is not None else (None,) * 3
+                state |= {f"{name}.{kind}": part for name, part in zip("qkv", parts, strict=True)}
+        state = {name: part for name, part in state.items() if part is not None}
         self.attention.load_state_dict(state)
+        for name, p in self.attention.named_parameters():
+            p.requires_grad_(state[name].requires_grad)
 
     def forward(
         self,
@@ -225,29 +228,34 @@ class Adopted(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
-        if key is not query or value is not query:
+        if key is not query or value is not query or query.dim() != 3:
             raise ValueError(
-                "an adopted attention is self-attention: pass one tensor as query, key and value"
+                "an adopted attention is self-attention in batches: pass one tensor (B, T, C) as query, key "
+                "and value, for one sequence x[None]"
             )
         if need_weights:
             raise ValueError("an adopted attention keeps no weights: call it with need_weights=False")
+        if is_causal and attn_mask is None:
+            raise ValueError("is_causal is only a hint about attn_mask: pass the causal mask itself, too")
         x = query if self.batch_first else query.transpose(0, 1)  # (B, T, C)
-        mask = everything
+        B, T, H, mask = *x.shape[:2], self.num_heads, everything
         if key_padding_mask is not None:
-            hidden = hides(key_padding_mask)
-            mask = mask & Mask(lambda b, h, q, k: ~hidden[b, k], "padding")
+            hidden = hides(key_padding_mask, (B, T))
+            mask = Mask(lambda b, h, q, k: ~hidden[b, k] | (q == k), "padding")  # no row is empty
         if attn_mask is not None:
-            T = x.shape[1]
-            table = hides(attn_mask).reshape(-1, 1 if attn_mask.dim() == 2 else self.num_heads, T, T)
-            mask = mask & Mask(
-                lambda b, h, q, k: ~table[b % len(table), h % table.shape[1], q, k], "attn_mask"
-            )
+            shape = (T, T) if attn_mask.dim() == 2 else (B * H, T, T)
+            table = hides(attn_mask, shape).reshape(-1, T, T)
+            mask = mask & Mask(lambda b, h, q, k: ~table[(b * H + h) % len(table), q, k], "attn_mask")
         y = self.attention(x, mask)
         return (y if self.batch_first else y.transpose(0, 1)), None
 
 
-def hides(mask: Tensor) -> Bool[Tensor, "..."]:
-    """torch's two kinds of mask, True or -inf where hidden, as one."""
+def hides(mask: Tensor, shape: tuple[int, ...]) -> Bool[Tensor, "..."]:
+    """torch's two kinds of mask, True or -inf where hidden, as one. ValueError for any other, or another
+    shape.
+    """
+    if mask.shape != shape:
+        raise ValueError(f"a mask of shape {tuple(mask.shape)} where {shape} is needed")
     if mask.dtype == torch.bool:
         return mask
     if not ((mask == 0) | (mask == float("-inf"))).all():
@@ -255,10 +263,15 @@ def hides(mask: Tensor) -> Bool[Tensor, "..."]:
     return mask != 0
 
 
-def adopt(model: nn.Module) -> nn.Module:
+def adopt(model: nn.Module, *, where: Where = is_a(nn.MultiheadAttention)) -> nn.Module:
     """A copy with our Attention in place of every `nn.MultiheadAttention`, so that seam techniques reach it.
 
     Works for `nn.TransformerEncoder` in all its layouts, with padding and causal masks, under grad and
-    no_grad. ValueError when there is none, or one that attends to something else than itself.
+    no_grad; what it puts at hidden positions may differ. ValueError when there is none to adopt, one of
+    another kind than self-attention, or, when it runs, one that is given something else than itself.
     """
-    return swap(model, is_a(nn.MultiheadAttention), Adopted)
+    model = swap(model, where, Adopted)
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # its packed batches are for its own fused path only
+    return model

@@ -8,7 +8,7 @@ so that a perplexity is one number.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
@@ -123,6 +123,12 @@ class Corpus:
 
     def _encode(self, part: str) -> Int[Tensor, "N"]:
         return torch.cat([torch.tensor(self.tokenizer.encode(text)) for text in self.texts[part]])
+
+    def thinned(self, every: int) -> "Corpus":
+        """The same, but trained on every n-th document only: what few data do."""
+        return (
+            self if every == 1 else replace(self, texts=self.texts | {"train": self.texts["train"][::every]})
+        )
 
     def check(self, context: int) -> None:
         """ValueError when a part is too short for one window."""
@@ -263,6 +269,10 @@ class Pairs:
     @cached_property
     def valid(self) -> tuple[Tensor, Tensor]:
         return self._encode("valid")
+
+    def thinned(self, every: int) -> "Pairs":
+        """The same, but trained on every n-th row only."""
+        return self if every == 1 else replace(self, rows=self.rows | {"train": self.rows["train"][::every]})
 
     def check(self, context: int) -> None:
         """ValueError when the longest row does not fit."""

@@ -13,8 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 
 
@@ -62,6 +60,8 @@ def cache() -> Path:
 
 def environment() -> dict[str, Any]:
     """What a measured number depends on: torch, processor, threads, commit."""
+    import torch  # here, so that whoever lacks torch can still be told so
+
     git = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     )

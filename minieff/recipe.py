@@ -31,20 +31,24 @@ from minieff.transformer import Config
 
 @dataclass(frozen=True)
 class Data:
-    """Which corpus; `paths` for corpus = "files" only."""
+    """Which corpus; `paths` for corpus = "files" only; `every` n-th document or word alone is trained on."""
 
     corpus: str
     vocab: int = 2048
     paths: list = field(default_factory=list)
+    every: int = 1
 
     def __post_init__(self) -> None:
         if self.corpus not in ("speeches", "pronunciations", "files"):
             raise ValueError(f"corpus={self.corpus!r}: there are speeches, pronunciations and files")
+        if self.every < 1:
+            raise ValueError(f"every={self.every}: 1 trains on all documents, 10 on every tenth")
 
     def load(self) -> Corpus | Pairs:
         if self.corpus == "pronunciations":
-            return pronunciations()
-        return speeches(self.vocab) if self.corpus == "speeches" else text_files(self.paths, self.vocab)
+            return pronunciations().thinned(self.every)
+        corpus = speeches(self.vocab) if self.corpus == "speeches" else text_files(self.paths, self.vocab)
+        return corpus.thinned(self.every)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Training:
     seed: int = 0
     save: int = 100  # steps between checkpoints
     dtype: str = "float32"
+    weights: bool = True  # whether the zoo ships the weights, or the card with its log alone
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch", "accumulate", "rate", "clip", "save"):
@@ -102,6 +107,10 @@ class Recipe:
             "train": asdict(self.train),
             "techniques": self.techniques,
         }
+
+    def same_as(self, tables: dict[str, Any]) -> bool:
+        """Whether the tables of a card or a checkpoint are this recipe's, keys left out at their defaults."""
+        return parse(self.name, self.folder, tables) == self
 
     def check(self, world: int = 1) -> Corpus | Pairs:
         """The corpus, once everything fits together; ValueError otherwise. `world` is the number of
@@ -165,7 +174,9 @@ def _fit(kind: type, table: dict[str, Any]) -> Any:
             f"this table knows {sorted(known)}"
         )
     for name, value in table.items():
-        wanted = {int: int, float: (int, float), str: str, list: list, int | None: int}[known[name].type]
-        if not isinstance(value, wanted) or isinstance(value, bool):
+        wanted = {int: int, float: (int, float), str: str, list: list, bool: bool, int | None: int}[
+            known[name].type
+        ]
+        if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
             raise ValueError(f"{name}={value!r} is not of type {known[name].type}")
     return kind(**table)

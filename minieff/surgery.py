@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.utils.parametrize as torch_parametrize
 from torch import Tensor, nn
 
@@ -34,14 +35,25 @@ def named(*endings: str) -> Where:
 
 
 def clone(model: nn.Module) -> nn.Module:
-    """A deep copy. Tensors that a forward left behind are detached: deepcopy refuses those with a graph."""
-    left = [
-        t
-        for m in model.modules()
-        for t in (*vars(m).values(), *m._buffers.values())
-        if isinstance(t, Tensor) and not t.is_leaf
-    ]
-    return copy.deepcopy(model, {id(t): t.detach() for t in left})
+    """A deep copy, but for two kinds of values.
+
+    Tensors that a forward left behind are detached: deepcopy refuses those with a graph. Generators stay the
+    caller's: a copy of one would draw the same coins over again, for another technique.
+    """
+    memo: dict[int, Any] = {}
+
+    def note(value: Any) -> None:
+        if isinstance(value, Tensor) and not value.is_leaf:
+            memo[id(value)] = value.detach()
+        elif isinstance(value, torch.Generator):
+            memo[id(value)] = value
+        elif isinstance(value, dict | list | tuple):
+            for part in value.values() if isinstance(value, dict) else value:
+                note(part)
+
+    for module in model.modules():
+        note(vars(module))
+    return copy.deepcopy(model, memo)
 
 
 def pick(model: nn.Module, where: Where) -> dict[nn.Module, str]:
@@ -147,23 +159,34 @@ def record(model: nn.Module, where: Where) -> Iterator[list[Call]]:
             handle.remove()
 
 
-def _source(module: nn.Module) -> Tensor:
-    """The Parameter behind `module.weight`, also under parametrizations."""
+def _source(module: nn.Module) -> nn.Parameter | None:
+    """The Parameter behind `module.weight`, also under parametrizations; None where there is no such one."""
     if torch_parametrize.is_parametrized(module, "weight"):
-        return module.parametrizations.weight.original
-    return module.weight
+        weight = getattr(module.parametrizations.weight, "original", None)
+    else:
+        weight = getattr(module, "weight", None)
+    return weight if isinstance(weight, nn.Parameter) else None
 
 
 def _refuse_half_ties(model: nn.Module, chosen: dict[nn.Module, str]) -> None:
-    """A weight with users inside and outside of `chosen` would come apart: ValueError."""
+    """A weight with users inside and outside of `chosen` would come apart, and no weight is no use:
+    ValueError.
+    """
     sources = {_source(module): name for module, name in chosen.items()}
+    if None in sources:
+        kind = type(model.get_submodule(sources[None])).__name__
+        raise ValueError(
+            f"where picked {sources[None]}, a {kind}, whose weight is no Parameter of its own; "
+            "pick modules such as nn.Linear or nn.Embedding, each before its weight is stored otherwise"
+        )
+    inside = {part for module in chosen for part in module.modules()}  # with their parametrizations
     for name, module in model.named_modules():
-        own = module._parameters.get("weight")
-        if own in sources and module not in chosen:
-            raise ValueError(
-                f"{sources[own]} and {name} share one weight, and where picked only the first; "
-                "pick both, or neither"
-            )
+        for own in module._parameters.values():
+            if own in sources and module not in inside:
+                raise ValueError(
+                    f"{sources[own]} and {name.removesuffix('.parametrizations.weight')} share one weight, "
+                    "and where picked only the first; pick both, or neither"
+                )
 
 
 def parametrize(model: nn.Module, where: Where, make: Callable[[Tensor], nn.Module]) -> nn.Module:

@@ -103,7 +103,7 @@ class Run:
         if not self.checkpoint.exists():
             return
         tensors, state = read_tensors(self.checkpoint)
-        if state["recipe"] != json.loads(json.dumps(self.recipe.as_dict())):
+        if not self.recipe.same_as(state["recipe"]):
             raise ValueError(
                 f"{self.checkpoint} was made by another recipe of this name; give the recipe back its old "
                 "values, rename it, or delete the checkpoint"

@@ -159,7 +159,10 @@ class Transformer(nn.Module):
                 f"ids of shape {tuple(ids.shape)} and type {ids.dtype}; give whole numbers of shape (B, T), "
                 "for one sequence ids[None]"
             )
-        x = self.blocks(self.embed(ids, past.begin(ids)), mask, past)
+        start = past.so_far(ids).shape[1] - ids.shape[1]
+        x = self.embed(ids, start)  # refuses what does not fit before the past remembers it
+        past.begin(ids)
+        x = self.blocks(x, mask, past)
         return F.linear(self.norm(x), self.tok.weight)
 
 

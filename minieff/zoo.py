@@ -5,7 +5,6 @@ A card says what came out of a recipe: tokens seen, quality, the log, and the ch
 precision.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -38,18 +37,18 @@ def make(path: str | Path, *, resume: bool = False) -> dict | None:
     run = train(recipe, resume=resume)
     if run.rank > 0:
         return None
+    place = recipe.folder if recipe.train.weights else run.folder
     weights = write_tensors(
-        recipe.folder / f"{recipe.name}.safetensors",
+        place / f"{recipe.name}.safetensors",
         {name: t.half() if t.is_floating_point() else t for name, t in pack(run.model).items()},
     )
     model = _fill(recipe, run.model.tok.num_embeddings, weights)
-    quality = cost.quality(model, recipe.data.load())
     made = {
         "recipe": recipe.as_dict(),
         "vocab": model.config.vocab,
         "sha256": sha256(weights),
         "tokens": run.step * recipe.train.batch * recipe.model["context"],
-        "quality": asdict(quality),
+        "quality": asdict(cost.quality(model, recipe.data.load())),
         "parameters": cost.parameters(model),
         "bytes": weights.stat().st_size,
         "macs": cost.macs(model),
@@ -62,33 +61,50 @@ def make(path: str | Path, *, resume: bool = False) -> dict | None:
 
 
 def finished(recipe: Recipe) -> bool:
-    """Whether weights and a card of exactly this recipe are there, undamaged."""
+    """Whether a card of exactly this recipe is there, and its weights undamaged."""
     try:
         made = card(recipe.name, recipe.folder)
+        if recipe.train.weights:
+            check_weights(recipe.name, recipe.folder)
     except (FileNotFoundError, ValueError):
         return False
-    return made["recipe"] == json.loads(json.dumps(recipe.as_dict()))
+    return recipe.same_as(made["recipe"])
 
 
-def card(name: str, folder: Path = FOLDER) -> dict:
-    """The card of a model whose weights are as the card says.
-
-    FileNotFoundError or ValueError, each with the command that makes the model again.
-    """
-    remake = (
+def remake(name: str, folder: Path) -> str:
+    """The commands that bring a model back."""
+    return (
         f"`git checkout zoo/{name}.*` brings back the shipped files, "
         f"`python -m minieff train {folder / name}.toml` trains again"
     )
-    weights, path = folder / f"{name}.safetensors", folder / f"{name}.json"
-    for file in (path, weights):
-        if not file.exists():
-            raise FileNotFoundError(f"{file} is missing (the zoo has: {', '.join(names(folder))}); {remake}")
+
+
+def card(name: str, folder: Path = FOLDER) -> dict:
+    """What came out of a recipe: sizes, quality, log, checksum.
+
+    FileNotFoundError or ValueError with the commands that bring the model back.
+    """
+    path = folder / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing; the zoo has {', '.join(names(folder))}; {remake(name, folder)}"
+        )
     made = read_json(path)
-    if not isinstance(made, dict) or "sha256" not in made:
-        raise ValueError(f"{path} is no card of a model; {remake}")
-    if sha256(weights) != made["sha256"]:
-        raise ValueError(f"{weights} is not the file that its card describes (sha256 differs); {remake}")
+    if not isinstance(made, dict) or not {"recipe", "sha256", "quality"} <= made.keys():
+        raise ValueError(f"{path} is no card of a model; {remake(name, folder)}")
     return made
+
+
+def check_weights(name: str, folder: Path) -> Path:
+    """The file of a model's weights, if it is the one that the card describes; errors as for `card`."""
+    made, path = card(name, folder), folder / f"{name}.safetensors"
+    if not path.exists():
+        shipped = parse(name, folder, made["recipe"]).train.weights
+        why = "is missing" if shipped else "does not ship, only its card and log do"
+        raise FileNotFoundError(f"{path} {why}; {remake(name, folder)}")
+    if sha256(path) != made["sha256"]:
+        raise ValueError(f"{path} is not the file that its card describes; {remake(name, folder)}")
+    return path
 
 
 def names(folder: Path = FOLDER) -> list[str]:
@@ -98,8 +114,8 @@ def names(folder: Path = FOLDER) -> list[str]:
 
 def load(name: str, folder: Path = FOLDER) -> nn.Module:
     """The trained model in fp32 and eval mode, its techniques applied; errors as for `card`."""
-    made = card(name, folder)
-    return _fill(parse(name, folder, made["recipe"]), made["vocab"], folder / f"{name}.safetensors")
+    weights, made = check_weights(name, folder), card(name, folder)
+    return _fill(parse(name, folder, made["recipe"]), made["vocab"], weights)
 
 
 def _fill(recipe: Recipe, vocab: int, weights: Path) -> nn.Module:

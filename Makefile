@@ -1,0 +1,47 @@
+# Each target sets up what it needs; a second run installs nothing and needs no network.
+PYTHON ?= python3
+PORT ?= 8888
+JUPYTER_FLAGS ?=
+BIN := .venv/bin
+ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
+
+.PHONY: course setup test lessons zoo bench clean
+
+course: .venv/course
+	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) $(ROOT_FLAG) $(JUPYTER_FLAGS) notebooks/00_start_here.ipynb
+
+setup: .venv/course
+
+test: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg \
+		--nbval-cell-timeout 120 notebooks
+
+lessons: .venv/test
+	MINIEFF_RESULTS=$(CURDIR)/results OMP_NUM_THREADS=1 $(BIN)/python notebooks/build.py $(FORCE)
+
+zoo: .venv/course
+	$(BIN)/python -m minieff train zoo/*.toml --resume --workers 2
+
+bench: .venv/test
+	MINIEFF_RESULTS=$(CURDIR)/results $(BIN)/python benchmarks/bench_transformer.py
+	$(BIN)/python benchmarks/table.py
+
+clean:
+	rm -rf .venv
+
+# A stamp is newer than what it was made from once the installation went through.
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11: install Python 3.11 or newer, or name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/course: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install -c constraints.txt -e '.[course,pronunciations]'
+	@touch $@
+
+.venv/test: .venv/course
+	$(BIN)/python -m pip install -c constraints.txt -e '.[course,pronunciations,pretrained,dev]'
+	@touch $@

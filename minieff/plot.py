@@ -1,0 +1,102 @@
+"""The drawings that lessons share. Each is a pure function from numbers to a figure; `show` displays it.
+
+Colours are those of Okabe and Ito (2008), which people with colour-blindness can tell apart; no picture
+relies on colour alone: marks are labelled where they stand.
+"""
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PALETTE = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "red": "#D55E00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "black": "#000000",
+    "grey": "#8A8A8A",
+}
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E5E5E5",
+    "axes.axisbelow": True,
+}
+
+
+def panels(count: int = 1, width: float = 4.5, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` axes side by side, in the course's style."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width * count, height), layout="constrained")
+        return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def show(figure: Figure, *, alt: str) -> None:
+    """Display the figure as PNG, with a description for those who do not see it. ValueError without one."""
+    from IPython.display import Image, display
+
+    if not alt.strip():
+        raise ValueError("alt is empty: say in a sentence what the picture shows")
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=96)
+    display(Image(png.getvalue(), format="png", alt=alt))
+
+
+def lines(
+    axes: Axes, series: dict[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, **style: Any
+) -> Axes:
+    """Named curves, each labelled at its last point; `x` and `y` are the axis labels with units."""
+    for (name, (xs, ys)), colour in zip(series.items(), PALETTE.values(), strict=False):
+        axes.plot(xs, ys, color=colour, **style)
+        axes.annotate(
+            name, (xs[-1], ys[-1]), xytext=(5, 0), textcoords="offset points", color=colour, va="center"
+        )
+    axes.set(xlabel=x, ylabel=y)
+    axes.margins(x=0.15)
+    return axes
+
+
+AXES = {
+    "stored_bytes": ("size in MB", 1e-6),
+    "seconds": ("forward pass in ms", 1e3),
+    "macs": ("million MACs a token", 1e-6),
+}
+
+
+def scoreboard(rows: Sequence[dict], *, highlight: Sequence[str] = ()) -> Figure:
+    """Size, time and MACs against bits a byte: down and to the left is better.
+
+    A row has `name, stored_bytes, macs, bits_per_byte` and `seconds` as (low, median, high), drawn as a bar.
+    Rows named in `highlight` stand out. ValueError for a row that lacks one of them.
+    """
+    for row in rows:
+        missing = {"name", "stored_bytes", "macs", "bits_per_byte", "seconds"} - row.keys()
+        if missing:
+            raise ValueError(f"row {row.get('name', row)} lacks {sorted(missing)}")
+    figure, axes = panels(3, width=4.2, height=3.6)
+    for ax, (key, (label, unit)) in zip(axes, AXES.items(), strict=True):
+        for row in rows:
+            colour = PALETTE["red"] if row["name"] in highlight else PALETTE["blue"]
+            low, value, high = row[key] if key == "seconds" else (row[key],) * 3
+            ax.plot([unit * low, unit * high], [row["bits_per_byte"]] * 2, color=colour, lw=3, alpha=0.4)
+            ax.plot(unit * value, row["bits_per_byte"], "o", color=colour)
+            ax.annotate(
+                row["name"],
+                (unit * value, row["bits_per_byte"]),
+                xytext=(5, 4),
+                textcoords="offset points",
+                fontsize=8,
+                color=colour,
+            )
+        ax.set(xlabel=label, xlim=(0, None))
+        ax.margins(x=0.3, y=0.12)
+    axes[0].set_ylabel("bits a byte on validation text")
+    return figure

@@ -1,0 +1,202 @@
+"""The laws that every technique obeys, alone and in every ordered pair. A technique is a line in SUBJECTS."""
+
+from dataclasses import dataclass, field
+from itertools import product
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from minieff import compose, cost, layerdrop
+from minieff.attention import Mask, causal, itself
+from minieff.checkpoint import pack, unpack
+from minieff.data import loss
+from minieff.past import Past
+from minieff.surgery import is_a, record
+from minieff.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A technique and the knobs under which each law is asked."""
+
+    technique: ModuleType
+    rest: dict  # apply: changes nothing
+    busy: dict  # apply: at work
+    final: dict = field(default_factory=dict)  # finalize: keeps the function
+    cheaper: dict = field(
+        default_factory=dict
+    )  # finalize: what lowers the named cost, perhaps changing the function
+    cost: str = "parameters"  # the named cost, a function in minieff.cost
+    foreign: dict | None = None  # apply on nn.TransformerEncoder, None where that cannot be
+
+    def __repr__(self) -> str:
+        return self.technique.__name__.removeprefix("minieff.")
+
+
+LAYERS = {"where": is_a(nn.TransformerEncoderLayer)}
+
+SUBJECTS = [
+    Subject(layerdrop, {"p": 0.0}, {"p": 0.5}, cheaper={"keep": [0, 2]}, foreign={"p": 0.5, **LAYERS}),
+]
+
+each = pytest.mark.parametrize("subject", SUBJECTS, ids=repr)
+each_pair = pytest.mark.parametrize("pair", list(product(SUBJECTS, SUBJECTS)), ids=repr)
+
+
+def apply(model: nn.Module, *subjects: Subject) -> nn.Module:
+    for subject in subjects:
+        model = subject.technique.apply(model, **subject.busy)
+    return model
+
+
+def finalize(model: nn.Module, *subjects: Subject) -> nn.Module:
+    return compose.finalize(model, [(subject.technique, subject.final) for subject in subjects])
+
+
+def snapshot(model: nn.Module) -> tuple[dict[str, Tensor], str, list[bool]]:
+    """Weights, structure and modes."""
+    weights = {name: t.clone() for name, t in model.state_dict().items()}
+    return weights, str(model), [m.training for m in model.modules()]
+
+
+def assert_untouched(model: nn.Module, before: tuple) -> None:
+    weights, structure, modes = snapshot(model)
+    assert structure == before[1] and modes == before[2]
+    assert weights.keys() == before[0].keys()
+    assert all(torch.equal(weights[name], before[0][name]) for name in weights)
+
+
+def check_finalize(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
+    applied = apply(model, *subjects).eval()
+    final = finalize(applied, *subjects)
+    assert not any(m.training for m in final.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(final(ids), applied(ids), atol=1e-4, rtol=1e-4)
+
+
+def check_trains(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
+    """Over enough draws every parameter gets a gradient, and all are finite."""
+    applied = apply(model, *subjects).train()
+    for _ in range(60):
+        loss(applied(ids), ids.roll(-1, 1)).backward()
+    missing = [name for name, p in applied.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # attention does not change when all keys move by one vector: the key bias has no gradient, up to rounding
+    assert [name for name in missing if not name.endswith("k.bias")] == []
+    assert all(p.grad is None or p.grad.isfinite().all() for p in applied.parameters())
+
+
+@torch.no_grad()
+def check_decodes(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
+    for stage in (apply(model, *subjects).eval(), finalize(apply(model, *subjects).eval(), *subjects)):
+        past = Past()
+        chunks = [stage(chunk, past=past) for chunk in ids.split([5, 1, 7, 3], dim=1)]
+        torch.testing.assert_close(torch.cat(chunks, 1), stage(ids), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def check_padding(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
+    """Tokens hidden by the mask change no other output."""
+    real = torch.ones_like(ids, dtype=torch.bool)
+    real[0, 4:7] = real[1, 0:2] = False
+    mask = causal & (Mask(lambda b, h, q, k: real[b, k], "real") | itself)
+    applied = apply(model, *subjects).eval()
+    other = torch.where(real, ids, (ids + 1) % 50)
+    assert not torch.equal(other, ids)
+    torch.testing.assert_close(applied(ids, mask)[real], applied(other, mask)[real])
+
+
+@torch.no_grad()
+def check_round_trip(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
+    applied = apply(model, *subjects).eval()
+    blank = Transformer(model.config).eval()
+    for built, source in (
+        (apply(blank, *subjects).eval(), applied),
+        (finalize(apply(blank, *subjects), *subjects), finalize(applied, *subjects)),
+    ):
+        assert not torch.equal(built(ids), source(ids))
+        unpack(built, load(save({name: t.contiguous() for name, t in pack(source).items()})))
+        assert torch.equal(built(ids), source(ids))
+
+
+CHECKS = [check_finalize, check_trains, check_decodes, check_padding, check_round_trip]
+
+
+@each
+@pytest.mark.parametrize("check", CHECKS)
+def test_alone(check, subject, model, ids):
+    check(model, ids, subject)
+
+
+@each_pair
+@pytest.mark.parametrize("check", CHECKS)
+def test_in_pairs(check, pair, model, ids):
+    check(model, ids, *pair)
+
+
+@each
+@pytest.mark.parametrize("training", [True, False])
+def test_pure(subject, model, ids, training):
+    model.train(training)
+    before = snapshot(model)
+    applied = apply(model, subject)
+    assert [applied.training, applied.blocks.training] == [training, training]
+    applied.train()(ids).sum().backward()
+    torch.optim.SGD(applied.parameters(), lr=0.1).step()
+    assert_untouched(model, before)
+    before = snapshot(applied)
+    subject.technique.finalize(applied, **subject.final)
+    assert_untouched(applied, before)
+
+
+@each
+def test_neutral(subject, model, ids):
+    """A knob at rest equals the model without the technique, in train mode."""
+    rested = subject.technique.apply(model.train(), **subject.rest)
+    assert torch.equal(rested(ids), model(ids))
+
+
+@each
+def test_at_work(subject, model, ids):
+    """The busy knobs do change something, or the other laws would be about nothing."""
+    busy = apply(model.train(), subject)
+    assert any(not torch.equal(busy(ids), model(ids)) for _ in range(20))
+
+
+@each
+def test_the_named_cost_falls(subject, model):
+    measure = getattr(cost, subject.cost)
+    applied = apply(model, subject)
+    assert measure(subject.technique.finalize(applied, **subject.final, **subject.cheaper)) < measure(model)
+
+
+@each
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("grad", [True, False])
+def test_foreign(subject, norm_first, grad):
+    """On nn.TransformerEncoder with padding, in eval mode: every replaced module runs and nothing changes."""
+    if subject.foreign is None:
+        return
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=norm_first, dropout=0.0)
+    theirs = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    x, hidden = torch.randn(2, 7, 32), torch.arange(7) >= torch.tensor([[7], [4]])
+    applied = subject.technique.apply(theirs, **subject.foreign)
+    new = {type(m) for m in applied.modules()} - {type(m) for m in theirs.modules()}
+    with torch.set_grad_enabled(grad), record(applied, is_a(*new)) as calls:
+        ours = applied(x, src_key_padding_mask=hidden)
+        wanted = theirs(x, src_key_padding_mask=hidden)
+    assert {call.name for call in calls} == {n for n, m in applied.named_modules() if type(m) in new}
+    torch.testing.assert_close(ours[~hidden], wanted[~hidden], atol=1e-5, rtol=1e-5)
+
+
+def test_compose_orders_by_stage_and_refuses_unknown_knobs(model):
+    techniques = compose.parse([{"name": "layerdrop", "p": 0.5}])
+    assert techniques == [(layerdrop, {"p": 0.5})]
+    applied = compose.apply(model, techniques, torch.Generator())
+    assert sum(isinstance(m, layerdrop.Skip) for m in applied.modules()) == 3
+    assert compose.penalty(applied, techniques) == 0
+    for wrong in ({"name": "layerdrop", "q": 0.5}, {"name": "layerdorp"}, {"p": 0.5}, {"name": "surgery"}):
+        with pytest.raises(ValueError, match="q|layerdorp|technique"):
+            compose.parse([wrong])
