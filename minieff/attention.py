@@ -207,15 +207,14 @@ class Adopted(nn.Module):
         self.num_heads = theirs.num_heads
         self.attention = Attention(theirs.embed_dim, theirs.num_heads, theirs.dropout, bias is not None)
         self.attention.to(weight.device, weight.dtype)
-        state = {"out.weight": theirs.out_proj.weight, "out.bias": theirs.out_proj.bias}
-        with torch.enable_grad():  # so that a part of a frozen weight, and no other, is frozen
-            for kind, whole in ("weight", weight), ("bias", bias):
-                parts = whole.chunk(3) if whole is not None else (None,) * 3
-                state |= {f"{name}.{kind}": part for name, part in zip("qkv", parts, strict=True)}
-        state = {name: part for name, part in state.items() if part is not None}
+        state = {"out.weight": theirs.out_proj.weight}
+        state |= {f"{name}.weight": part for name, part in zip("qkv", weight.chunk(3), strict=True)}
+        if bias is not None:
+            state |= {"out.bias": theirs.out_proj.bias}
+            state |= {f"{name}.bias": part for name, part in zip("qkv", bias.chunk(3), strict=True)}
         self.attention.load_state_dict(state)
         for name, p in self.attention.named_parameters():
-            p.requires_grad_(state[name].requires_grad)
+            p.requires_grad_(state[name].requires_grad)  # what was frozen stays frozen
 
     def forward(
         self,

@@ -62,9 +62,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         tensors = load(content)
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        state = json.loads(metadata.get("state", "null"))
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it") from None
-    return tensors, json.loads(metadata.get("state", "null"))
+    return tensors, state
 
 
 def generators(model: nn.Module) -> list[torch.Generator]:

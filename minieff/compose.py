@@ -14,7 +14,8 @@ before the stack, the stack before coins, then attention's seams, then weights; 
 
 import inspect
 from importlib import import_module
-from types import ModuleType
+from types import ModuleType, UnionType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,16 +45,29 @@ def find(name: str) -> ModuleType:
 
 
 def check(table: dict) -> dict:
-    """The knobs of a recipe's technique, or ValueError naming those that exist."""
-    knobs = {key: value for key, value in table.items() if key != "name"}
-    known = set(inspect.signature(find(table.get("name", "")).apply).parameters) - {
-        "model",
-        "where",
-        "generator",
-    }
-    if not known >= set(knobs):
-        raise ValueError(f"{table['name']} has no knob {sorted(set(knobs) - known)}; it has {sorted(known)}")
+    """The knobs of a recipe's technique. ValueError for one that is unknown, missing or of another type."""
+    name, knobs = table.get("name", ""), {key: value for key, value in table.items() if key != "name"}
+    parameters = inspect.signature(find(name).apply).parameters
+    known = {key: p for key, p in parameters.items() if key not in ("model", "where", "generator")}
+    if knobs.keys() - known:
+        raise ValueError(f"{name} has no knob {sorted(knobs.keys() - known)}; it has {sorted(known)}")
+    missing = [key for key, p in known.items() if p.default is p.empty and key not in knobs]
+    if missing:
+        raise ValueError(f"{name} needs a value for {missing}")
+    for key, value in knobs.items():
+        if not fits(value, known[key].annotation):
+            raise ValueError(f"{name}: {key}={value!r} is not of type {known[key].annotation}")
     return knobs
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value of a recipe is of a plain type or a union of them; other annotations take anything."""
+    kinds = annotation.__args__ if isinstance(annotation, UnionType) else (annotation,)
+    if inspect.Parameter.empty in kinds or not all(isinstance(kind, type) for kind in kinds):
+        return True
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 
 def in_order(techniques: Techniques) -> Techniques:

@@ -4,13 +4,14 @@
     stored_bytes    what a safetensors file of the model holds, shared storage once
     macs            multiply-accumulates a token, by formula; 1 MAC is 2 FLOPs
     forward, step   seconds of a pass and of a training step: medians with quartiles
-    energy          joules a pass, read from the processor (`rapl`) or *modelled*, and then never called
-    measured quality         nats a token, perplexity and bits a byte on the validation windows
+    energy          joules a pass, read from the processor (`rapl`) or *modelled*, and never mixed up
+    quality         nats a token, perplexity and bits a byte on the validation windows
 
 Time does not follow from MACs, nor energy from time: each is measured by itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import exp, log
 from pathlib import Path
@@ -56,6 +57,18 @@ def head_macs(model: nn.Module, inputs: tuple, output: Tensor) -> int:
 FORMULAS = {nn.Linear: linear_macs, Attention: attention_macs, Transformer: head_macs}
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards, and after an error, each part has the mode that it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
 def macs(model: nn.Module, context: int | None = None) -> float:
     """Multiply-accumulates a token of one pass over `context` tokens (None: the longest the model takes).
@@ -63,12 +76,11 @@ def macs(model: nn.Module, context: int | None = None) -> float:
     Counts what runs: a block used twice counts twice. Additions, norms, softmax and GELU are left out.
     """
     context = context or model.config.context
-    mode, device = model.training, next(model.parameters()).device
+    ids = torch.zeros(1, context, dtype=torch.long, device=next(model.parameters()).device)
     kinds = {module: kind for module in model.modules() for kind in FORMULAS if isinstance(module, kind)}
     names = dict(model.named_modules())
-    with record(model, is_a(*FORMULAS)) as calls:
-        model.eval()(torch.zeros(1, context, dtype=torch.long, device=device))
-    model.train(mode)
+    with evaluating(model), record(model, is_a(*FORMULAS)) as calls:
+        model(ids)
     return (
         sum(FORMULAS[kinds[names[call.name]]](names[call.name], call.inputs, call.output) for call in calls)
         / context
@@ -159,7 +171,7 @@ class Energy:
         return f"{self.joules:.3g} J ({self.basis})"
 
 
-def modelled_energy(macs: float, moved_bytes: float) -> Energy:
+def modelled_energy(macs: int | float, moved_bytes: int | float) -> Energy:
     """E = MACs e_mac + bytes e_byte, for one pass."""
     return Energy(macs * JOULES_A_MAC + moved_bytes * JOULES_A_BYTE, "modelled", MODEL_SOURCE)
 
@@ -229,22 +241,24 @@ def quality(
 ) -> Quality:
     """Over all validation windows of `context` tokens (None: the model's), or the first `windows` of them.
 
-    Losses are summed in float64. The model's mode is given back.
+    Losses are summed in float64. The model's mode is given back. ValueError when there is no window.
     """
-    context = context or model.config.context
-    mode, device = model.training, next(model.parameters()).device
-    model.eval()
+    context, device = context or model.config.context, next(model.parameters()).device
+    if windows is not None and windows < 1:
+        raise ValueError(f"windows={windows}: quality needs at least one; None takes all")
     nats, tokens, size, left = 0.0, 0, 0, windows
-    for ids, targets in corpus.windows(context):
-        ids, targets = ids[:left], targets[:left]
-        nats += loss(model(ids.to(device)), targets.to(device), "none").double().sum().item()
-        kept = targets[targets != SILENT]
-        tokens += kept.numel()
-        size += int(corpus.tokenizer.sizes[kept].sum())
-        left = None if left is None else left - len(ids)
-        if left == 0:
-            break
-    model.train(mode)
+    with evaluating(model):
+        for ids, targets in corpus.windows(context):
+            ids, targets = ids[:left], targets[:left]
+            nats += loss(model(ids.to(device)), targets.to(device), "none").double().sum().item()
+            kept = targets[targets != SILENT]
+            tokens += kept.numel()
+            size += int(corpus.tokenizer.sizes[kept].sum())
+            left = None if left is None else left - len(ids)
+            if left == 0:
+                break
+    if tokens == 0:
+        raise ValueError(f"the validation part of {corpus.name} has no window of context={context}")
     return Quality(nats / tokens, exp(nats / tokens), nats / log(2) / size if size else None, tokens)
 
 
@@ -288,10 +302,10 @@ def report(
 ) -> Report:
     """Measure `model` on every axis; passes and steps take `rows` sequences of the model's context.
 
-    Energy is that of one such pass. The model is left as it was.
+    Energy is that of one such pass, in eval mode. Weights and mode are left as they were; coins are tossed.
     """
-    context = model.config.context
-    ids, targets = corpus.batch(rows, context, torch.Generator().manual_seed(0))
+    context, device = model.config.context, next(model.parameters()).device
+    ids, targets = (t.to(device) for t in corpus.batch(rows, context, torch.Generator().manual_seed(0)))
 
     def forward() -> None:
         with torch.no_grad():
@@ -302,19 +316,19 @@ def report(
             loss(model(ids), targets), [p for p in model.parameters() if p.requires_grad], allow_unused=True
         )
 
-    mode = model.training
-    timings = {"forward": timed(forward, runs) if not model.eval().training else None}
-    model.train()
-    timings["step"] = timed(step, runs)
-    model.train(mode)
     count, size = macs(model, context), stored_bytes(model)
-    energy = measured_energy(forward) if counters() else modelled_energy(count * ids.numel(), size)
+    with evaluating(model):
+        seconds = timed(forward, runs)
+        energy = measured_energy(forward) if counters() else modelled_energy(count * ids.numel(), size)
+        model.train()
+        step_seconds = timed(step, runs)
     return Report(
         name,
         parameters(model),
         size,
         count,
-        **timings,
+        forward=seconds,
+        step=step_seconds,
         energy=energy,
         quality=quality(model, corpus, context, windows),
     )

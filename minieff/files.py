@@ -43,8 +43,8 @@ def write_json(path: Path, value: Any) -> Path:
 def read_json(path: Path) -> Any:
     """ValueError naming the file when it is not JSON."""
     try:
-        return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or not even text
         raise ValueError(f"{path} is damaged ({error}); restore it with git, or make it again") from None
 
 
@@ -62,16 +62,18 @@ def environment() -> dict[str, Any]:
     """What a measured number depends on: torch, processor, threads, commit."""
     import torch  # here, so that whoever lacks torch can still be told so
 
-    git = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    )
+    try:
+        git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:  # no git: no reason to lose what was measured
+        commit = ""
     return {
         "torch": torch.__version__,
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "commit": git.stdout.strip() or None,
+        "commit": commit or None,
     }
 
 

@@ -41,7 +41,8 @@ class Slot:
 class Fresh:
     """No past: what training uses. Its slots are thrown away and nothing is stored."""
 
-    start = 0
+    start = 0  # position of the first token of the present forward
+    length = 0  # tokens read before the next one
 
     def so_far(self, ids: Int[Tensor, "B T"]) -> Int[Tensor, "B S"]:
         """All tokens up to and including `ids`, for those who ask before the model's forward has begun."""
@@ -68,6 +69,11 @@ class Past(Fresh):
         self.start = 0
         self.turn = 0
 
+    @property
+    def length(self) -> int:
+        """Tokens read so far."""
+        return 0 if self.ids is None else self.ids.shape[1]
+
     def so_far(self, ids: Int[Tensor, "B T"]) -> Int[Tensor, "B S"]:
         """All tokens up to and including `ids`, (B, S)."""
         if self.ids is None:
@@ -81,9 +87,7 @@ class Past(Fresh):
 
     def begin(self, ids: Int[Tensor, "B T"]) -> int:
         """A forward over `ids` starts: slots are handed out from the first again."""
-        self.start = 0 if self.ids is None else self.ids.shape[1]
-        self.ids = self.so_far(ids)
-        self.turn = 0
+        self.start, self.ids, self.turn = self.length, self.so_far(ids), 0
         return self.start
 
     def slot(self) -> Slot:
@@ -94,19 +98,19 @@ class Past(Fresh):
         return self.slots[self.turn - 1]
 
     def rewind(self, length: int) -> None:
-        """Forget everything after the first `length` tokens (a rejected draft, another ending).
+        """Forget everything after the first `length` tokens: a rejected draft, another ending.
 
         ValueError when `length` is negative or more than was read.
         """
-        have = 0 if self.ids is None else self.ids.shape[1]
-        if not 0 <= length <= have:
+        if not 0 <= length <= self.length:
             raise ValueError(
-                f"rewind({length}): this Past holds {have} tokens; pick a length from 0 to {have}"
+                f"rewind({length}): this Past holds {self.length} tokens; "
+                f"pick a length from 0 to {self.length}"
             )
-        if have:
+        if self.ids is not None:
             self.ids = self.ids[:, :length]
         for slot in self.slots:
-            slot.kept = tuple(t[..., : t.shape[-2] - (have - length), :] for t in slot.kept)
+            slot.kept = tuple(t[..., :length, :] for t in slot.kept)  # a slot holds one step a token
 
     def pick(self, rows: Int[Tensor, "R"]) -> None:
         """Keep these sequences of the batch in this order, repeats allowed: what beam search needs."""

@@ -83,7 +83,7 @@ def scoreboard(rows: Sequence[dict], *, highlight: Sequence[str] = ()) -> Figure
             raise ValueError(f"row {row.get('name', row)} lacks {sorted(missing)}")
     figure, axes = panels(3, width=4.2, height=3.6)
     for ax, (key, (label, unit)) in zip(axes, AXES.items(), strict=True):
-        for row in rows:
+        for place, row in enumerate(sorted(rows, key=lambda row: row["bits_per_byte"])):
             colour = PALETTE["red"] if row["name"] in highlight else PALETTE["blue"]
             low, value, high = row[key] if key == "seconds" else (row[key],) * 3
             ax.plot([unit * low, unit * high], [row["bits_per_byte"]] * 2, color=colour, lw=3, alpha=0.4)
@@ -91,7 +91,7 @@ def scoreboard(rows: Sequence[dict], *, highlight: Sequence[str] = ()) -> Figure
             ax.annotate(
                 row["name"],
                 (unit * value, row["bits_per_byte"]),
-                xytext=(5, 4),
+                xytext=(5, -11 if place % 2 else 4),  # neighbours in turns above and below
                 textcoords="offset points",
                 fontsize=8,
                 color=colour,

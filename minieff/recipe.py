@@ -20,7 +20,7 @@ too short.
 
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,11 @@ class Data:
     def __post_init__(self) -> None:
         if self.corpus not in ("speeches", "pronunciations", "files"):
             raise ValueError(f"corpus={self.corpus!r}: there are speeches, pronunciations and files")
+        if (self.corpus == "files") != bool(self.paths) or not all(isinstance(p, str) for p in self.paths):
+            raise ValueError(
+                f"corpus={self.corpus!r}, paths={self.paths!r}: paths is a list of file names, for "
+                "corpus = 'files' and for no other"
+            )
         if self.every < 1:
             raise ValueError(f"every={self.every}: 1 trains on all documents, 10 on every tenth")
 
@@ -71,12 +76,11 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch", "accumulate", "rate", "clip", "save"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be more than 0")
-        if self.warmup < 0 or self.decay < 0 or self.seed < 0:
-            raise ValueError(
-                f"warmup={self.warmup}, decay={self.decay}, seed={self.seed}: none may be negative"
-            )
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name}={getattr(self, name)}: must be more than 0, and finite")
+        for name, end in (("warmup", inf), ("decay", inf), ("seed", 2**32)):
+            if not 0 <= getattr(self, name) < end:
+                raise ValueError(f"{name}={getattr(self, name)}: must be from 0 up to, not including, {end}")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype={self.dtype!r}: float32 or float64")
 
@@ -138,15 +142,23 @@ def parse(name: str, folder: Path, tables: dict[str, Any]) -> Recipe:
                 f"unknown tables {unknown}, missing tables {missing}; "
                 "a recipe has data, model, train and perhaps techniques"
             )
+        techniques = tables.get("techniques", [])
+        plain = [name for name in ("data", "model", "train") if not isinstance(tables[name], dict)]
+        if plain or not isinstance(techniques, list) or not all(isinstance(t, dict) for t in techniques):
+            raise ValueError(
+                "data, model and train are tables, [data]; techniques are a list of tables, [[techniques]]"
+            )
+        if "vocab" in tables["model"]:
+            raise ValueError(f"vocab={tables['model']['vocab']} of the model: vocab is a key of [data]")
         _fit(Config, {"vocab": 256, **tables["model"]})
-        compose.parse(tables.get("techniques", []))
+        compose.parse(techniques)
         return Recipe(
             name,
             folder,
             _fit(Data, tables["data"]),
             tables["model"],
             _fit(Training, tables["train"]),
-            tables.get("techniques", []),
+            techniques,
         )
     except ValueError as error:
         raise ValueError(f"recipe {name}: {error}") from None

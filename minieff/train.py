@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from math import cos, pi
+from math import cos, isfinite, pi
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ def processes() -> Iterator[tuple[int, int, torch.device]]:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device)
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)  # random states lie on the CPU
     else:
         device = torch.device("cpu")
         dist.init_process_group("gloo")
@@ -213,11 +213,17 @@ def loop(run: Run, model: nn.Module, corpus: Corpus | Pairs, device: torch.devic
     """The remaining steps, with log, validation and checkpoints."""
     plan, steps, context = run.recipe.train, run.recipe.steps, run.recipe.model["context"]
     rows, losses = run.log(), []
-    with tqdm(total=steps, initial=run.step, desc=run.recipe.name, disable=run.rank > 0 or None) as bar:
+    off = run.rank > 0 or os.environ.get("TQDM_DISABLE") == "1"
+    with tqdm(total=steps, initial=run.step, desc=run.recipe.name, disable=off or None) as bar:
         while run.step < steps:
             begun = time.perf_counter()
             ids, targets = corpus.batch(plan.batch, context, run.draw)
             losses.append(float(take_step(run, model, ids.to(device), targets.to(device))))
+            if not isfinite(losses[-1]):
+                raise ValueError(
+                    f"{run.recipe.name}: the loss of step {run.step} is {losses[-1]}; try less than "
+                    f"rate={plan.rate} or clip={plan.clip}, and delete {run.checkpoint} if there is one"
+                )
             run.step += 1
             run.seconds += time.perf_counter() - begun
             bar.update()

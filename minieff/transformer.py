@@ -68,12 +68,12 @@ class Residual(nn.Module):
 
     def __init__(self, norm: nn.Module, inner: nn.Module, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm, self.inner, self.dropout = norm, inner, nn.Dropout(dropout)
+        self.norm, self.inner, self.dropout = norm, inner, dropout
 
     def forward(
         self, x: Float[Tensor, "B T C"], mask: Mask = causal, past: Fresh = fresh
     ) -> Float[Tensor, "B T C"]:
-        return x + self.dropout(self.inner(self.norm(x), mask, past))
+        return x + F.dropout(self.inner(self.norm(x), mask, past), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -114,7 +114,6 @@ class Transformer(nn.Module):
         self.config = config
         self.tok = nn.Embedding(config.vocab, config.dim)
         self.pos = nn.Embedding(config.context, config.dim)
-        self.dropout = nn.Dropout(config.dropout)
         self.blocks = Stack(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)
         self._start()
@@ -149,7 +148,8 @@ class Transformer(nn.Module):
                 f"ids from {ids.min()} to {ids.max()}, but the vocabulary is 0 to {self.config.vocab - 1}; "
                 "encode the text with the tokenizer this model was trained with"
             ) from None
-        return self.dropout(x + self.pos(torch.arange(start, end, device=ids.device)))
+        x = x + self.pos(torch.arange(start, end, device=ids.device))
+        return F.dropout(x, self.config.dropout, self.training)
 
     def forward(
         self, ids: Int[Tensor, "B T"], mask: Mask = causal, past: Fresh = fresh
@@ -159,14 +159,12 @@ class Transformer(nn.Module):
                 f"ids of shape {tuple(ids.shape)} and type {ids.dtype}; give whole numbers of shape (B, T), "
                 "for one sequence ids[None]"
             )
-        start = past.so_far(ids).shape[1] - ids.shape[1]
-        x = self.embed(ids, start)  # refuses what does not fit before the past remembers it
+        x = self.embed(ids, past.length)  # refuses what does not fit before the past remembers it
         past.begin(ids)
         x = self.blocks(x, mask, past)
         return F.linear(self.norm(x), self.tok.weight)
 
 
-@torch.no_grad()
 def generate(
     model: nn.Module,
     ids: Int[Tensor, "B T"],
@@ -186,11 +184,12 @@ def generate(
             "give numbers from 0 and a prompt of at least one token"
         )
     past, new = Past(), ids
-    for _ in range(tokens):
-        logits = model(new, past=past)[:, -1]  # (B, V)
-        if temperature == 0:
-            new = logits.argmax(-1, keepdim=True)
-        else:
-            new = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
-        ids = torch.cat([ids, new], dim=1)
-    return ids
+    with torch.inference_mode():
+        for _ in range(tokens):
+            logits = model(new, past=past)[:, -1]  # (B, V)
+            if temperature == 0:
+                new = logits.argmax(-1, keepdim=True)
+            else:
+                new = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+            ids = torch.cat([ids, new], dim=1)
+    return ids.clone()  # a tensor of inference mode could not be trained on

@@ -66,16 +66,16 @@ def finished(recipe: Recipe) -> bool:
         made = card(recipe.name, recipe.folder)
         if recipe.train.weights:
             check_weights(recipe.name, recipe.folder)
+        return recipe.same_as(made["recipe"])
     except (FileNotFoundError, ValueError):
         return False
-    return recipe.same_as(made["recipe"])
 
 
 def remake(name: str, folder: Path) -> str:
     """The commands that bring a model back."""
     return (
         f"`git checkout zoo/{name}.*` brings back the shipped files, "
-        f"`python -m minieff train {folder / name}.toml` trains again"
+        f"`python -m minieff train {folder / name}.toml --resume` trains again"
     )
 
 
@@ -90,7 +90,7 @@ def card(name: str, folder: Path = FOLDER) -> dict:
             f"{path} is missing; the zoo has {', '.join(names(folder))}; {remake(name, folder)}"
         )
     made = read_json(path)
-    if not isinstance(made, dict) or not {"recipe", "sha256", "quality"} <= made.keys():
+    if not isinstance(made, dict) or not {"recipe", "vocab", "sha256", "quality"} <= made.keys():
         raise ValueError(f"{path} is no card of a model; {remake(name, folder)}")
     return made
 

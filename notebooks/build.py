@@ -55,7 +55,7 @@ def execute(source: Path) -> float:
     notebook = blank(source)
     begun = time.perf_counter()
     client = NotebookClient(
-        notebook, timeout=300, record_timing=False, store_widget_state=False,
+        notebook, timeout=300, record_timing=False, coalesce_streams=True,
         resources={"metadata": {"path": str(target_of(source).parent)}},
     )  # fmt: skip
     client.execute()

@@ -5,48 +5,21 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import peers
+from benchmarks.peers import from_gpt2
 from minieff import cost
 from minieff.attention import causal, explicit, prefix
 from minieff.past import Past
 from minieff.transformer import Config, Transformer, generate
 
 
-def gpt2(layers: int = 3, heads: int = 4, dim: int = 32, vocab: int = 50, context: int = 24):
+def gpt2():
     """A random `transformers` GPT-2 with every weight large enough to matter."""
-    transformers = pytest.importorskip("transformers")
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=vocab, n_positions=context, n_layer=layers, n_head=heads, n_embd=dim, bos_token_id=0,
-            eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        )
-    )  # fmt: skip
+    pytest.importorskip("transformers")
+    theirs = peers.gpt2(Config(vocab=50, context=24, layers=3, heads=4, dim=32))
     for p in theirs.parameters():
         torch.nn.init.normal_(p, std=0.2)
-    return theirs.eval()
-
-
-def from_gpt2(theirs) -> Transformer:
-    """Our model with their weights, loaded weight by weight."""
-    c = theirs.config
-    ours = Transformer(Config(c.vocab_size, c.n_positions, c.n_layer, c.n_head, c.n_embd)).eval()
-    t, state = theirs.transformer, {}
-    state |= {"tok.weight": t.wte.weight, "pos.weight": t.wpe.weight}
-    state |= {"norm.weight": t.ln_f.weight, "norm.bias": t.ln_f.bias}
-    for i, block in enumerate(t.h):
-        at = f"blocks.layers.{i}"
-        q, k, v = block.attn.c_attn.weight.T.chunk(3)  # their linears are stored (in, out)
-        qb, kb, vb = block.attn.c_attn.bias.chunk(3)
-        linears = {"q": (q, qb), "k": (k, kb), "v": (v, vb)}
-        linears = {f"mix.inner.{name}": pair for name, pair in linears.items()}
-        linears["mix.inner.out"] = (block.attn.c_proj.weight.T, block.attn.c_proj.bias)
-        linears["feed.inner.up"] = (block.mlp.c_fc.weight.T, block.mlp.c_fc.bias)
-        linears["feed.inner.down"] = (block.mlp.c_proj.weight.T, block.mlp.c_proj.bias)
-        linears["mix.norm"] = (block.ln_1.weight, block.ln_1.bias)
-        linears["feed.norm"] = (block.ln_2.weight, block.ln_2.bias)
-        for name, (weight, bias) in linears.items():
-            state |= {f"{at}.{name}.weight": weight, f"{at}.{name}.bias": bias}
-    ours.load_state_dict(state)
-    return ours
+    return theirs
 
 
 @torch.no_grad()

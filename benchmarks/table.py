@@ -1,0 +1,79 @@
+"""`python benchmarks/table.py` writes benchmarks/README.md out of results/bench_*.json; nothing is typed."""
+
+from typing import Any
+
+from minieff.files import ROOT, load_results, write
+
+HEAD = """# Benchmarks
+
+Written by `benchmarks/table.py` from `results/bench_*.json`; `make bench` measures those again.
+
+The calls of a comparison run in turns in one process. A time is the median of its runs, with the quartiles in
+brackets. How many times as long a peer takes is computed turn by turn, and again given as median and
+quartiles: above 1 ours is faster, below 1 it is slower. The rows below a peer's default are settings that its
+user could pick. A limit is the time that the same work takes at the rate of a probe, which ran in the same
+turns, and the share reached is that time over ours.
+"""
+
+
+def render() -> str:
+    """The whole page."""
+    names = sorted(path.stem for path in (ROOT / "results").glob("bench_*.json"))
+    return "\n".join([HEAD, *(section(load_results(name)) for name in names)])
+
+
+def section(results: dict[str, Any]) -> str:
+    """One benchmark: where it ran, the comparisons, the limits."""
+    machine = results["environment"]
+    lines = [f"## {results['title']}", ""]
+    lines += [
+        f"{machine['cpu']}, {machine['cores']} cores. Python {machine['python']}, torch {machine['torch']}."
+    ]
+    lines += [f"Setting: {flat(results['setting'])}.", ""]
+    lines += ["| | threads | ours | peer | takes | times as long | goal |", "|---|---|---|---|---|---|---|"]
+    for part in results["comparisons"]:
+        lines += [comparison_row(part, peer) for peer in part["peers"]]
+    lines += [f"\n{part['note']}." for part in results["comparisons"] if part["note"]]
+    lines += ["", "| | threads | work | rate of | limit | share reached |", "|---|---|---|---|---|---|"]
+    lines += [limit_row(part) for part in results["limits"]]
+    return "\n".join(lines) + "\n"
+
+
+def comparison_row(part: dict, peer: dict) -> str:
+    ours, times, goal = part["ours"], peer["times"], part["goal"]
+    verdict = "-" if goal is None else f"{goal:g}: {'reached' if times['median'] >= goal else 'missed'}"
+    cells = [
+        part["what"], ours["threads"], f"{spread(ours, 1e3)} ms", peer["name"], f"{spread(peer, 1e3)} ms",
+        f"**{times['median']:.2f}** ({times['low']:.2f} to {times['high']:.2f})", verdict,
+    ]  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def limit_row(part: dict) -> str:
+    share, unit = part["share"], part["unit"]
+    scale, prefix = (1, "") if part["work"] < 1e6 else (1e-9, "G")
+    cells = [
+        part["what"],
+        part["threads"],
+        f"{scale * part['work']:.4g} {prefix}{unit}",
+        f"{part['probe']}: {scale * part['rate']:.4g} {prefix}{unit}/s",
+        f"{1e3 * part['seconds']:.4g} ms",
+        f"**{share['median']:.0%}** ({share['low']:.0%} to {share['high']:.0%})",
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def spread(timing: dict, scale: float) -> str:
+    low, median, high = (f"{scale * timing[key]:.4g}" for key in ("low", "median", "high"))
+    return f"{median} ({low} to {high})"
+
+
+def flat(setting: dict[str, Any]) -> str:
+    """Nested settings in one line."""
+    return ", ".join(
+        flat(value) if isinstance(value, dict) else f"{key} {value}" for key, value in setting.items()
+    )
+
+
+if __name__ == "__main__":
+    print(write(ROOT / "benchmarks" / "README.md", render()))

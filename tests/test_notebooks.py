@@ -1,0 +1,111 @@
+"""Every committed notebook is what its source says, was executed, and says something that a test compares."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import nbformat
+import pytest
+
+from minieff.files import ROOT, load_results
+
+sys.path.insert(0, str(ROOT / "notebooks"))
+import build  # noqa: E402
+
+SOURCES = sorted(build.SOURCES.glob("*.py"))
+each = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+
+
+def code_cells(source: Path) -> list:
+    notebook = nbformat.read(build.target_of(source), as_version=4)
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def compared(cell) -> bool:
+    """Whether nbval compares something of this cell: text that is not tagged to be ignored."""
+    ignored = "nbval-ignore-output" in cell.metadata.get("tags", [])
+    return not ignored and any(output.output_type == "stream" for output in cell.outputs)
+
+
+def test_sources_and_notebooks_are_one_to_one():
+    assert SOURCES
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert notebooks == [build.target_of(source) for source in SOURCES]
+
+
+@each
+def test_a_notebook_has_the_cells_of_its_source(source):
+    assert build.up_to_date(source), (
+        f"run `make lessons`: {source.name} was changed after its notebook was built"
+    )
+
+
+@each
+def test_every_code_cell_was_executed_in_order(source):
+    counts = [cell.execution_count for cell in code_cells(source)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@each
+def test_a_third_of_the_cells_is_compared(source):
+    cells = code_cells(source)
+    assert sum(compared(cell) for cell in cells) >= len(cells) / 3
+
+
+@each
+def test_outputs_hold_no_error_no_path_and_no_warning(source):
+    for cell in code_cells(source):
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr"
+            text = output.get("text", "") + output.get("data", {}).get("text/plain", "")
+            assert not re.search(r"/home/|/tmp/|/Users/|" + re.escape(str(ROOT)), text), text
+
+
+@each
+def test_every_picture_is_described(source):
+    for cell in code_cells(source):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                assert len(output.metadata["image/png"]["alt"]) > 40
+                assert "nbval-ignore-output" not in cell.metadata.get("tags", [])
+
+
+@each
+def test_a_notebook_is_small_and_its_cells_are_short(source):
+    assert build.target_of(source).stat().st_size <= 500_000
+    assert median(len(cell.source.splitlines()) for cell in code_cells(source)) <= 6
+
+
+@each
+def test_a_notebook_was_built_within_45_seconds_on_one_thread(source):
+    lessons = load_results("lessons")
+    assert lessons["environment"]["threads"] == 1
+    assert lessons["seconds"][source.stem] <= 45
+
+
+def test_nbval_collects_every_notebook():
+    command = [sys.executable, "-m", "pytest", "--nbval", "--collect-only", "-q", "notebooks"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    for source in SOURCES:
+        cells = len(code_cells(source))
+        assert len(re.findall(rf"^notebooks/{source.stem}\.ipynb::", listed, re.M)) == cells > 0
+
+
+def test_a_changed_source_is_noticed(tmp_path):
+    source = tmp_path / "source" / "lesson.py"
+    source.parent.mkdir()
+    source.write_text("# %%\nprint(1 + 1)\n")
+    assert not build.up_to_date(source)
+    build.execute(source)
+    assert build.up_to_date(source)
+    first = build.target_of(source).read_bytes()
+    build.execute(source)
+    assert build.target_of(source).read_bytes() == first
+    source.write_text("# %%\nprint(1 + 2)\n")
+    assert not build.up_to_date(source)
+    source.write_text("# %%\nimport sys\nprint('x', file=sys.stderr)\n")
+    with pytest.raises(RuntimeError, match="stderr"):
+        build.execute(source)
+    assert build.target_of(source).read_bytes() == first
