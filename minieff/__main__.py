@@ -1,4 +1,4 @@
-"""The command line: `python -m minieff train | zoo | doctor | snippet | progress`."""
+"""The command line: `python -m minieff train | zoo | doctor | snippet`."""
 
 import argparse
 import sys

@@ -237,16 +237,23 @@ class Adopted(nn.Module):
         if is_causal and attn_mask is None:
             raise ValueError("is_causal is only a hint about attn_mask: pass the causal mask itself, too")
         x = query if self.batch_first else query.transpose(0, 1)  # (B, T, C)
-        B, T, H, mask = *x.shape[:2], self.num_heads, everything
-        if key_padding_mask is not None:
-            hidden = hides(key_padding_mask, (B, T))
-            mask = Mask(lambda b, h, q, k: ~hidden[b, k] | (q == k), "padding")  # no row is empty
-        if attn_mask is not None:
-            shape = (T, T) if attn_mask.dim() == 2 else (B * H, T, T)
-            table = hides(attn_mask, shape).reshape(-1, T, T)
-            mask = mask & Mask(lambda b, h, q, k: ~table[(b * H + h) % len(table), q, k], "attn_mask")
-        y = self.attention(x, mask)
+        y = self.attention(
+            x, torchs_mask(key_padding_mask, attn_mask, x.shape[0], x.shape[1], self.num_heads)
+        )
         return (y if self.batch_first else y.transpose(0, 1)), None
+
+
+def torchs_mask(padding: Tensor | None, attn_mask: Tensor | None, B: int, T: int, H: int) -> Mask:
+    """The masks of `nn.MultiheadAttention`, (B, T) and (T, T) or (B * H, T, T), as one of ours."""
+    mask = everything
+    if padding is not None:
+        hidden = hides(padding, (B, T))
+        mask = Mask(lambda b, h, q, k: ~hidden[b, k] | (q == k), "padding")  # no row is empty
+    if attn_mask is not None:
+        shape = (T, T) if attn_mask.dim() == 2 else (B * H, T, T)
+        table = hides(attn_mask, shape).reshape(-1, T, T)
+        mask = mask & Mask(lambda b, h, q, k: ~table[(b * H + h) % len(table), q, k], "attn_mask")
+    return mask
 
 
 def hides(mask: Tensor, shape: tuple[int, ...]) -> Bool[Tensor, "..."]:

@@ -37,7 +37,9 @@ def find(name: str) -> ModuleType:
     """The technique of that name."""
     try:
         module = import_module(f"minieff.{name}")
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != f"minieff.{name}":
+            raise
         module = None
     if getattr(module, "STAGE", None) not in STAGES:
         raise ValueError(f"technique {name!r}: there is no minieff/{name}.py that is a technique")

@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import exp, log
-from pathlib import Path
 from statistics import quantiles
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
+from minieff import energy
 from minieff.attention import Attention
 from minieff.checkpoint import pack
 from minieff.data import SILENT, Corpus, Pairs, loss
-from minieff.surgery import is_a, record
+from minieff.surgery import clone, is_a, record
 from minieff.transformer import Transformer
 
 
@@ -137,88 +137,6 @@ def timed(call: Callable[[], object], runs: int = 30, warmup: int = 10) -> Timin
     return interleaved({"call": call}, runs, warmup)["call"]
 
 
-# Energy of one operation in a 45 nm process, in joules: a 32-bit multiplication and addition (Horowitz 2014,
-# "Computing's Energy Problem", ISSCC); reading 32 bits from DRAM is recalled from the same table and
-# UNVERIFIED.
-JOULES_A_MAC = (3.7 + 0.9) * 1e-12
-JOULES_A_BYTE = 640e-12 / 4
-MODEL_SOURCE = (
-    "modelled: 4.6 pJ a 32-bit MAC (45 nm, Horowitz 2014) and 160 pJ a byte of DRAM (unverified); "
-    "each stored byte read once a pass"
-)
-
-
-@dataclass(frozen=True)
-class Energy:
-    """Joules and where they come from: "rapl" (a counter of the whole processor) or "modelled"."""
-
-    joules: float
-    method: str
-    basis: str
-
-    def __post_init__(self) -> None:
-        if self.method not in ("rapl", "modelled"):
-            raise ValueError(f"method={self.method!r}: energy is either 'rapl' or 'modelled'")
-
-    @property
-    def measured(self) -> float:
-        """The joules, if they were measured; ValueError if they were modelled."""
-        if self.method == "modelled":
-            raise ValueError(f"{self.joules:.3g} J was not measured but {self.basis}; print it as modelled")
-        return self.joules
-
-    def __str__(self) -> str:
-        return f"{self.joules:.3g} J ({self.basis})"
-
-
-def modelled_energy(macs: int | float, moved_bytes: int | float) -> Energy:
-    """E = MACs e_mac + bytes e_byte, for one pass."""
-    return Energy(macs * JOULES_A_MAC + moved_bytes * JOULES_A_BYTE, "modelled", MODEL_SOURCE)
-
-
-POWERCAP = Path("/sys/class/powercap")
-
-
-def counters(powercap: Path = POWERCAP) -> list[Path]:
-    """The readable energy counters of whole processor packages; empty in most virtual machines and without
-    root.
-
-    Domains inside a package (intel-rapl:0:0) are part of it and would count twice.
-    """
-    found = []
-    for folder in sorted(powercap.glob("intel-rapl:*")):
-        try:
-            (folder / "energy_uj").read_text()
-        except OSError:
-            continue
-        if folder.name.count(":") == 1 and "package" in (folder / "name").read_text():
-            found.append(folder)
-    return found
-
-
-def measured_energy(call: Callable[[], object], powercap: Path = POWERCAP) -> Energy:
-    """Joules that all packages used during the call, whoever used them; a counter may wrap once.
-
-    ValueError where there is no counter to read.
-    """
-    folders = counters(powercap)
-    if not folders:
-        raise ValueError(
-            f"no readable energy counter under {powercap}; use modelled_energy, and call it modelled"
-        )
-
-    def read() -> list[int]:
-        return [int((folder / "energy_uj").read_text()) for folder in folders]
-
-    before = read()
-    call()
-    ranges = [int((folder / "max_energy_range_uj").read_text()) for folder in folders]
-    used = sum((b - a) % (limit + 1) for a, b, limit in zip(before, read(), ranges, strict=True))
-    return Energy(
-        used * 1e-6, "rapl", f"measured with rapl over {len(folders)} packages, everything running included"
-    )
-
-
 @dataclass(frozen=True)
 class Quality:
     """Loss on the validation windows. Bits a byte compare models with different tokenizers; None where bytes
@@ -272,7 +190,7 @@ class Report:
     macs: float
     forward: Timing
     step: Timing
-    energy: Energy
+    energy: energy.Energy
     quality: Quality
 
     def as_dict(self) -> dict:
@@ -302,33 +220,24 @@ def report(
 ) -> Report:
     """Measure `model` on every axis; passes and steps take `rows` sequences of the model's context.
 
-    Energy is that of one such pass, in eval mode. Weights and mode are left as they were; coins are tossed.
+    A training step is forward, backward and AdamW, on a copy. Energy is that of one pass in eval mode.
     """
     context, device = model.config.context, next(model.parameters()).device
     ids, targets = (t.to(device) for t in corpus.batch(rows, context, torch.Generator().manual_seed(0)))
+    copy = clone(model).train()
+    optimizer = torch.optim.AdamW(copy.parameters(), fused=True)
 
+    @torch.no_grad()
     def forward() -> None:
-        with torch.no_grad():
-            model(ids)
+        model(ids)
 
     def step() -> None:
-        torch.autograd.grad(
-            loss(model(ids), targets), [p for p in model.parameters() if p.requires_grad], allow_unused=True
-        )
+        loss(copy(ids), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
-    count, size = macs(model, context), stored_bytes(model)
+    sizes = parameters(model), stored_bytes(model), macs(model, context)
     with evaluating(model):
-        seconds = timed(forward, runs)
-        energy = measured_energy(forward) if counters() else modelled_energy(count * ids.numel(), size)
-        model.train()
-        step_seconds = timed(step, runs)
-    return Report(
-        name,
-        parameters(model),
-        size,
-        count,
-        forward=seconds,
-        step=step_seconds,
-        energy=energy,
-        quality=quality(model, corpus, context, windows),
-    )
+        passes, used = timed(forward, runs), energy.of_pass(forward, sizes[2] * ids.numel(), sizes[1])
+    found = quality(model, corpus, context, windows)
+    return Report(name, *sizes, passes, timed(step, runs), used, found)

@@ -7,13 +7,12 @@ one `loss`. Training windows come from a generator; validation windows are fixed
 so that a perplexity is one number.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minieff.files import ROOT
+from minieff.tokenizer import BPE, Bytes, Sounds, Tokenizer, needs
 
 SILENT = -100  # a target without loss
 
@@ -32,73 +32,9 @@ def loss(
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=SILENT, reduction=reduction)
 
 
-def needs(package: str, extra: str) -> ModuleType:
-    """The package, or an ImportError with the line that installs it."""
-    try:
-        return import_module(package)
-    except ImportError:
-        raise ImportError(
-            f"this needs the package {package!r}: pip install -c constraints.txt -e '.[{extra}]'"
-        ) from None
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """Text to ids and back; `sizes[id]` is the number of bytes of text that a token stands for."""
-
-    vocab: int
-    sizes: Tensor
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: list[int]) -> str: ...
-
-
-class Bytes:
-    """Each byte of UTF-8 is a token."""
-
-    vocab = 256
-    sizes = torch.ones(256, dtype=torch.long)
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-    def decode(self, ids: list[int]) -> str:
-        return bytes(ids).decode(errors="replace")
-
-
-class BPE:
-    """Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) by the package `tokenizers`."""
-
-    def __init__(self, json: str) -> None:
-        self.json = json
-        self.inner = needs("tokenizers", "course").Tokenizer.from_str(json)
-        self.vocab = self.inner.get_vocab_size()
-        # the byte-level alphabet writes each byte of a token as one character
-        self.sizes = torch.tensor([len(self.inner.id_to_token(i)) for i in range(self.vocab)])
-
-    @classmethod
-    def learn(cls, texts: list[str], vocab: int) -> "BPE":
-        """Merges learned from `texts`, at most `vocab` tokens; the same texts give the same merges."""
-        tokenizers = needs("tokenizers", "course")
-        inner = tokenizers.Tokenizer(tokenizers.models.BPE())
-        inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        inner.decoder = tokenizers.decoders.ByteLevel()
-        inner.train_from_iterator(
-            texts,
-            tokenizers.trainers.BpeTrainer(
-                vocab_size=vocab,
-                show_progress=False,
-                initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-            ),
-        )
-        return cls(inner.to_str(pretty=False))
-
-    def encode(self, text: str) -> list[int]:
-        return self.inner.encode(text).ids
-
-    def decode(self, ids: list[int]) -> str:
-        return self.inner.decode(ids)
+def checksum(tokens: Tensor) -> str:
+    """The sha256 of a tensor's bytes."""
+    return hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -129,6 +65,10 @@ class Corpus:
         return (
             self if every == 1 else replace(self, texts=self.texts | {"train": self.texts["train"][::every]})
         )
+
+    def fingerprint(self) -> str:
+        """A checksum of the training tokens."""
+        return checksum(self.train)
 
     def check(self, context: int) -> None:
         """ValueError when a part is too short for one window."""
@@ -191,9 +131,9 @@ def text_files(paths: list[str | Path], vocab: int = 2048) -> Corpus:
     """
     if isinstance(paths, str | Path):
         raise ValueError(f"paths={str(paths)!r}: give a list of files, for one file [{str(paths)!r}]")
-    documents = [_read(Path(path)) for path in paths]
+    documents = [_read(Path(path)) + "\n\n" for path in paths]
     if len(documents) < 10:
-        text = "\n\n".join(documents)
+        text = "".join(documents).removesuffix("\n\n")
         size = max(1, len(text) // 100)
         documents = [text[i : i + size] for i in range(0, len(text), size)]
     if len(documents) < 6:
@@ -211,36 +151,6 @@ def _read(path: Path) -> str:
     if not text.strip():
         raise ValueError(f"{path} is empty; leave it out")
     return text
-
-
-class Sounds:
-    """Letters, `=`, phonemes and a line end: "cat=K AE1 T\\n" is 3 + 1 + 3 + 1 tokens. The line end also
-    pads.
-    """
-
-    def __init__(self, entries: list[tuple[str, list[str]]]) -> None:
-        letters = sorted({letter for word, _ in entries for letter in word})
-        phonemes = sorted({phoneme for _, sounds in entries for phoneme in sounds})
-        self.symbols = ["\n", "=", *letters, *phonemes]
-        self.ids = {symbol: i for i, symbol in enumerate(self.symbols)}
-        self.vocab = len(self.symbols)
-        self.sizes = torch.zeros(
-            self.vocab, dtype=torch.long
-        )  # phonemes are no text: bits a byte mean nothing
-
-    def encode(self, text: str) -> list[int]:
-        word, separator, sounds = text.partition("=")
-        symbols = [*word, *separator, *sounds.split(), *("\n" if text.endswith("\n") else "")]
-        unknown = [s for s in symbols if s not in self.ids]
-        if unknown:
-            raise ValueError(
-                f"{unknown} in {text!r}: a line is letters, '=' and phonemes, such as 'cat=K AE1 T'"
-            )
-        return [self.ids[s] for s in symbols]
-
-    def decode(self, ids: list[int]) -> str:
-        word, separator, sounds = "\0".join(self.symbols[i] for i in ids).partition("=")
-        return word.replace("\0", "") + separator + sounds.strip("\0").replace("\0", " ").replace(" \n", "\n")
 
 
 @dataclass(frozen=True)
@@ -273,6 +183,10 @@ class Pairs:
     def thinned(self, every: int) -> "Pairs":
         """The same, but trained on every n-th row only."""
         return self if every == 1 else replace(self, rows=self.rows | {"train": self.rows["train"][::every]})
+
+    def fingerprint(self) -> str:
+        """A checksum of the training rows."""
+        return checksum(self.train[0])
 
     def check(self, context: int) -> None:
         """ValueError when the longest row does not fit."""

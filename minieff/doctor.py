@@ -42,7 +42,8 @@ def loads(name: str) -> bool:
     try:
         from minieff import zoo  # here: it needs packages that may be missing
 
-        return bool(zoo.load(name))
+        shipped = zoo.card(name)["recipe"]["train"].get("weights", True)
+        return bool(zoo.load(name)) if shipped else True
     except (ImportError, ValueError, FileNotFoundError):
         return False
 
@@ -53,6 +54,16 @@ def writable() -> bool:
     while not folder.exists():
         folder = folder.parent
     return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 1e9
+
+
+def models() -> Iterator[Check]:
+    """Each trained model that the course loads."""
+    for recipe in sorted((ROOT / "zoo").glob("*.toml")):
+        yield (
+            f"trained model {recipe.stem}",
+            lambda name=recipe.stem: loads(name),
+            f"git checkout zoo/{recipe.stem}.*, or python -m minieff train zoo/{recipe.name}",
+        )
 
 
 def checks() -> Iterator[Check]:
@@ -71,12 +82,7 @@ def checks() -> Iterator[Check]:
     )
     tokenizer = ROOT / "data" / "speeches-2048.json"
     yield "the tokenizer of the speeches", tokenizer.exists, "git checkout data"
-    for recipe in sorted((ROOT / "zoo").glob("*.toml")):
-        yield (
-            f"trained model {recipe.stem}",
-            lambda name=recipe.stem: loads(name),
-            f"git checkout zoo/{recipe.stem}.*, or python -m minieff train zoo/{recipe.name}",
-        )
+    yield from models()
     yield (
         f"1 GB free and writable for checkpoints in {cache()}",
         writable,

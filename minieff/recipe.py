@@ -135,21 +135,8 @@ class Recipe:
 def parse(name: str, folder: Path, tables: dict[str, Any]) -> Recipe:
     """A recipe from the tables of a TOML file or of a card. ValueError naming the recipe and the key."""
     try:
-        unknown = sorted(tables.keys() - {"data", "model", "train", "techniques"})
-        missing = sorted({"data", "model", "train"} - tables.keys())
-        if unknown or missing:
-            raise ValueError(
-                f"unknown tables {unknown}, missing tables {missing}; "
-                "a recipe has data, model, train and perhaps techniques"
-            )
+        check_tables(tables)
         techniques = tables.get("techniques", [])
-        plain = [name for name in ("data", "model", "train") if not isinstance(tables[name], dict)]
-        if plain or not isinstance(techniques, list) or not all(isinstance(t, dict) for t in techniques):
-            raise ValueError(
-                "data, model and train are tables, [data]; techniques are a list of tables, [[techniques]]"
-            )
-        if "vocab" in tables["model"]:
-            raise ValueError(f"vocab={tables['model']['vocab']} of the model: vocab is a key of [data]")
         _fit(Config, {"vocab": 256, **tables["model"]})
         compose.parse(techniques)
         return Recipe(
@@ -162,6 +149,25 @@ def parse(name: str, folder: Path, tables: dict[str, Any]) -> Recipe:
         )
     except ValueError as error:
         raise ValueError(f"recipe {name}: {error}") from None
+
+
+def check_tables(tables: dict[str, Any]) -> None:
+    """ValueError unless these are the tables of a recipe, each of its kind."""
+    unknown = sorted(tables.keys() - {"data", "model", "train", "techniques"})
+    missing = sorted({"data", "model", "train"} - tables.keys())
+    if unknown or missing:
+        raise ValueError(
+            f"unknown tables {unknown}, missing tables {missing}; "
+            "a recipe has data, model, train and perhaps techniques"
+        )
+    techniques = tables.get("techniques", [])
+    plain = [name for name in ("data", "model", "train") if not isinstance(tables[name], dict)]
+    if plain or not isinstance(techniques, list) or not all(isinstance(t, dict) for t in techniques):
+        raise ValueError(
+            "data, model and train are tables, [data]; techniques are a list of tables, [[techniques]]"
+        )
+    if "vocab" in tables["model"]:
+        raise ValueError(f"vocab={tables['model']['vocab']} of the model: vocab is a key of [data]")
 
 
 def read(path: str | Path) -> Recipe:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from minieff import compose
+from minieff import compose, cost
 from minieff.checkpoint import (
     generators,
     pack,
@@ -60,14 +60,17 @@ def processes() -> Iterator[tuple[int, int, torch.device]]:
 class Run:
     """All that a step changes, and its place on the disk."""
 
-    def __init__(self, recipe: Recipe, vocab: int, rank: int, world: int, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, corpus: Corpus | Pairs, rank: int, world: int, device: torch.device
+    ) -> None:
         self.recipe, self.rank, self.world = recipe, rank, world
+        self.text = corpus.fingerprint()
         self.folder = cache() / "train" / recipe.name
         self.techniques = compose.parse(recipe.techniques)
         seed = recipe.train.seed
         torch.manual_seed(seed)  # all processes start from the same weights
         coins = torch.Generator().manual_seed(seed + 1)  # and toss the same coins
-        model = Transformer(recipe.config(vocab)).to(device, getattr(torch, recipe.train.dtype))
+        model = Transformer(recipe.config(corpus.vocab)).to(device, getattr(torch, recipe.train.dtype))
         self.model = compose.apply(model, self.techniques, coins).train()
         self.optimizer = adamw(self.model, recipe.train.decay)
         self.draw = torch.Generator().manual_seed(seed + 2)
@@ -95,7 +98,12 @@ class Run:
             write_tensors(
                 self.checkpoint,
                 tensors,
-                {"recipe": self.recipe.as_dict(), "step": self.step, "seconds": self.seconds},
+                {
+                    "recipe": self.recipe.as_dict(),
+                    "text": self.text,
+                    "step": self.step,
+                    "seconds": self.seconds,
+                },
             )
 
     def restore(self) -> None:
@@ -103,10 +111,10 @@ class Run:
         if not self.checkpoint.exists():
             return
         tensors, state = read_tensors(self.checkpoint)
-        if not self.recipe.same_as(state["recipe"]):
+        if not self.recipe.same_as(state["recipe"]) or state["text"] != self.text:
             raise ValueError(
-                f"{self.checkpoint} was made by another recipe of this name; give the recipe back its old "
-                "values, rename it, or delete the checkpoint"
+                f"{self.checkpoint} was made by another recipe of this name or from another text; bring the "
+                "old ones back, rename the recipe, or delete the checkpoint"
             )
 
         def part(kind: str) -> dict[str, Tensor]:
@@ -169,22 +177,6 @@ def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tenso
     return total
 
 
-@torch.no_grad()
-def validate(model: nn.Module, corpus: Corpus | Pairs, context: int, windows: int = 256) -> float:
-    """Mean loss over the first validation windows: a quick look, for the log."""
-    device = next(model.parameters()).device
-    model.eval()
-    total, count = 0.0, 0
-    for ids, targets in corpus.windows(context):
-        total += loss(model(ids.to(device)), targets.to(device), "sum").item()
-        count += int((targets != SILENT).sum())
-        windows -= len(ids)
-        if windows <= 0:
-            break
-    model.train()
-    return total / count
-
-
 def train(recipe: Recipe, *, resume: bool = False) -> Run:
     """Train, or go on where a checkpoint of this recipe stands; returns the finished run.
 
@@ -194,7 +186,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
     """
     with processes() as (rank, world, device):
         corpus = recipe.check(world)
-        run = Run(recipe, corpus.vocab, rank, world, device)
+        run = Run(recipe, corpus, rank, world, device)
         if resume:
             run.restore()
         elif run.checkpoint.exists():
@@ -212,35 +204,42 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
 def loop(run: Run, model: nn.Module, corpus: Corpus | Pairs, device: torch.device) -> None:
     """The remaining steps, with log, validation and checkpoints."""
     plan, steps, context = run.recipe.train, run.recipe.steps, run.recipe.model["context"]
-    rows, losses = run.log(), []
+    rows, losses, often = run.log(), [], max(1, steps // 100)
     off = run.rank > 0 or os.environ.get("TQDM_DISABLE") == "1"
     with tqdm(total=steps, initial=run.step, desc=run.recipe.name, disable=off or None) as bar:
         while run.step < steps:
             begun = time.perf_counter()
             ids, targets = corpus.batch(plan.batch, context, run.draw)
             losses.append(float(take_step(run, model, ids.to(device), targets.to(device))))
-            if not isfinite(losses[-1]):
-                raise ValueError(
-                    f"{run.recipe.name}: the loss of step {run.step} is {losses[-1]}; try less than "
-                    f"rate={plan.rate} or clip={plan.clip}, and delete {run.checkpoint} if there is one"
-                )
+            refuse_divergence(run, losses[-1])
             run.step += 1
             run.seconds += time.perf_counter() - begun
             bar.update()
-            if run.step % max(1, steps // 100) == 0 or run.step == steps:
-                rows.append(
-                    {
-                        "step": run.step,
-                        "tokens": run.step * plan.batch * context,
-                        "seconds": round(run.seconds, 1),
-                        "train": round(sum(losses) / len(losses), 4),
-                    }
-                )
+            if run.step % often == 0 or run.step == steps:
+                rows.append(row(run, losses, corpus, looked=run.step % (5 * often) == 0 or run.step == steps))
                 losses.clear()
-                if run.step % (5 * max(1, steps // 100)) == 0 or run.step == steps:
-                    rows[-1]["valid"] = round(validate(run.model, corpus, context), 4)
                 bar.set_postfix(rows[-1])
                 if run.rank == 0:
                     write(run.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
             if run.step % plan.save == 0 or run.step == steps:
                 run.save()
+
+
+def row(run: Run, losses: list[float], corpus: Corpus | Pairs, looked: bool) -> dict:
+    """One row of the log: losses since the last, and with `looked` a quick look at the validation text."""
+    context = run.recipe.model["context"]
+    entry = {"step": run.step, "tokens": run.step * run.recipe.train.batch * context}
+    entry |= {"seconds": round(run.seconds, 1), "train": round(sum(losses) / len(losses), 4)}
+    if looked:
+        entry["valid"] = round(cost.quality(run.model, corpus, context, windows=256).nats, 4)
+    return entry
+
+
+def refuse_divergence(run: Run, last: float) -> None:
+    """ValueError at the first loss that is no number: what follows would be none either."""
+    if not isfinite(last):
+        plan = run.recipe.train
+        raise ValueError(
+            f"{run.recipe.name}: the loss of step {run.step} is {last}; try less than rate={plan.rate} or "
+            f"clip={plan.clip}, and delete {run.checkpoint} if there is one"
+        )

@@ -19,7 +19,7 @@ from minieff import compose, cost
 from minieff.checkpoint import pack, read_tensors, unpack, write_tensors
 from minieff.files import ROOT, environment, read_json, sha256, write_json
 from minieff.recipe import Recipe, parse, read
-from minieff.train import train
+from minieff.train import Run, train
 from minieff.transformer import Transformer
 
 FOLDER = ROOT / "zoo"
@@ -37,13 +37,20 @@ def make(path: str | Path, *, resume: bool = False) -> dict | None:
     run = train(recipe, resume=resume)
     if run.rank > 0:
         return None
-    place = recipe.folder if recipe.train.weights else run.folder
+    made = publish(run)
+    write_json(recipe.folder / f"{recipe.name}.json", made)
+    return made
+
+
+def publish(run: Run) -> dict:
+    """Write the weights of a finished run in half precision, read them back, and measure: its card."""
+    recipe = run.recipe
     weights = write_tensors(
-        place / f"{recipe.name}.safetensors",
+        (recipe.folder if recipe.train.weights else run.folder) / f"{recipe.name}.safetensors",
         {name: t.half() if t.is_floating_point() else t for name, t in pack(run.model).items()},
     )
     model = _fill(recipe, run.model.tok.num_embeddings, weights)
-    made = {
+    return {
         "recipe": recipe.as_dict(),
         "vocab": model.config.vocab,
         "sha256": sha256(weights),
@@ -56,8 +63,6 @@ def make(path: str | Path, *, resume: bool = False) -> dict | None:
         "environment": environment(),
         "log": run.log(),
     }
-    write_json(recipe.folder / f"{recipe.name}.json", made)
-    return made
 
 
 def finished(recipe: Recipe) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from minieff import cost, data, files, layerdrop
+from minieff import cost, data, energy, files, layerdrop
 from minieff.checkpoint import pack, write_tensors
 from minieff.transformer import Config, Transformer
 
@@ -238,36 +238,43 @@ class Machine:
 
 def test_packages_are_summed_and_their_parts_not_counted_twice(tmp_path):
     machine = Machine(tmp_path, packages=2)
-    assert [f.name for f in cost.counters(tmp_path)] == ["intel-rapl:0", "intel-rapl:1"]
-    energy = cost.measured_energy(lambda: machine.use(5_000), tmp_path)
-    assert energy.measured == energy.joules == pytest.approx(2 * 5_000e-6)
-    assert energy.method == "rapl" and "2 packages" in str(energy)
+    assert [f.name for f in energy.counters(tmp_path)] == ["intel-rapl:0", "intel-rapl:1"]
+    used = energy.measured(lambda: machine.use(5_000), tmp_path, at_least=0.0)
+    assert used.measured == used.joules == pytest.approx(2 * 5_000e-6)
+    assert used.method == "rapl" and "2 packages" in str(used)
+
+
+def test_the_energy_of_many_calls_is_divided_by_their_number(tmp_path):
+    machine, calls = Machine(tmp_path, packages=1), []
+    used = energy.measured(lambda: calls.append(machine.use(20)), tmp_path, at_least=0.01)
+    assert len(calls) > 1 and used.joules == pytest.approx(20e-6)
 
 
 def test_energy_over_a_then_b_is_the_sum_across_the_counters_wrap(tmp_path):
     machine = Machine(tmp_path, packages=1)
-    parts = [cost.measured_energy(lambda uj=uj: machine.use(uj), tmp_path).joules for uj in (70_000, 60_000)]
+    calls = [lambda uj=uj: machine.use(uj) for uj in (70_000, 60_000)]
+    parts = [energy.measured(call, tmp_path, at_least=0.0).joules for call in calls]
     assert machine.counts["intel-rapl:0"] == 30_000  # it went over its end
     assert parts == pytest.approx([0.07, 0.06])
     machine.use(LIMIT + 1 - 130_000)
-    both = cost.measured_energy(lambda: (machine.use(70_000), machine.use(60_000)), tmp_path)
+    both = energy.measured(lambda: (machine.use(70_000), machine.use(60_000)), tmp_path, at_least=0.0)
     assert both.joules == pytest.approx(sum(parts))
 
 
 def test_without_a_counter_nothing_is_measured(tmp_path):
-    assert cost.counters(tmp_path) == []
+    assert energy.counters(tmp_path) == []
     with pytest.raises(ValueError, match="no readable energy counter.*modelled"):
-        cost.measured_energy(lambda: None, tmp_path)
+        energy.measured(lambda: None, tmp_path)
 
 
 def test_modelled_energy_refuses_to_be_called_measured():
-    energy = cost.modelled_energy(1e12, 1e9)
-    assert energy.joules == pytest.approx(4.6 + 0.16)
-    assert "modelled" in str(energy) and "measured" not in str(energy)
+    used = energy.modelled(1e12, 1e9)
+    assert used.joules == pytest.approx(4.6 + 0.16)
+    assert "modelled" in str(used) and "measured" not in str(used)
     with pytest.raises(ValueError, match="not measured but modelled"):
-        energy.measured  # noqa: B018
+        used.measured  # noqa: B018
     with pytest.raises(ValueError, match="method='measured'"):
-        cost.Energy(1.0, "measured", "a guess")
+        energy.Energy(1.0, "measured", "a guess")
 
 
 # the report
@@ -292,8 +299,8 @@ def test_a_report_holds_every_axis_and_leaves_the_weights_and_the_mode(corpus):
 def test_a_reports_forward_and_energy_are_those_of_eval_mode(corpus, monkeypatch):
     model, modes = small().train(), []
     watched = model.register_forward_hook(lambda *_: modes.append((model.training, torch.is_grad_enabled())))
-    monkeypatch.setattr(cost, "counters", lambda: [Path("a counter")])
-    monkeypatch.setattr(cost, "measured_energy", lambda call: call() or cost.Energy(1.0, "rapl", "a mock"))
+    monkeypatch.setattr(energy, "counters", lambda: [Path("a counter")])
+    monkeypatch.setattr(energy, "measured", lambda call: call() or energy.Energy(1.0, "rapl", "a mock"))
     report = cost.report("small", model, corpus, rows=2, runs=3, windows=1)
     watched.remove()
     assert report.energy.measured == 1.0

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minieff import data
+from minieff import data, tokenizer
 from minieff.files import ROOT
 
 
@@ -211,8 +211,8 @@ def test_twelve_files_are_twelve_documents(tmp_path):
     for i, path in enumerate(paths):
         path.write_text(f"document {i}")
     corpus = data.text_files([str(path) for path in paths], vocab=256)
-    assert corpus.texts["valid"] == ["document 5"]
-    assert corpus.texts["train"] == [f"document {i}" for i in range(12) if i != 5]
+    assert corpus.texts["valid"] == ["document 5\n\n"]
+    assert corpus.texts["train"] == [f"document {i}\n\n" for i in range(12) if i != 5]
 
 
 def test_byte_pairs_of_your_own_text_are_learned_from_its_training_part(tmp_path):
@@ -265,7 +265,7 @@ def test_a_missing_package_is_an_error_with_the_line_that_installs_it(monkeypatc
     def absent(name: str):
         raise ImportError(name)
 
-    monkeypatch.setattr(data, "import_module", absent)
+    monkeypatch.setattr(tokenizer, "import_module", absent)
     with pytest.raises(ImportError) as caught:
         load()
     assert str(caught.value) == (

@@ -212,7 +212,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
 
 def gradients(tiny, ids: Tensor, targets: Tensor) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of a first step, as the optimizer is given them."""
-    run, seen = Run(tiny, 256, 0, 1, torch.device("cpu")), {}
+    run, seen = Run(tiny, tiny.data.load(), 0, 1, torch.device("cpu")), {}
     run.optimizer.register_step_pre_hook(
         lambda *_: seen.update((name, p.grad.clone()) for name, p in run.model.named_parameters())
     )
@@ -242,7 +242,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_targets_that_carry_loss(tmp_p
     ids, targets = torch.randint(256, (4, 9)), torch.randint(256, (4, 9))
     targets[:, :4] = data.SILENT
     loss, got = gradients(tiny, ids, targets)
-    model = Run(tiny, 256, 0, 1, torch.device("cpu")).model
+    model = Run(tiny, tiny.data.load(), 0, 1, torch.device("cpu")).model
     log_p = model(ids).log_softmax(-1)[:, 4:]
     mean = -log_p.gather(-1, targets[:, 4:, None]).mean()
     mean.backward()
@@ -445,3 +445,13 @@ def test_a_card_and_a_checkpoint_remember_the_recipe(tmp_path):
     assert tiny.same_as(tables)  # left out is at its default
     tables["train"]["decay"] = 0.2
     assert not tiny.same_as(tables)
+
+
+def test_a_checkpoint_of_another_text_is_refused(tmp_path, cache):
+    """The text may change between a stop and a resume; the tokenizer would change with it."""
+    tiny = read(recipe(tmp_path))
+    train(tiny)
+    text = Path(tiny.data.paths[0])
+    text.write_text(text.read_text().replace("e", "a"))
+    with pytest.raises(ValueError, match="from another text"):
+        train(read(tmp_path / "tiny.toml"), resume=True)

@@ -15,7 +15,7 @@
 
 # %%
 import torch
-from minieff import cost, data, layerdrop, plot, surgery, zoo
+from minieff import cost, data, energy, layerdrop, plot, surgery, zoo
 from minieff.transformer import generate
 
 corpus = data.speeches()                     # State of the Union addresses, 1790 to 2026
@@ -193,10 +193,10 @@ print(cost.report("speeches-base", model, corpus, runs=10, windows=16))
 # number that was modelled refuses to be called measured:
 
 # %%
-energy = cost.modelled_energy(macs=1024 * cost.macs(model), moved_bytes=cost.stored_bytes(model))
-print(f"{energy.joules:.2g} J, {energy.method}")
+pass_energy = energy.modelled(macs=1024 * cost.macs(model), moved_bytes=cost.stored_bytes(model))
+print(f"{pass_energy.joules:.2g} J, {pass_energy.method}")
 try:
-    energy.measured
+    pass_energy.measured
 except ValueError as refusal:
     print("refused:", str(refusal)[:60], "...")
 
@@ -205,8 +205,8 @@ except ValueError as refusal:
 
 # %%
 for tokens in (1024, 1):
-    arithmetic = cost.modelled_energy(tokens * cost.macs(model), 0).joules
-    memory = cost.modelled_energy(0, cost.stored_bytes(model)).joules
+    arithmetic = energy.modelled(tokens * cost.macs(model), 0).joules
+    memory = energy.modelled(0, cost.stored_bytes(model)).joules
     print(f"{tokens:5} tokens a pass: reading weights is {memory / (arithmetic + memory):.0%} of the (modelled) energy")
 
 # %% [markdown]
