@@ -14,6 +14,7 @@ before the stack, the stack before coins, then attention's seams, then weights; 
 
 import inspect
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any
 
@@ -35,12 +36,8 @@ def parse(tables: list[dict]) -> Techniques:
 
 def find(name: str) -> ModuleType:
     """The technique of that name."""
-    try:
-        module = import_module(f"minieff.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"minieff.{name}":
-            raise
-        module = None
+    there = name.isidentifier() and Path(__file__).with_name(f"{name}.py").exists()
+    module = import_module(f"minieff.{name}") if there else None
     if getattr(module, "STAGE", None) not in STAGES:
         raise ValueError(f"technique {name!r}: there is no minieff/{name}.py that is a technique")
     return module

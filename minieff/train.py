@@ -53,6 +53,7 @@ def processes() -> Iterator[tuple[int, int, torch.device]]:
         dist.init_process_group("gloo")
     try:
         yield dist.get_rank(), world, device
+        dist.barrier()  # none leaves while another still sends
     finally:
         dist.destroy_process_group()
 
@@ -198,6 +199,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
         if world > 1:  # a technique may leave parameters without a gradient in a step
             model = DistributedDataParallel(model, find_unused_parameters=bool(run.techniques))
         loop(run, model, corpus, device)
+        del model  # its hooks must not outlive the processes' connection
     return run
 
 
