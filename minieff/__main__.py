@@ -33,12 +33,12 @@ def train(arguments: argparse.Namespace) -> int:
     """One recipe in this process, or a queue of several."""
     from minieff import zoo
 
-    if len(arguments.recipes) == 1:
+    if len(arguments.recipes) == 1 and arguments.workers == 1:
         zoo.make(arguments.recipes[0], resume=arguments.resume)
         return 0
     if not arguments.resume:
         raise ValueError("several recipes are a queue that skips what is finished: add --resume")
-    return zoo.queue(arguments.recipes, arguments.workers)
+    return int(zoo.queue(arguments.recipes, arguments.workers) > 0)
 
 
 def zoo(arguments: argparse.Namespace) -> int:

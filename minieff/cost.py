@@ -19,6 +19,7 @@ from time import perf_counter
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from minieff import energy
 from minieff.attention import Attention
@@ -29,12 +30,12 @@ from minieff.transformer import Transformer
 
 
 def parameters(model: nn.Module) -> int:
-    """Trained numbers; a shared parameter counts once."""
+    """Numbers in parameters, frozen ones included; a shared parameter counts once."""
     return sum(p.numel() for p in model.parameters())
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes of the tensors in a safetensors file of the model; shared storage counts once."""
+    """Bytes of the tensors in a safetensors file of the model as it is; a shared tensor counts once."""
     return sum(t.numel() * t.element_size() for t in pack(model).values())
 
 
@@ -43,9 +44,7 @@ def linear_macs(linear: nn.Module, inputs: tuple, output: Tensor) -> int:
 
 
 def attention_macs(attention: nn.Module, inputs: tuple, output: Tensor) -> int:
-    """q k^T and attn v over all T x T pairs: what the fused kernel computes too, mask or not. Projections are
-    linears.
-    """
+    """q k^T and attn v, counted as if all T x T pairs were computed. The projections are linears."""
     B, T, C = inputs[0].shape
     return 2 * B * T * T * C
 
@@ -54,6 +53,7 @@ def head_macs(model: nn.Module, inputs: tuple, output: Tensor) -> int:
     return output.numel() * model.config.dim
 
 
+FREE = (nn.LayerNorm, nn.Embedding, ParametrizationList)  # additions, and looking up
 FORMULAS = {nn.Linear: linear_macs, Attention: attention_macs, Transformer: head_macs}
 
 
@@ -74,10 +74,14 @@ def macs(model: nn.Module, context: int | None = None) -> float:
     """Multiply-accumulates a token of one pass over `context` tokens (None: the longest the model takes).
 
     Counts what runs: a block used twice counts twice. Additions, norms, softmax and GELU are left out.
+    ValueError for a module with parameters that no formula counts.
     """
-    context = context or model.config.context
+    context = model.config.context if context is None else context
     ids = torch.zeros(1, context, dtype=torch.long, device=next(model.parameters()).device)
     kinds = {module: kind for module in model.modules() for kind in FORMULAS if isinstance(module, kind)}
+    for name, module in model.named_modules():
+        if module._parameters and module not in kinds and not isinstance(module, FREE):
+            raise ValueError(f"no formula counts {name}, a {type(module).__name__}; add one to cost.FORMULAS")
     names = dict(model.named_modules())
     with evaluating(model), record(model, is_a(*FORMULAS)) as calls:
         model(ids)
@@ -157,24 +161,19 @@ class Quality:
 def quality(
     model: nn.Module, corpus: Corpus | Pairs, context: int | None = None, windows: int | None = None
 ) -> Quality:
-    """Over all validation windows of `context` tokens (None: the model's), or the first `windows` of them.
+    """Over all validation windows of `context` tokens (None: the model's), or `windows` spread over the text.
 
     Losses are summed in float64. The model's mode is given back. ValueError when there is no window.
     """
-    context, device = context or model.config.context, next(model.parameters()).device
-    if windows is not None and windows < 1:
-        raise ValueError(f"windows={windows}: quality needs at least one; None takes all")
-    nats, tokens, size, left = 0.0, 0, 0, windows
+    context = model.config.context if context is None else context
+    device = next(model.parameters()).device
+    nats, tokens, size = 0.0, 0, 0
     with evaluating(model):
-        for ids, targets in corpus.windows(context):
-            ids, targets = ids[:left], targets[:left]
+        for ids, targets in corpus.windows(context, count=windows):
             nats += loss(model(ids.to(device)), targets.to(device), "none").double().sum().item()
             kept = targets[targets != SILENT]
             tokens += kept.numel()
             size += int(corpus.tokenizer.sizes[kept].sum())
-            left = None if left is None else left - len(ids)
-            if left == 0:
-                break
     if tokens == 0:
         raise ValueError(f"the validation part of {corpus.name} has no window of context={context}")
     return Quality(nats / tokens, exp(nats / tokens), nats / log(2) / size if size else None, tokens)

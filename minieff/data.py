@@ -37,6 +37,16 @@ def checksum(tokens: Tensor) -> str:
     return hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
 
 
+def spread(ids: Tensor, targets: Tensor, rows: int, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """`rows` at a time, all of them or `count` at equal distances. ValueError for a count below 1."""
+    if count is not None and count < 1:
+        raise ValueError(f"windows={count}: at least one; None takes all")
+    if count is not None and count < len(ids):
+        picked = torch.arange(count) * len(ids) // count
+        ids, targets = ids[picked], targets[picked]
+    return zip(ids.split(rows), targets.split(rows), strict=True)
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Running text in two parts, each one long row of tokens."""
@@ -85,12 +95,17 @@ class Corpus:
         windows = self.train[starts + torch.arange(context + 1)]
         return windows[:, :-1], windows[:, 1:]
 
-    def windows(self, context: int, rows: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation windows in order, `rows` at a time; a last, shorter window is left out."""
-        count = (len(self.valid) - 1) // context
-        ids = self.valid[: count * context].view(count, context)
-        targets = self.valid[1 : count * context + 1].view(count, context)
-        return zip(ids.split(rows), targets.split(rows), strict=True)
+    def windows(
+        self, context: int, rows: int = 32, count: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation windows in order, `rows` at a time; a last, shorter window is left out.
+
+        `count` picks that many, spread evenly over the whole text: its beginning is older than its end.
+        """
+        total = (len(self.valid) - 1) // context
+        ids = self.valid[: total * context].view(total, context)
+        targets = self.valid[1 : total * context + 1].view(total, context)
+        return spread(ids, targets, rows, count)
 
 
 def split(documents: list[str]) -> dict[str, list[str]]:
@@ -200,10 +215,11 @@ class Pairs:
         picked = torch.randint(len(ids), (rows,), generator=generator)
         return _trim(ids[picked], targets[picked])
 
-    def windows(self, context: int, rows: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation rows in order."""
-        ids, targets = self.valid
-        return (_trim(i, t) for i, t in zip(ids.split(rows), targets.split(rows), strict=True))
+    def windows(
+        self, context: int, rows: int = 32, count: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation rows in order, or `count` of them, evenly spread."""
+        return (_trim(ids, targets) for ids, targets in spread(*self.valid, rows, count))
 
 
 def _trim(ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,10 +56,9 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 def counters(powercap: Path = POWERCAP) -> list[Path]:
-    """The readable energy counters of whole processor packages; empty in most virtual machines and without
-    root.
+    """The readable energy counters of packages and of their memory; empty in most virtual machines.
 
-    Domains inside a package (intel-rapl:0:0) are part of it and would count twice.
+    Other domains inside a package, cores and graphics, are part of it and would count twice.
     """
     found = []
     for folder in sorted(powercap.glob("intel-rapl:*")):
@@ -67,7 +66,7 @@ def counters(powercap: Path = POWERCAP) -> list[Path]:
             (folder / "energy_uj").read_text()
         except OSError:
             continue
-        if folder.name.count(":") == 1 and "package" in (folder / "name").read_text():
+        if (folder / "name").read_text().strip().startswith(("package", "dram")):
             found.append(folder)
     return found
 

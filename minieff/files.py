@@ -91,7 +91,7 @@ def save_results(name: str, results: dict[str, Any]) -> Path:
     Only the builders set `MINIEFF_RESULTS` to the checkout's folder; for everybody else it is a temporary
     one, so that running a lesson changes no file of the checkout.
     """
-    folder = os.environ.get("MINIEFF_RESULTS") or Path(tempfile.gettempdir()) / "minieff-results"
+    folder = os.environ.get("MINIEFF_RESULTS") or tempfile.mkdtemp(prefix="minieff-results-")
     return write_json(Path(folder) / f"{name}.json", {"environment": environment(), **results})
 
 

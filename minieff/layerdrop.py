@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from minieff.surgery import Where, Wrap, is_a, swap
+from minieff.surgery import Where, Wrap, clone, is_a, swap
 from minieff.transformer import Block, Transformer
 
 STAGE = "depth"
@@ -59,11 +59,10 @@ def finalize(model: nn.Module, *, keep: list[int] | None = None, where: Where = 
     Equals the eval output with the other layers forced to be skipped. Works on a model that was never
     wrapped, too; `where` then says what a layer is. ValueError for an empty, unordered or impossible `keep`.
     """
-    if keep is not None:
-        model = _prune(model, keep, where)
+    model = clone(model) if keep is None else _prune(model, keep, where)
     if any(isinstance(m, Skip) for m in model.modules()):
-        return swap(model, is_a(Skip), lambda skip: skip.inner).eval()
-    return model.eval() if keep is not None else swap(model, where, lambda layer: layer).eval()
+        model = swap(model, is_a(Skip), lambda skip: skip.inner)
+    return model.eval()
 
 
 def _prune(model: nn.Module, keep: list[int], where: Where) -> nn.Module:
@@ -83,6 +82,8 @@ def _prune(model: nn.Module, keep: list[int], where: Where) -> nn.Module:
             )
         return nn.ModuleList(layers[i] for i in keep)
 
+    if not any(holds_layers(name, module) for name, module in model.named_modules()):
+        raise ValueError("keep= prunes a list: here no nn.ModuleList holds only layers that where matches")
     model = swap(model, holds_layers, shorten)
     if isinstance(model, Transformer):
         model.config = replace(model.config, layers=len(keep))

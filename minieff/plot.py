@@ -6,7 +6,6 @@ relies on colour alone: marks are labelled where they stand.
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -50,17 +49,24 @@ def show(figure: Figure, *, alt: str) -> None:
     display(Image(png.getvalue(), format="png", alt=alt))
 
 
-def lines(
-    axes: Axes, series: dict[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, **style: Any
-) -> Axes:
-    """Named curves, each labelled at its last point; `x` and `y` are the axis labels with units."""
-    for (name, (xs, ys)), colour in zip(series.items(), PALETTE.values(), strict=False):
-        axes.plot(xs, ys, color=colour, **style)
-        axes.annotate(
-            name, (xs[-1], ys[-1]), xytext=(5, 0), textcoords="offset points", color=colour, va="center"
-        )
-    axes.set(xlabel=x, ylabel=y)
-    axes.margins(x=0.15)
+def threshold(axes: Axes, price: float, label: str) -> Axes:
+    """Losses on a scale that is linear up to `price`, where a dotted line lies, and logarithmic above."""
+    axes.set_yscale("symlog", linthresh=price)
+    axes.axhline(price, ls=":", color=PALETTE["black"])
+    ticks = [0, price, 10 * price, 100 * price]
+    axes.set(
+        xlabel=label, ylim=(-price / 5, 160 * price), yticks=ticks, yticklabels=[f"{t:g}" for t in ticks]
+    )
+    return axes
+
+
+def log_curves(axes: Axes, log: Sequence[dict]) -> Axes:
+    """Training loss, dashed, and held-out loss over the tokens seen, from the log of a card."""
+    looked = [row for row in log if "valid" in row]
+    for rows, key, style, name in ((log, "train", "--", "training"), (looked, "valid", "o-", "held out")):
+        axes.plot([row["tokens"] / 1e6 for row in rows], [row[key] for row in rows], style, label=name)
+    axes.set(xlabel="million tokens seen", ylabel="nats a token")
+    axes.legend(frameon=False)
     return axes
 
 

@@ -175,13 +175,17 @@ def generate(
 ) -> Int[Tensor, "B S"]:
     """`ids` (B, T) continued by `tokens` more, (B, T + tokens), each computed once.
 
-    Temperature 0 takes the likeliest token. ValueError for a negative temperature, no prompt, or no room in
-    the context.
+    Temperature 0 takes the likeliest token; dropout follows the model's mode, so call `eval()` first.
+    ValueError for a negative temperature, no prompt, or no room in the context.
     """
     if temperature < 0 or tokens < 0 or ids.shape[1] == 0:
         raise ValueError(
             f"temperature={temperature}, tokens={tokens}, prompt of {ids.shape[1]} tokens: "
             "give numbers from 0 and a prompt of at least one token"
+        )
+    if ids.shape[1] + tokens > model.config.context:
+        raise ValueError(
+            f"a prompt of {ids.shape[1]} and {tokens} new tokens are more than context={model.config.context}"
         )
     past, new = Past(), ids
     with torch.inference_mode():

@@ -91,3 +91,9 @@ def test_no_layer_to_skip_is_refused(model):
     with pytest.raises(ValueError, match="matched no module"):
         layerdrop.apply(model.blocks.layers[0].feed.inner, p=0.2, where=is_a(Block))
     assert isinstance(model.blocks.layers[0].feed.inner, FeedForward)
+
+
+def test_layers_that_are_in_no_list_cannot_be_pruned(model):
+    chain = nn.Sequential(*model.blocks.layers)
+    with pytest.raises(ValueError, match="no nn.ModuleList holds only layers"):
+        layerdrop.finalize(chain, keep=[0])
