@@ -8,7 +8,7 @@ ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 .PHONY: course setup test lessons zoo bench clean
 
 course: .venv/course
-	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) --ServerApp.root_dir=$(CURDIR) \
+	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) --ServerApp.root_dir="$(CURDIR)" \
 		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ROOT_FLAG) $(JUPYTER_FLAGS)
 
 setup: .venv/course
@@ -21,13 +21,13 @@ test: .venv/test
 		--nbval-cell-timeout 120 notebooks
 
 lessons: .venv/test
-	MINIEFF_RESULTS=$(CURDIR)/results OMP_NUM_THREADS=1 $(BIN)/python notebooks/build.py $(FORCE)
+	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python notebooks/build.py $(FORCE)
 
 zoo: .venv/course
 	$(BIN)/python -m minieff train zoo/*.toml --resume --workers 2
 
 bench: .venv/test
-	MINIEFF_RESULTS=$(CURDIR)/results $(BIN)/python benchmarks/bench_transformer.py
+	MINIEFF_RESULTS="$(CURDIR)/results" $(BIN)/python benchmarks/bench_transformer.py
 	$(BIN)/python benchmarks/table.py
 
 clean:
@@ -35,9 +35,9 @@ clean:
 
 # A stamp is newer than what it was made from once the installation went through.
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is older than 3.11: install Python 3.11 or newer, or name one: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+		{ echo "$(PYTHON) is not Python 3.11 to 3.14: install one, or name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/course: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install -c constraints.txt -e '.[course,pronunciations]'

@@ -69,9 +69,9 @@ def models() -> Iterator[Check]:
 def checks() -> Iterator[Check]:
     """(what, whether it is so, how to mend it)."""
     yield (
-        "Python 3.11 or newer",
-        lambda: sys.version_info >= (3, 11),
-        "install Python 3.11 or newer, then `make setup`",
+        "Python 3.11 to 3.14",
+        lambda: (3, 11) <= sys.version_info < (3, 15),
+        "install one, then `make setup`",
     )
     yield "minieff itself", lambda: installed(Requirement("minieff")), "run `make setup` in the checkout"
     yield from packages()

@@ -24,9 +24,9 @@ def test_the_same_extras_are_installed_everywhere():
 
 
 def test_one_python_version_is_named_everywhere():
-    assert PROJECT["requires-python"] == ">=3.11"
-    assert "Python 3.11 or newer" in README and "(3, 11)" in MAKEFILE
-    assert "python>=3.11" in (ROOT / "environment.yml").read_text()
+    assert PROJECT["requires-python"] == ">=3.11,<3.15"
+    assert "Python 3.11 to 3.14" in README and "(3, 11) <= sys.version_info < (3, 15)" in MAKEFILE
+    assert "python>=3.11,<3.15" in (ROOT / "environment.yml").read_text()
 
 
 def test_every_dependency_is_pinned_to_a_version_that_fits():
