@@ -7,6 +7,7 @@ weights. Under `torchrun` each process draws the same global batch and computes 
 processes equal one on the same batch.
 """
 
+import gc
 import json
 import os
 import time
@@ -55,6 +56,7 @@ def processes() -> Iterator[tuple[int, int, torch.device]]:
         yield dist.get_rank(), world, device
         dist.barrier()  # none leaves while another still sends
     finally:
+        gc.collect()  # DistributedDataParallel lives in a cycle, and its threads must end before the process
         dist.destroy_process_group()
 
 
@@ -199,7 +201,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
         if world > 1:  # a technique may leave parameters without a gradient in a step
             model = DistributedDataParallel(model, find_unused_parameters=bool(run.techniques))
         loop(run, model, corpus, device)
-        del model  # its hooks must not outlive the processes' connection
+        del model
     return run
 
 

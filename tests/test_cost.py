@@ -3,7 +3,6 @@
 import json
 import os
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,8 +129,8 @@ def test_bits_a_byte_do_not_depend_on_the_tokenizer():
 @torch.no_grad()
 def test_nats_are_the_mean_over_all_tokens_whatever_the_windows_are_batched_by(corpus):
     class Narrow(data.Corpus):
-        def windows(self, context: int, rows: int = 32):
-            return super().windows(context, rows=3)
+        def windows(self, context: int, rows: int = 32, count: int | None = None):
+            return super().windows(context, 3, count)
 
     model = small().eval()
     narrow = Narrow(corpus.name, corpus.tokenizer, corpus.texts)
@@ -143,20 +142,29 @@ def test_nats_are_the_mean_over_all_tokens_whatever_the_windows_are_batched_by(c
     assert wide.nats == pytest.approx(sum(one_by_one) / len(one_by_one), abs=1e-5)
 
 
+def test_a_number_of_windows_is_spread_over_the_whole_text(corpus):
+    total = sum(len(ids) for ids, _ in corpus.windows(24))
+    for count in (1, 2, total - 1, total, total + 5):
+        firsts = [ids[0].item() for batch, _ in corpus.windows(24, count=count) for ids in batch]
+        wanted = [i * total // count for i in range(count)] if count < total else range(total)
+        assert firsts == [corpus.valid[24 * i].item() for i in wanted]
+    with pytest.raises(ValueError, match="windows=0"):
+        list(corpus.windows(24, count=0))
+
+
+def test_macs_refuse_what_no_formula_counts():
+    model = small()
+    model.blocks.layers[0].mix.inner = nn.Conv1d(32, 32, 1)
+    with pytest.raises(ValueError, match="no formula counts blocks.layers.0.mix.inner, a Conv1d"):
+        cost.macs(model)
+
+
 def test_quality_is_that_of_eval_mode_and_gives_train_mode_back(corpus):
     model = small(dropout=0.5)
     training = cost.quality(model.train(), corpus)
     assert model.training and all(m.training for m in model.modules())
     assert training == cost.quality(model.eval(), corpus)
     assert not model.training
-
-
-def test_the_first_windows_alone_are_the_first_ones(corpus):
-    model = small()
-    few = cost.quality(model, corpus, windows=2)
-    assert few.tokens == 48
-    cut = replace(corpus, texts=corpus.texts | {"valid": ["".join(corpus.texts["valid"])[:49]]})
-    assert cost.quality(model, cut) == few
 
 
 def test_quality_over_no_window_is_refused(corpus):
