@@ -97,12 +97,13 @@ def scoreboard(rows: Sequence[dict], *, highlight: Sequence[str] = ()) -> Figure
             ax.annotate(
                 row["name"],
                 (unit * value, row["bits_per_byte"]),
-                xytext=(5, -11 if place % 2 else 4),  # neighbours in turns above and below
+                xytext=(5, 4 if place % 2 else -11),  # neighbours in turns above and below
                 textcoords="offset points",
                 fontsize=8,
                 color=colour,
             )
-        ax.set(xlabel=label, xlim=(0, None))
-        ax.margins(x=0.3, y=0.12)
-    axes[0].set_ylabel("bits a byte on validation text")
+        largest = max(row[key][2] if key == "seconds" else row[key] for row in rows)
+        ax.set(xlabel=label, xlim=(0, 1.25 * unit * largest))
+        ax.margins(y=0.12)
+    axes[0].set_ylabel("bits a byte on held-out text")
     return figure
