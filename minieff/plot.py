@@ -87,7 +87,7 @@ def scoreboard(rows: Sequence[dict], *, highlight: Sequence[str] = ()) -> Figure
         missing = {"name", "stored_bytes", "macs", "bits_per_byte", "seconds"} - row.keys()
         if missing:
             raise ValueError(f"row {row.get('name', row)} lacks {sorted(missing)}")
-    figure, axes = panels(3, width=4.2, height=3.6)
+    figure, axes = panels(3, width=5.0, height=3.8)
     for ax, (key, (label, unit)) in zip(axes, AXES.items(), strict=True):
         for place, row in enumerate(sorted(rows, key=lambda row: row["bits_per_byte"])):
             colour = PALETTE["red"] if row["name"] in highlight else PALETTE["blue"]
@@ -99,7 +99,7 @@ def scoreboard(rows: Sequence[dict], *, highlight: Sequence[str] = ()) -> Figure
                 (unit * value, row["bits_per_byte"]),
                 xytext=(5, 4 if place % 2 else -11),  # neighbours in turns above and below
                 textcoords="offset points",
-                fontsize=8,
+                fontsize=7.5,
                 color=colour,
             )
         largest = max(row[key][2] if key == "seconds" else row[key] for row in rows)
