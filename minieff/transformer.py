@@ -178,14 +178,11 @@ def generate(
     Temperature 0 takes the likeliest token; dropout follows the model's mode, so call `eval()` first.
     ValueError for a negative temperature, no prompt, or no room in the context.
     """
-    if temperature < 0 or tokens < 0 or ids.shape[1] == 0:
+    have, context = ids.shape[1], model.config.context
+    if temperature < 0 or have == 0 or not 0 <= tokens <= context - have:
         raise ValueError(
-            f"temperature={temperature}, tokens={tokens}, prompt of {ids.shape[1]} tokens: "
-            "give numbers from 0 and a prompt of at least one token"
-        )
-    if ids.shape[1] + tokens > model.config.context:
-        raise ValueError(
-            f"a prompt of {ids.shape[1]} and {tokens} new tokens are more than context={model.config.context}"
+            f"temperature={temperature}, tokens={tokens} after a prompt of {have}, context={context}: give "
+            "numbers from 0, a prompt of at least one token, and no more than the context holds"
         )
     past, new = Past(), ids
     with torch.inference_mode():

@@ -107,3 +107,42 @@ def test_sampling_follows_its_generator(model, ids):
         return generate(model, ids, 8, temperature=1.0, generator=generator).tolist()
 
     assert sample(1) == sample(1) != sample(2)
+
+
+@pytest.mark.parametrize(
+    "tokens, temperature, prompt", [(-1, 0.0, 4), (21, 0.0, 4), (2, -0.5, 4), (2, 0.0, 0)]
+)
+def test_impossible_generation_is_refused_before_any_work(model, tokens, temperature, prompt):
+    calls = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(ValueError, match=f"tokens={tokens} after a prompt of {prompt}, context=24"):
+        generate(model, torch.zeros(1, prompt, dtype=torch.long), tokens, temperature=temperature)
+    assert not calls
+
+
+def test_generated_ids_can_be_trained_on(model, ids):
+    model(generate(model, ids, 4)).sum().backward()
+    assert model.tok.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(3, dtype=torch.long), torch.zeros(1, 3), torch.full((1, 3), 50)]
+)
+def test_wrong_ids_are_refused_with_the_value_and_the_mend(model, wrong):
+    with pytest.raises(ValueError, match="for one sequence|vocabulary is 0 to 49; encode"):
+        model(wrong)
+
+
+@pytest.mark.parametrize(
+    "sizes, said",
+    [
+        ({"heads": 3}, "dim=32 is not a multiple of heads=3"),
+        ({"layers": 0}, "layers=0: sizes are whole numbers from 1"),
+        ({"vocab": 2.5}, "vocab=2.5: sizes are whole numbers"),
+        ({"dropout": 1.0}, "dropout=1.0: a probability"),
+    ],
+)
+def test_impossible_sizes_are_refused(sizes, said):
+    plain = {"vocab": 50, "context": 24, "layers": 3, "heads": 4, "dim": 32}
+    with pytest.raises(ValueError, match=said):
+        Config(**plain | sizes)
