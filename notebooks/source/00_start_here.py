@@ -183,7 +183,8 @@ with torch.no_grad():
     times = cost.interleaved({"8 layers": lambda: model(batch), "4 layers": lambda: small(batch)})
 for name, time in times.items():
     print(name, "-", time)
-print(f"MACs {cost.macs(small) / cost.macs(model):.2f}, time {times['4 layers'].median / times['8 layers'].median:.2f} of the whole model")
+share = times["4 layers"].median / times["8 layers"].median
+print(f"MACs {cost.macs(small) / cost.macs(model):.2f}, time {share:.2f} of the whole model")
 
 # %% [markdown]
 # Here the two agree, because both models are made of the same layers. They need not: in section 7 one model has fewer MACs than another and takes longer.
@@ -300,8 +301,9 @@ labels = ("layer removed", "head removed, in order of loss", "share of weights s
 for ax, label in zip(axes, labels):
     plot.threshold(ax, 0.05, label)
 axes[0].set_ylabel("nats lost a token")
-plot.show(figure, alt="Four panels of nats lost a token, with a dotted line at 0.05. Every single layer costs more than that, the first by far the most; "
-          "nearly all single heads cost less; zeros cost less up to a fifth of the weights; bits cost less down to five.")
+plot.show(figure, alt="Four panels of nats lost a token, with a dotted line at 0.05. Every single layer costs more "
+          "than that, the first by far the most; nearly all single heads cost less; zeros cost less up to a fifth "
+          "of the weights; bits cost less down to five.")
 
 # %% [markdown]
 # (The scale is linear up to the dotted line and logarithmic above it.)
@@ -330,8 +332,8 @@ assert together > sum(heads[i] for i in cheapest)
 few = zoo.card("speeches-few")
 figure, (ax,) = plot.panels(1, width=6)
 plot.log_curves(ax, few["log"])
-plot.show(figure, alt="Loss in nats a token over million tokens seen, trained on one address in fifty. Training loss falls all the way; "
-          "held-out loss falls, turns, and rises.")
+plot.show(figure, alt="Loss in nats a token over million tokens seen, trained on one address in fifty. "
+          "Training loss falls all the way; held-out loss falls, turns, and rises.")
 
 # %%
 held_out = {row["tokens"]: row["valid"] for row in few["log"] if "valid" in row}
@@ -346,7 +348,8 @@ assert held_out[max(held_out)] > held_out[best] + 0.1
 # %%
 generator = torch.Generator().manual_seed(0)
 with torch.no_grad():
-    seen = torch.tensor([data.loss(model(ids), targets) for ids, targets in (corpus.batch(16, 128, generator) for _ in range(16))])
+    batches = [corpus.batch(16, 128, generator) for _ in range(16)]
+    seen = torch.tensor([data.loss(model(ids), targets) for ids, targets in batches])
 print(f"base: {seen.mean():.2f} nats on 256 windows it was trained on (standard error {seen.std() / 4:.2f}), "
       f"{zoo.card('speeches-base')['quality']['nats']:.2f} on all held-out ones")
 
@@ -399,14 +402,17 @@ with torch.no_grad():
     times = cost.interleaved({name: lambda m=m: m(batch) for name, m in models.items()}, runs=10, warmup=3)
 
 # %%
-rows = [{"name": name, "stored_bytes": cost.stored_bytes(surgery.clone(m).half()), "macs": cost.macs(m), "bits_per_byte": quality[name],
+rows = [{"name": name, "bits_per_byte": quality[name], "macs": cost.macs(m),
+         "stored_bytes": cost.stored_bytes(surgery.clone(m).half()),
          "seconds": (times[name].low, times[name].median, times[name].high)} for name, m in models.items()]
 for row in sorted(rows, key=lambda row: row["bits_per_byte"]):
-    print(f"{row['name']:12} {row['stored_bytes']:>9,} bytes {row['macs']:>10,.0f} MACs a token {row['bits_per_byte']:.3f} bits a byte")
+    print(f"{row['name']:12} {row['stored_bytes']:>9,} bytes {row['macs']:>10,.0f} MACs a token "
+          f"{row['bits_per_byte']:.3f} bits a byte")
 
 # %%
-plot.show(plot.scoreboard(rows, highlight=["4 of 8 kept"]), alt="Bits a byte against size, time and MACs for six trained models and the "
-          "pruned one. Over size the trained ones lie on a falling curve; the pruned one lies far above it.")
+plot.show(plot.scoreboard(rows, highlight=["4 of 8 kept"]), alt="Bits a byte against size, time and MACs for six "
+          "trained models and the pruned one. Over size the trained ones lie on a falling curve; the pruned one "
+          "lies far above it.")
 
 # %% [markdown]
 # Down and to the left is better. Over size, the trained models form the curve that every technique of this course has to beat. Yours lies above it: **at its size, a model
@@ -420,7 +426,8 @@ def step(m):
     return lambda: torch.autograd.grad(data.loss(m(batch), following), list(m.parameters()))
 
 steps = cost.interleaved({name: step(models[name]) for name in ("base", "depth-4")}, runs=5, warmup=2)
-print(f"forward and back, depth-4 takes {steps['depth-4'].median / steps['base'].median:.2f} of the base's; both took 11,719 steps")
+share = steps["depth-4"].median / steps["base"].median
+print(f"forward and back, depth-4 takes {share:.2f} of the base's time; both took 11,719 steps")
 
 # %%
 scores = {row["name"]: row for row in rows}
@@ -479,7 +486,8 @@ widgets.VBox([kept, width, answer])
 zeros = changed(model, sparse(0.9))
 with torch.no_grad():
     times = cost.interleaved({"whole": lambda: model(batch), "zeros": lambda: zeros(batch)}, runs=10, warmup=3)
-print(f"bytes {cost.stored_bytes(zeros) / cost.stored_bytes(model):.2f}, time {times['zeros'].median / times['whole'].median:.2f} of the whole model")
+share = times["zeros"].median / times["whole"].median
+print(f"bytes {cost.stored_bytes(zeros) / cost.stored_bytes(model):.2f}, time {share:.2f} of the whole model")
 
 # %%
 print(f"{sum((p == 0).sum().item() for p in zeros.parameters()) / cost.parameters(zeros):.0%} of the numbers are zero")
@@ -497,9 +505,11 @@ assert len(changed(model, rounded(4)).tok.weight[0].unique()) <= 15      # 4 bit
 # %%
 from torch import nn
 
-encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 256, batch_first=True), 6, enable_nested_tensor=False)
+layer = nn.TransformerEncoderLayer(64, 4, 256, batch_first=True)
+encoder = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
 half = layerdrop.finalize(encoder, keep=[0, 2, 5], where=surgery.is_a(nn.TransformerEncoderLayer))
-print(f"{cost.parameters(encoder):,} parameters became {cost.parameters(half):,}; {tuple(half(torch.randn(1, 10, 64)).shape)}")
+print(f"{cost.parameters(encoder):,} parameters became {cost.parameters(half):,}")
+print("output", tuple(half(torch.randn(1, 10, 64)).shape))
 
 # %% [markdown]
 # `python -m minieff snippet layerdrop` prints the technique as one file for your project that needs nothing of this package.
