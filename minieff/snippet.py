@@ -14,7 +14,7 @@ from minieff import compose
 from minieff.files import ROOT
 
 PACKAGE = Path(__file__).parent
-Node = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+Node = ast.FunctionDef | ast.ClassDef | ast.Assign
 
 
 class Source:
@@ -55,7 +55,7 @@ class Source:
 
 
 def used_names(nodes: list[ast.stmt]) -> set[str]:
-    """Names read, outside of annotations made of shapes."""
+    """Names that occur, those inside of quoted annotations left out."""
     return {n.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 

@@ -139,7 +139,8 @@ class Call(NamedTuple):
 def record(model: nn.Module, where: Where) -> Iterator[list[Call]]:
     """Inputs and output of every call of the modules that match, in running order.
 
-    A block that runs twelve times gives twelve entries. Nothing is copied or detached.
+    A block that runs twelve times gives twelve entries. Nothing is copied or detached. Do not `swap` inside:
+    the copy would go on recording.
     """
     calls: list[Call] = []
 
