@@ -201,7 +201,7 @@ print(report)
 print(f"a step takes {report.step.median / report.forward.median:.1f} forward passes")
 
 # %% [markdown]
-# Three for the passes (backward needs one product for the gradient of its input and one for that of its weights), the rest for the optimizer. If the forward time differs
+# Three for the passes (backward needs one product for the gradient of its input and one for that of its weights), the rest for the optimizer and for recording the pass. If the forward time differs
 # from the one further up: quartiles cover one series of runs, not what changes between two series. That is why candidates take turns.
 #
 # Look at the line for energy. Reading a processor's energy counter takes a machine that shows it and an administrator. Where there is none, the report falls back on
@@ -380,7 +380,7 @@ for name, m in models.items():
 
 # %% [markdown]
 # Unshrunk, in 32 or 16 bits, none of the six fits; the base does at 4 bits, and leaves 70 KB for the program. Weights are not all, though. A decoder that keeps the keys and values
-# of every layer and position, as most do, needs $2 \cdot L \cdot S \cdot C$ numbers more.
+# of every layer and position needs $2 \cdot L \cdot S \cdot C$ numbers more.
 
 # %%
 cache = 2 * L * S * C * 4
@@ -419,7 +419,7 @@ plot.show(plot.scoreboard(rows, highlight=["4 of 8 kept"]), alt="Bits a byte aga
 # trained with four layers is better**, by half a bit a byte. Training a smaller model is the talk's first technique, with the verdict "strong baseline".
 #
 # Three more things to see. *Overparameterized?* A little: with a fifth fewer numbers, depth-6 loses 0.016 bits a byte. *Time is not MACs*: width-64 has fewer than depth-2 and takes
-# longer, because its 8 layers of small products follow one another. *Not free*: depth-4 had a training of its own, yours had none. How long is a step of it, forward and back?
+# longer; its 8 layers of small products come one after another, which may be why. *Not free*: depth-4 had a training of its own, yours had none. How long is a step of it, forward and back?
 
 # %% tags=["nbval-ignore-output"]
 def step(m):
