@@ -48,9 +48,8 @@ class Fresh:
         """All tokens up to and including `ids`, for those who ask before the model's forward has begun."""
         return ids
 
-    def begin(self, ids: Int[Tensor, "B T"]) -> int:
-        """A forward over `ids` starts; returns the position of its first token."""
-        return 0
+    def begin(self, ids: Int[Tensor, "B T"]) -> None:
+        """A forward over `ids` starts."""
 
     def slot(self) -> Slot:
         """The memory of the next application of a mixer in this forward."""
@@ -85,10 +84,9 @@ class Past(Fresh):
             )
         return torch.cat([self.ids, ids], dim=1)
 
-    def begin(self, ids: Int[Tensor, "B T"]) -> int:
+    def begin(self, ids: Int[Tensor, "B T"]) -> None:
         """A forward over `ids` starts: slots are handed out from the first again."""
         self.start, self.ids, self.turn = self.length, self.so_far(ids), 0
-        return self.start
 
     def slot(self) -> Slot:
         """The slot of the next application, made on first use."""

@@ -70,7 +70,7 @@ def finished(recipe: Recipe) -> bool:
     try:
         made = card(recipe.name, recipe.folder)
         if recipe.train.weights:
-            check_weights(recipe.name, recipe.folder)
+            check_weights(recipe.name, recipe.folder, made)
         return recipe.same_as(made["recipe"])
     except (FileNotFoundError, ValueError):
         return False
@@ -100,9 +100,9 @@ def card(name: str, folder: Path = FOLDER) -> dict:
     return made
 
 
-def check_weights(name: str, folder: Path) -> Path:
-    """The file of a model's weights, if it is the one that the card describes; errors as for `card`."""
-    made, path = card(name, folder), folder / f"{name}.safetensors"
+def check_weights(name: str, folder: Path, made: dict) -> Path:
+    """The weights of a model, if they are those that its card `made` describes; errors as for `card`."""
+    path = folder / f"{name}.safetensors"
     if not path.exists():
         shipped = parse(name, folder, made["recipe"]).train.weights
         why = "is missing" if shipped else "does not ship, only its card and log do"
@@ -119,7 +119,8 @@ def names(folder: Path = FOLDER) -> list[str]:
 
 def load(name: str, folder: Path = FOLDER) -> nn.Module:
     """The trained model in fp32 and eval mode, its techniques applied; errors as for `card`."""
-    weights, made = check_weights(name, folder), card(name, folder)
+    made = card(name, folder)
+    weights = check_weights(name, folder, made)
     return _fill(parse(name, folder, made["recipe"]), made["vocab"], weights)
 
 
