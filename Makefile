@@ -18,7 +18,7 @@ test: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg \
-		--nbval-cell-timeout 120 notebooks
+		--nbval-cell-timeout 120 notebooks exercises/solutions
 
 lessons: .venv/test
 	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python notebooks/build.py $(FORCE)

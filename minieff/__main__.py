@@ -1,4 +1,4 @@
-"""The command line: `python -m minieff train | zoo | doctor | snippet`."""
+"""The command line: `python -m minieff train | zoo | doctor | snippet | progress`."""
 
 import argparse
 import sys
@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("doctor", help="check that everything the course needs is there")
     snippet = commands.add_parser("snippet", help="print a technique as one self-contained file")
     snippet.add_argument("name", help="a technique, such as layerdrop")
+    commands.add_parser("progress", help="print which exercises' checks you have passed")
     arguments = parser.parse_args(argv)
     try:
         return globals()[arguments.command](arguments)
@@ -61,6 +62,14 @@ def snippet(arguments: argparse.Namespace) -> int:
     from minieff.snippet import snippet
 
     print(snippet(arguments.name), end="")
+    return 0
+
+
+def progress(arguments: argparse.Namespace) -> int:
+    """One line a task. The exercises are part of the checkout, not of the package."""
+    from exercises.graders.progress import table
+
+    print(table())
     return 0
 
 

@@ -1,4 +1,7 @@
-"""Every committed notebook is what its source says, was executed, and says something that a test compares."""
+"""Every committed notebook is what its source says, was executed, and says something that a test compares.
+
+Lessons and solutions are executed notebooks; blank exercises are tested with their graders.
+"""
 
 import re
 import subprocess
@@ -14,25 +17,37 @@ from minieff.files import ROOT, load_results
 sys.path.insert(0, str(ROOT / "notebooks"))
 import build  # noqa: E402
 
-SOURCES = sorted(build.SOURCES.glob("*.py"))
-each = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+LESSONS, EXERCISES = (sorted(folder.glob("*.py")) for folder in (build.LESSONS, build.EXERCISES))
+SOURCES = LESSONS + EXERCISES
+each = pytest.mark.parametrize(
+    "source", SOURCES, ids=lambda source: f"{source.parent.parent.name}-{source.stem}"
+)
 
 
 def code_cells(source: Path) -> list:
-    notebook = nbformat.read(build.target_of(source), as_version=4)
+    notebook = nbformat.read(build.executed_target(source), as_version=4)
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def compared(cell) -> bool:
     """Whether nbval compares something of this cell: text that is not tagged to be ignored."""
     ignored = "nbval-ignore-output" in cell.metadata.get("tags", [])
-    return not ignored and any(output.output_type == "stream" for output in cell.outputs)
+    said = [output for output in cell.outputs if output.output_type == "stream" or "text/html" in output.data]
+    return not ignored and bool(said)
 
 
 def test_sources_and_notebooks_are_one_to_one():
-    assert SOURCES
-    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    assert notebooks == [build.target_of(source) for source in SOURCES]
+    assert [source.stem for source in LESSONS] == sorted(
+        path.stem for path in (ROOT / "notebooks").glob("*.ipynb")
+    )
+    for folder in (ROOT / "exercises", ROOT / "exercises" / "solutions"):
+        assert [source.stem for source in EXERCISES] == sorted(path.stem for path in folder.glob("*.ipynb"))
+    assert [source.stem for source in EXERCISES] == [source.stem for source in LESSONS]
+
+
+@pytest.mark.parametrize("source", LESSONS, ids=lambda source: source.stem)
+def test_a_lesson_names_its_exercise(source):
+    assert f"(../exercises/{source.stem}.ipynb)" in source.read_text()
 
 
 @each
@@ -74,21 +89,33 @@ def test_every_picture_is_described(source):
 
 @each
 def test_a_notebook_is_small_and_its_cells_are_short(source):
-    assert build.target_of(source).stat().st_size <= 500_000
-    assert median(len(cell.source.splitlines()) for cell in code_cells(source)) <= 6
+    assert build.executed_target(source).stat().st_size <= 500_000
+    if source in LESSONS:
+        assert median(len(cell.source.splitlines()) for cell in code_cells(source)) <= 6
 
 
 @each
 def test_a_notebook_was_built_within_45_seconds_on_one_thread(source):
     lessons = load_results("lessons")
     assert lessons["environment"]["threads"] == 1
-    assert lessons["seconds"][source.stem] <= 45
+    assert lessons["seconds"][build.label(source)] <= 45
 
 
 def test_nbval_collects_every_cell_of_every_notebook():
-    command = [sys.executable, "-m", "pytest", "--nbval", "--collect-only", "-qq", "notebooks"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "--collect-only",
+        "-qq",
+        "notebooks",
+        "exercises/solutions",
+    ]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split("\n\n")[0]
-    wanted = [f"notebooks/{source.stem}.ipynb: {len(code_cells(source))}" for source in SOURCES]
+    wanted = [
+        f"{build.executed_target(source).relative_to(ROOT)}: {len(code_cells(source))}" for source in SOURCES
+    ]
     assert listed.splitlines() == wanted
 
 
@@ -99,12 +126,12 @@ def test_a_changed_source_is_noticed(tmp_path):
     assert not build.up_to_date(source)
     build.execute(source)
     assert build.up_to_date(source)
-    first = build.target_of(source).read_bytes()
+    first = build.executed_target(source).read_bytes()
     build.execute(source)
-    assert build.target_of(source).read_bytes() == first
+    assert build.executed_target(source).read_bytes() == first
     source.write_text("# %%\nprint(1 + 2)\n")
     assert not build.up_to_date(source)
     source.write_text("# %%\nimport sys\nprint('x', file=sys.stderr)\n")
     with pytest.raises(RuntimeError, match="stderr"):
         build.execute(source)
-    assert build.target_of(source).read_bytes() == first
+    assert build.executed_target(source).read_bytes() == first

@@ -1,0 +1,109 @@
+"""Comparing answers with what is expected, and finding the misconception behind a wrong one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isclose
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from exercises.graders.kinds import number
+from exercises.graders.verdict import NotYet
+from minieff import plot
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of the learner's function: its arguments, and how a message names them."""
+
+    arguments: tuple
+    label: str
+
+
+def judge(
+    run: Callable,
+    cases: Sequence[Case],
+    right: Callable,
+    mistakes: dict[str, Callable],
+    *,
+    kind: Callable[[Any], Any] = number,
+    tolerance: float = 1e-6,
+) -> list:
+    """The answers to all cases, if each is what `right` returns; else NotYet.
+
+    `mistakes` maps a message to a function that makes the mistake. Where one of them gives the learner's answers to *all*
+    cases, its message is shown; where none does, the first wrong case is.
+    """
+    got = [kind(answer(run, case)) for case in cases]
+    expected = [kind(right(*case.arguments)) for case in cases]
+
+    def agrees(answers: Sequence) -> bool:
+        return all(same(a, b, tolerance) for a, b in zip(got, answers, strict=True))
+
+    if agrees(expected):
+        return got
+    picture, alt = (
+        beside(cases, got, expected),
+        "What your function returned beside what was expected, for every case.",
+    )
+    for message, mistake in mistakes.items():
+        if agrees([kind(mistake(*case.arguments)) for case in cases]):
+            raise NotYet(message, picture, alt)
+    case, mine, wanted = next(
+        trio for trio in zip(cases, got, expected, strict=True) if not same(*trio[1:], tolerance)
+    )
+    raise NotYet(f"For {case.label} {difference(mine, wanted)}", picture, alt)
+
+
+def answer(run: Callable, case: Case) -> Any:
+    """What the learner's function returns for a case; a refusal says which case it was."""
+    try:
+        return run(*case.arguments)
+    except NotYet as refusal:
+        if isinstance(refusal.__cause__, Exception):  # a crash: the arguments help to find it
+            raise NotYet(f"{refusal}\nIt was called with {case.label}.") from refusal.__cause__
+        raise
+
+
+def same(a: Any, b: Any, tolerance: float) -> bool:
+    """Whether two answers of one kind are equal, numbers up to a relative tolerance."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key], tolerance) for key in a)
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return isclose(a, b, rel_tol=tolerance, abs_tol=1e-12)
+    return a == b
+
+
+def difference(mine: Any, wanted: Any) -> str:
+    """How an answer differs, without the right one."""
+    if isinstance(mine, dict):
+        name = next(name for name in mine if not same(mine[name], wanted[name], 1e-6))
+        return f"your {name} is wrong: " + difference(mine[name], wanted[name])
+    if not isinstance(mine, int | float):
+        return f"you returned {mine}, which is not what is expected."
+    ratio = f", {mine / wanted:.4g} times what is expected" if wanted and mine / wanted > 0 else ""
+    return f"you returned {mine:.6g}, which is too {'large' if mine > wanted else 'small'}{ratio}."
+
+
+def beside(cases: Sequence[Case], got: Sequence, expected: Sequence) -> Figure | None:
+    """Yours beside the expected, a group of bars for each case; None where answers are not numbers."""
+    if isinstance(got[0], dict):
+        name = next(
+            (
+                n
+                for n in got[0]
+                if any(not same(g[n], e[n], 1e-6) for g, e in zip(got, expected, strict=True))
+            ),
+            "",
+        )
+        got, expected = ([answers[name] for answers in side] for side in (got, expected))
+    if not all(isinstance(value, int | float) for value in [*got, *expected]):
+        return None
+    figure, (ax,) = plot.panels(1, width=1.2 + 1.3 * len(cases), height=2.6)
+    for shift, values, name, colour in ((-0.2, expected, "expected", "grey"), (0.2, got, "yours", "red")):
+        ax.bar([i + shift for i in range(len(cases))], values, 0.4, color=plot.PALETTE[colour], label=name)
+    if min(*got, *expected) > 0 and max(*got, *expected) > 20 * min(*got, *expected):
+        ax.set_yscale("log")
+    ax.set_xticks(range(len(cases)), [case.label.replace(", ", "\n") for case in cases], fontsize=7.5)
+    ax.legend(frameon=False)
+    return figure

@@ -1,0 +1,144 @@
+"""A simulated machine on which two models are timed: as unreliable as a real one, and repeatable.
+
+    machine.threads(n)      from now on, runs use n threads; it starts with 2
+    machine.clock()         seconds
+    machine.old()           runs the old model once
+    machine.new()           runs the new model once
+
+First runs are slow, some runs are interrupted, one in a while ends early, and the whole machine becomes slower or faster
+while you measure.
+"""
+
+from random import Random
+from statistics import mean, median
+from typing import Self
+
+from matplotlib.figure import Figure
+
+from exercises.graders.verdict import NotYet
+from minieff import plot
+
+COLD, RUNS = 10, 30  # what the task asks for: runs before measuring, and runs measured
+TOO_MANY = 1_000
+
+
+class Machine:
+    """`slowing` is by what factor the machine slows down in 80 runs. A copy of a machine is the machine itself."""
+
+    def __init__(self, draw: Random, slowing: float) -> None:
+        self._draw, self._slowing = Random(draw.random()), slowing
+        self._seconds = {"new": draw.uniform(2e-3, 4e-3)}
+        self._truth = draw.uniform(1.3, 1.9)
+        self._seconds["old"] = self._truth * self._seconds["new"]
+        self._now, self._threads = draw.uniform(100, 1000), 2
+        self._log: list[tuple[str, int, float]] = []  # model, threads, seconds of each run
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        return self
+
+    def threads(self, count: int) -> None:
+        if count not in (1, 2):
+            raise ValueError(f"threads({count!r}): this machine has two cores")
+        self._threads = count
+
+    def clock(self) -> float:
+        self._now += 1e-7
+        return self._now
+
+    def old(self) -> None:
+        self._run("old")
+
+    def new(self) -> None:
+        self._run("new")
+
+    def _run(self, name: str) -> None:
+        if len(self._log) >= TOO_MANY:
+            raise NotYet(
+                f"After {TOO_MANY:,} runs the machine is still running models. {COLD} and {RUNS} of each will do."
+            )
+        earlier = len(self._of(name))
+        seconds = (
+            self._seconds[name] * self._slowing ** (len(self._log) / 80) * self._draw.uniform(0.99, 1.01)
+        )
+        if earlier < COLD - 2:
+            seconds *= 1 + (9 if name == "old" else 5) * 0.6**earlier
+        elif earlier % 13 == 0:
+            seconds *= 0.8 if name == "old" else 0.4
+        elif self._draw.random() < 0.12:
+            seconds *= self._draw.uniform(5, 9) if name == "old" else 2
+        if self._threads == 2:
+            seconds /= 1.8 if name == "new" else 1.3
+        self._now += seconds
+        self._log.append((name, self._threads, seconds))
+
+    def _of(self, name: str) -> list[float]:
+        return [seconds for model, _, seconds in self._log if model == name]
+
+    def complaint(self, found: float) -> str:
+        """What is wrong with how the machine was used, or with the answer; empty if nothing is."""
+        runs = {name: self._of(name) for name in ("old", "new")}
+        if not all(runs.values()):
+            missing = "old" if not runs["old"] else "new"
+            return f"The {missing} model never ran: call machine.{missing}()."
+        return self._protocol(runs) or self._answer(found, runs)
+
+    def _protocol(self, runs: dict[str, list[float]]) -> str:
+        for name, seconds in runs.items():
+            if len(seconds) < COLD + RUNS:
+                return (
+                    f"The {name} model ran {len(seconds)} times. The task asks for {COLD} runs that warm up, which are not "
+                    f"counted, and {RUNS} that are."
+                )
+        used = {name: {threads for model, threads, _ in self._log if model == name} for name in runs}
+        if used["old"] != used["new"] or len(used["old"]) > 1:
+            return "The two did not run on the same number of threads, so their times do not compare."
+        if used["old"] != {1}:
+            return "Everything ran on 2 threads: the machine starts with 2, and the task asks for 1."
+        measured = [model for model, _, _ in self._log][-2 * RUNS :]
+        if sum(a != b for a, b in zip(measured, measured[1:], strict=False)) < RUNS - 1:
+            return (
+                "You measure one model after the other, and the machine's speed changed in between: whatever ran later is "
+                "charged for it. How can such a change fall on both?"
+            )
+        return ""
+
+    def _answer(self, found: float, runs: dict[str, list[float]]) -> str:
+        late = {name: seconds[COLD:] for name, seconds in runs.items()}
+
+        def close(wanted: float) -> bool:
+            return abs(found / wanted - 1) < 0.01
+
+        if close(median(late["old"]) / median(late["new"])) or abs(found / self._truth - 1) < 0.05:
+            return ""
+        if close(1 / self._truth) or close(median(late["new"]) / median(late["old"])):
+            return "That is new over old. How many times as fast the new one is, is the old time over the new time."
+        if close(mean(late["old"]) / mean(late["new"])) or close(sum(late["old"]) / sum(late["new"])):
+            return "The mean follows the interrupted runs: a few of them move it far. Which statistic do they hardly move?"
+        if close(min(late["old"]) / min(late["new"])):
+            return "The fastest run is an exception too: here one ended early. Take a statistic that no single run decides."
+        for name, statistic in (("median", median), ("mean", mean), ("largest", max)):
+            if close(statistic(runs["old"]) / statistic(runs["new"])):
+                return f"This is the {name} over all runs, with the first, cold ones among them. Leave those out."
+        if found < 0.2:
+            return (
+                f"You return {found:.3g}, which looks like seconds. The task asks for old time over new time."
+            )
+        return (
+            f"You return {found:.3f}, and the runs say otherwise. Time each run by itself: clock, one run, clock; then take "
+            "the median of each model's measured runs."
+        )
+
+    def picture(self) -> tuple[Figure | None, str]:
+        """All runs in the order in which they ran, and a description."""
+        figure, (ax,) = plot.panels(1, width=6.5, height=2.8)
+        for name, colour, mark in (("old", "blue", "o"), ("new", "orange", "^")):
+            runs = [(i, 1e3 * seconds) for i, (model, _, seconds) in enumerate(self._log) if model == name]
+            ax.plot(
+                *zip(*runs, strict=True), mark, color=plot.PALETTE[colour], label=name, ms=4
+            ) if runs else None
+        ax.set(xlabel="run, in the order in which they ran", ylabel="ms", yscale="log")
+        ax.legend(frameon=False)
+        return (
+            figure,
+            "Milliseconds of every run: cold ones at first, interrupted ones far above the rest, and a slow drift.",
+        )

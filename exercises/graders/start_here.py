@@ -1,0 +1,368 @@
+"""Checks for exercise 00: quality, size, computation, time and energy, each measured and mismeasured."""
+
+from collections.abc import Callable
+from math import ceil, log
+from random import Random
+from statistics import mean
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from exercises.graders import Case, NotYet, Verdict, judge, task
+from exercises.graders.kinds import kind_of, number, numbers, whole
+from exercises.graders.machine import Machine
+from minieff import cost, energy, plot
+from minieff.transformer import Config, Transformer
+
+
+# Task 1
+@task
+def bits_per_byte(run: Callable, draw: Random) -> Verdict:
+    """`bits_per_byte(losses, tokens, text)`: mean nats a token and number of tokens of each window, and their text."""
+    cases = []
+    for windows in (1, 3, 5):
+        tokens = draw.sample(range(4, 40), windows)
+        text = "".join(draw.choice("abcdefgh é–’ñ") for _ in range(3 * sum(tokens))) + "“é”"
+        losses = [draw.uniform(1, 6) for _ in tokens]
+        cases.append(
+            Case((losses, tokens, text), f"{windows} windows, {sum(tokens)} tokens, {len(text)} characters")
+        )
+
+    def nats(losses, tokens):
+        return sum(loss * count for loss, count in zip(losses, tokens, strict=True))
+
+    def right(losses, tokens, text):
+        return nats(losses, tokens) / log(2) / len(text.encode())
+
+    mistakes = {
+        "These are nats a byte. How many nats is one bit?": lambda ls, ts, text: (
+            nats(ls, ts) / len(text.encode())
+        ),
+        "From nats to bits, you multiply where you should divide: one bit is 0.69 nats, so there are more bits than nats.": (
+            lambda ls, ts, text: nats(ls, ts) * log(2) / len(text.encode())
+        ),
+        "These are bits a character. Some characters of this text take two or three bytes: how do you get at the bytes?": (
+            lambda ls, ts, text: nats(ls, ts) / log(2) / len(text)
+        ),
+        "These are bits a token, and they depend on the tokenizer. What do you divide by, so that the tokenizer cancels?": (
+            lambda ls, ts, text: nats(ls, ts) / log(2) / sum(ts)
+        ),
+        "You average the windows as though they were equally long. A window of 5 tokens must not weigh as much as one of 30.": (
+            lambda ls, ts, text: mean(ls) * sum(ts) / log(2) / len(text.encode())
+        ),
+        "Each loss is a mean over its window. You add up the means: what turns a mean back into the sum over its tokens?": (
+            lambda ls, ts, text: sum(ls) / log(2) / len(text.encode())
+        ),
+    }
+    judge(run, cases, right, mistakes)
+    return Verdict("Total bits over total bytes: windows of any length and tokenizers of any kind compare.")
+
+
+# Task 2
+class Odd(nn.Module):
+    """A model that is made to tell ways of counting apart; `share` names what its parts have in common."""
+
+    def __init__(self, draw: Random, share: str) -> None:
+        super().__init__()
+        width, inner, vocab = draw.sample(range(5, 30), 3)
+        self.tok = nn.Embedding(vocab, width)
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.head = nn.Linear(width, vocab, bias=False)
+        self.register_buffer("steps", torch.zeros(draw.randrange(3, 9)))
+        self.register_buffer("scratch", torch.zeros(7), persistent=False)
+        self.first, self.second = nn.LayerNorm(inner), nn.LayerNorm(inner)  # equal values, and not shared
+        self.up.weight.requires_grad_(False)
+        if "head" in share:
+            self.head.weight = self.tok.weight
+        if "block" in share:
+            self.again = self.up
+        if "half" in share:
+            self.down.half()
+
+
+@task
+def stored_bytes(run: Callable, draw: Random) -> Verdict:
+    """`stored_bytes(model)`: the bytes of all tensors in the file that the model is saved to."""
+    labels = [
+        "head tied",
+        "block shared",
+        "half of it in 16 bits",
+        "head tied, block shared, half of it in 16 bits",
+    ]
+    cases = [Case((Odd(draw, label),), label) for label in labels]
+
+    def saved(model):
+        return list(model.state_dict().values())
+
+    mistakes = {
+        "A shared tensor is counted once for each of its names. state_dict() makes a new object for each name, so neither names "
+        "nor `id` tell: what do two views of the same memory have in common?": lambda m: sum(
+            t.nbytes for t in saved(m)
+        ),
+        "These are parameters alone. The file also holds buffers: compare the names in parameters() and state_dict().": (
+            lambda m: sum(p.nbytes for p in m.parameters())
+        ),
+        "You count frozen parameters as if they were not stored. Training does not matter to a file.": (
+            lambda m: sum(p.nbytes for p in m.parameters() if p.requires_grad)
+        ),
+        "You take 4 bytes for every number. Some of these numbers have 16 bits: ask each tensor how large its elements are.": (
+            lambda m: sum(4 * t.numel() for t in {t.data_ptr(): t for t in saved(m)}.values())
+        ),
+        "You count numbers, not bytes.": lambda m: sum(
+            t.numel() for t in {t.data_ptr(): t for t in saved(m)}.values()
+        ),
+        "Two tensors that happen to hold equal values are counted once. A file stores both: equal is not the same.": (
+            lambda m: sum({(tuple(t.shape), t.dtype, str(t.tolist())): t.nbytes for t in saved(m)}.values())
+        ),
+        "Tensors of the same shape are counted once. Only those that share their memory are stored once.": (
+            lambda m: sum({(tuple(t.shape), t.dtype): t.nbytes for t in saved(m)}.values())
+        ),
+        "You count a buffer that is not stored (registered with persistent=False). What does state_dict() name?": (
+            lambda m: sum(t.nbytes for t in [*m.parameters(), *m.buffers()])
+        ),
+    }
+    judge(run, cases, cost.stored_bytes, mistakes, kind=whole)
+    return Verdict("What shares memory is stored once, in its own precision, and buffers are stored too.")
+
+
+# Task 3
+def built(vocab: int, context: int, layers: int, dim: int, ffn: int, tied: bool, every: int) -> int:
+    """The parameters of the real model, counted."""
+    model = Transformer(Config(vocab=vocab, context=context, layers=layers, heads=1, dim=dim, ffn=ffn))
+    blocks = list(model.blocks.layers)
+    model.blocks.layers = nn.ModuleList([blocks[i - i % every] for i in range(layers)])
+    separate = nn.Module() if tied else nn.Linear(dim, vocab, bias=False)
+    return cost.parameters(nn.ModuleList([model, separate]))
+
+
+def formula(
+    vocab,
+    context,
+    layers,
+    dim,
+    ffn,
+    tied,
+    every,
+    biases=1,
+    norms=1,
+    last=1,
+    positions=1,
+    head=None,
+    blocks=None,
+) -> int:
+    """The same in closed form, with parts that can be left out: what learners forget."""
+    head = (0 if tied else vocab * dim) if head is None else head * vocab * dim
+    block = 4 * (dim**2 + biases * dim) + 2 * dim * ffn + biases * (ffn + dim) + norms * 4 * dim
+    blocks = ceil(layers / every) if blocks is None else blocks(layers, every)
+    return vocab * dim + positions * context * dim + blocks * block + norms * last * 2 * dim + head
+
+
+@task
+def parameters(run: Callable, draw: Random) -> Verdict:
+    """`parameters(vocab, context, layers, dim, ffn, tied, every)` of the course's model, its head tied or not, its blocks shared."""
+    cases = []
+    for tied, (layers, every) in zip(
+        (True, False, True, False), ((3, 1), (7, 3), (6, 2), (5, 4)), strict=True
+    ):
+        vocab, context, dim, ffn = draw.sample(range(9, 70), 4)
+        label = f"V={vocab}, context={context}, L={layers}, C={dim}, ffn={ffn}, tied={tied}, every={every}"
+        cases.append(Case((vocab, context, layers, dim, ffn, tied, every), label))
+
+    def wrong(**change):
+        return lambda *arguments: formula(*arguments, **change)
+
+    mistakes = {
+        "A block that is used several times is counted several times. It has its parameters once.": wrong(
+            blocks=lambda n, k: n
+        ),
+        "With 7 layers and a new block for every 3, you count 2 blocks. Which blocks do layers 0 to 6 use?": wrong(
+            blocks=lambda n, k: n // k
+        ),
+        "The tied head is counted, although it is the embedding.": wrong(head=1),
+        "Where the head is not tied, it has a matrix of its own.": wrong(head=0),
+        "You read `tied` the wrong way round.": lambda *a: formula(*a[:5], not a[5], a[6]),
+        "The biases are missing: every linear inside a block has one.": wrong(biases=0),
+        "The norms are missing: each has a weight and a bias, and there are two in a block and one at the end.": wrong(
+            norms=0
+        ),
+        "The last norm is missing, after all blocks.": wrong(last=0),
+        "The positions are missing: a vector for each place of the context.": wrong(positions=0),
+        "You take the feed-forward to be 4 C wide. Here `ffn` says how wide it is.": lambda *a: formula(
+            *a[:4], 4 * a[3], *a[5:]
+        ),
+    }
+    judge(run, cases, built, mistakes, kind=whole)
+    return Verdict(
+        "Counted on paper, equal to the built model: tied and shared weights once, biases and norms included."
+    )
+
+
+# Task 4
+def layer_macs(T: int, C: int, F: int, H: int) -> tuple[int, int]:
+    """Attention with its four projections, and feed-forward, of a layer for a whole sequence."""
+    return 4 * T * C**2 + 2 * T**2 * C, 2 * T * C * F
+
+
+@task
+def macs(run: Callable, draw: Random) -> Verdict:
+    """`macs(T, C, F, H)`: multiply-accumulates of a layer over T tokens, as (attention, feed_forward)."""
+    cases = []
+    for _ in range(4):
+        H, D, T, F = (
+            draw.sample((2, 3, 5, 7), 1)[0],
+            draw.randrange(3, 12),
+            draw.randrange(11, 99),
+            draw.randrange(20, 200),
+        )
+        cases.append(Case((T, H * D, F, H), f"T={T}, C={H * D}, F={F}, H={H}"))
+
+    def wrong(projections=4, products=2.0, growth=2, ffn=2, scale=1.0, split=0):
+        def mistaken(T, C, F, H):
+            factor = H if split else 1
+            return scale * (
+                projections * T * C**2 + factor * products * T**growth * C
+            ), scale * ffn * T * C * F
+
+        return mistaken
+
+    mistakes = {
+        "These are FLOPs: a multiply-accumulate is two of them.": wrong(scale=2),
+        "This is a single token's share, and the task asks for all T tokens.": lambda T, C, F, H: tuple(
+            x / T for x in layer_macs(T, C, F, H)
+        ),
+        "The four projections (q, k, v and output) belong to attention.": wrong(projections=0),
+        "There are four projections: q, k, v, and the output.": wrong(projections=3),
+        "Attention has two products of tokens with tokens, q with k and the weights with v. You count one of them, or half of both; "
+        "here all T x T pairs of both count, also those that a causal mask hides.": wrong(products=1),
+        "Your attention grows like T. Every one of T queries is compared with T keys.": wrong(growth=1),
+        "Heads do not multiply the work: each of the H heads is only C / H wide.": wrong(split=1),
+        "The feed-forward has two matrices, up and down.": wrong(ffn=1),
+        "You return them in the other order: attention first.": lambda *a: layer_macs(*a)[::-1],
+    }
+    judge(run, cases, layer_macs, mistakes, kind=numbers("attention", "feed_forward"))
+    return Verdict(
+        "The products of tokens with tokens grow with the square of T, all else with T: the picture is drawn with your function.",
+        *macs_figure(run),
+    )
+
+
+def macs_figure(run: Callable) -> tuple[Figure, str]:
+    """The learner's own function, a layer of width 128, over growing contexts."""
+    lengths = [32 * 2**i for i in range(8)]
+    answers = [numbers("attention", "feed-forward")(run(T, 128, 512, 4)) for T in lengths]
+    figure, (ax,) = plot.panels(1, width=5.0)
+    for name, colour, mark in (("attention", "orange", "o-"), ("feed-forward", "blue", "s--")):
+        each = [answer[name] / T / 1e6 for answer, T in zip(answers, lengths, strict=True)]
+        ax.loglog(lengths, each, mark, color=plot.PALETTE[colour], label=name)
+    ax.set(xlabel="tokens in the sequence T", ylabel="million MACs a token")
+    ax.set_title("one layer, C = 128, F = 512, H = 4", fontsize=10)
+    ax.legend(frameon=False)
+    return (
+        figure,
+        "MACs a token over T: feed-forward is level; attention rises and overtakes it at 256 tokens.",
+    )
+
+
+# Task 5
+@task
+def speedup(run: Callable, draw: Random) -> Verdict:
+    """`speedup(machine)`: median time of `old` over median time of `new`, on one thread, warm, in turns."""
+    for slowing in (1.0, 1.2, 0.85):
+        machine = Machine(draw, slowing)
+        found = number(run(machine))
+        complaint = machine.complaint(found)
+        if complaint:
+            raise NotYet(complaint, *machine.picture())
+    machine = Machine(draw, 1.2)
+    run(machine)
+    return Verdict(
+        "Within 5 % of the truth on three machines with cold starts, interruptions and drift. The picture shows what they threw at you.",
+        *machine.picture(),
+    )
+
+
+# Task 6
+def joules_and_method(value) -> dict:
+    """A pair of a number and one of two words, by name."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise NotYet(
+            f"Your function returns {kind_of(value)}, and the task asks for a pair: joules and method."
+        )
+    if value[1] not in ("rapl", "modelled"):
+        raise NotYet(f"The method is {value[1]!r}, and there are two: 'rapl' and 'modelled'.")
+    return {"joules": number(value[0]), "method": value[1]}
+
+
+def used(readings, wrap=True, unit=1e-6) -> float:
+    return unit * sum(
+        (after - before) % (largest + 1) if wrap else after - before for before, after, largest in readings
+    )
+
+
+def model_of(tokens, macs, stored, share=True) -> float:
+    return energy.modelled(tokens * macs, stored * (1 if share else tokens)).joules / tokens
+
+
+@task
+def joules_a_token(run: Callable, draw: Random) -> Verdict:
+    """`joules_a_token(tokens, macs, stored, readings)` of one pass, as (joules, method)."""
+    largest, cases = 262_143_328_850, []
+    for readings in ([(5, 9)], [(largest - 30_000_000, 12_000_000), (700, 45_000_700)], None, []):
+        tokens, weights, stored = (
+            draw.randrange(3, 900),
+            draw.randrange(10**6, 10**7),
+            draw.randrange(10**6, 10**8),
+        )
+        if readings:
+            shift = draw.randrange(1_000_000, 9_000_000)
+            readings = [(before, after + shift, largest) for before, after in readings]
+        label = f"tokens={tokens}, macs={weights}, stored={stored}, readings={readings}"
+        cases.append(Case((tokens, weights, stored, readings), label))
+
+    def answer(read=used, model=model_of, honest=True, none=lambda readings: not readings, each=1):
+        def joules(tokens, macs, stored, readings):
+            if none(readings):
+                return model(tokens, macs, stored), "modelled" if honest else "rapl"
+            return read(readings) / (tokens if each else 1), "rapl"
+
+        return joules
+
+    mistakes = {
+        "A figure that was modelled is called measured. Without a counter, the method is 'modelled'.": answer(
+            honest=False
+        ),
+        "An empty list of counters was read as a measurement of 0 J. A machine that shows no counter has measured nothing.": answer(
+            none=lambda r: r is None
+        ),
+        "One counter went past its largest value and began again at 0 in between. Energy is never negative: add the turn that is missing.": answer(
+            read=lambda r: used(r, wrap=False)
+        ),
+        "One counter went past its largest value and began again at 0. The size of the difference is not what was used.": answer(
+            read=lambda r: 1e-6 * sum(abs(b - a) for a, b, _ in r)
+        ),
+        "Counters count microjoules.": answer(read=lambda r: used(r, unit=1.0)),
+        "There may be several packages, each with a counter of its own; you read the first alone.": answer(
+            read=lambda r: used(r[:1])
+        ),
+        "What was measured is a pass over all tokens, and the task asks for one token.": answer(each=0),
+        "What was modelled is a pass over all tokens, and the task asks for one token.": answer(
+            model=lambda t, m, s: t * model_of(t, m, s)
+        ),
+        "You charge every token with reading all weights. A pass reads them once, for all its tokens.": answer(
+            model=lambda t, m, s: model_of(t, m, s, share=False)
+        ),
+        "The model has two parts, and reading the weights is missing.": answer(
+            model=lambda t, m, s: model_of(t, m, 0)
+        ),
+        "The model has two parts, and the arithmetic is missing.": answer(
+            model=lambda t, m, s: model_of(t, 0, s)
+        ),
+        "MACs are counted a token: a pass over n tokens does n times as many.": answer(
+            model=lambda t, m, s: energy.modelled(m, s).joules / t
+        ),
+    }
+    judge(run, cases, answer(), mistakes, kind=joules_and_method)
+    return Verdict(
+        "Measured where there is a counter, modelled where there is none, and never one under the name of the other."
+    )

@@ -1,0 +1,532 @@
+"""Answers to exercise 00: wrong ones, each with a fragment of the message it must get, and right ones."""
+
+from math import ceil, log, log2
+from statistics import mean, median
+
+import numpy as np
+import torch
+from torch import nn
+
+from minieff.transformer import Config, Transformer
+
+# Task 1
+
+
+def leaves_nats(losses, tokens, text):
+    return sum(a * b for a, b in zip(losses, tokens, strict=True)) / len(text.encode())
+
+
+def multiplies_by_ln2(losses, tokens, text):
+    return leaves_nats(losses, tokens, text) * log(2)
+
+
+def counts_characters(losses, tokens, text):
+    return sum(a * b for a, b in zip(losses, tokens, strict=True)) / log(2) / len(text)
+
+
+def bits_a_token(losses, tokens, text):
+    return sum(a * b for a, b in zip(losses, tokens, strict=True)) / log(2) / sum(tokens)
+
+
+def weighs_windows_equally(losses, tokens, text):
+    return np.mean(losses) * sum(tokens) / log(2) / len(text.encode())
+
+
+def adds_up_means(losses, tokens, text):
+    return sum(losses) / log(2) / len(text.encode())
+
+
+def takes_log2_of_the_loss(losses, tokens, text):
+    return sum(log2(a) * b for a, b in zip(losses, tokens, strict=True)) / len(text.encode())
+
+
+def in_numpy(losses, tokens, text):
+    return np.dot(losses, tokens) / np.log(2) / len(bytes(text, "utf-8"))
+
+
+def by_perplexity(losses, tokens, text):
+    mean_loss = (torch.tensor(losses).double() * torch.tensor(tokens)).sum() / sum(tokens)
+    return log2(mean_loss.exp()) * sum(tokens) / len(text.encode())
+
+
+# Task 2
+
+
+def parameters_alone(model):
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def trained_alone(model):
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+
+
+def four_bytes_each(model):
+    return sum(4 * t.numel() for t in {t.data_ptr(): t for t in model.state_dict().values()}.values())
+
+
+def numbers_not_bytes(model):
+    return sum(t.numel() for t in {t.data_ptr(): t for t in model.state_dict().values()}.values())
+
+
+def by_name(model):
+    return sum(t.nbytes for t in {name: t for name, t in model.state_dict().items()}.values())
+
+
+def merges_equal_values(model):
+    kept = []
+    for t in model.state_dict().values():
+        if not any(t.shape == k.shape and t.dtype == k.dtype and torch.equal(t, k) for k in kept):
+            kept.append(t)
+    return sum(t.nbytes for t in kept)
+
+
+def merges_equal_shapes(model):
+    return sum({(t.shape, t.dtype): t.nbytes for t in model.state_dict().values()}.values())
+
+
+def all_buffers(model):
+    return parameters_alone(model) + sum(b.nbytes for b in model.buffers())
+
+
+def half_for_all(model):
+    return sum(t.nbytes for t in {t.data_ptr(): t for t in model.half().state_dict().values()}.values())
+
+
+def by_identity(model):
+    kept = {id(t): t for t in model.state_dict(keep_vars=True).values()}
+    return sum(t.nbytes for t in kept.values())
+
+
+def by_storage(model):
+    seen, total = set(), 0
+    for tensor in model.state_dict().values():
+        place = tensor.untyped_storage().data_ptr()
+        total += 0 if place in seen else tensor.untyped_storage().nbytes()
+        seen.add(place)
+    return torch.tensor(total)
+
+
+# Task 3
+
+
+def count(
+    vocab, context, layers, dim, ffn, tied, every, head=None, blocks=ceil, bias=1, norm=1, last=1, positions=1
+):
+    block = 4 * dim * dim + 2 * dim * ffn + bias * (5 * dim + ffn) + norm * 4 * dim
+    heads = (0 if tied else 1) if head is None else head
+    return (
+        (1 + heads) * vocab * dim
+        + positions * context * dim
+        + blocks(layers / every) * block
+        + last * norm * 2 * dim
+    )
+
+
+def every_use(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, tied, 1)
+
+
+def rounds_down(*sizes):
+    return count(*sizes, blocks=int)
+
+
+def fractions_of_blocks(*sizes):
+    return count(*sizes, blocks=float)
+
+
+def head_twice(*sizes):
+    return count(*sizes, head=1)
+
+
+def head_never(*sizes):
+    return count(*sizes, head=0)
+
+
+def tied_reversed(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, not tied, every)
+
+
+def no_biases(*sizes):
+    return count(*sizes, bias=0)
+
+
+def no_norms(*sizes):
+    return count(*sizes, norm=0)
+
+
+def no_last_norm(*sizes):
+    return count(*sizes, last=0)
+
+
+def no_positions(*sizes):
+    return count(*sizes, positions=0)
+
+
+def four_times_wide(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, 4 * dim, tied, every)
+
+
+def three_norms_a_block(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, tied, every) + 2 * dim * ceil(layers / every)
+
+
+def builds_it(vocab, context, layers, dim, ffn, tied, every):
+    blocks = len(range(0, layers, every))
+    model = Transformer(Config(vocab=vocab, context=context, layers=blocks, heads=1, dim=dim, ffn=ffn))
+    return sum(p.numel() for p in model.parameters()) + (0 if tied else vocab * dim)
+
+
+def in_floats(vocab, context, layers, dim, ffn, tied, every):
+    linears = [nn.Linear(dim, dim, device="meta")] * 4
+    linears += [nn.Linear(dim, ffn, device="meta"), nn.Linear(ffn, dim, device="meta")]
+    block = sum(p.numel() for linear in linears for p in linear.parameters()) + 4 * dim
+    return np.float64(
+        block * len({i // every for i in range(layers)}) + dim * (vocab * (2 - tied) + context + 2)
+    )
+
+
+# Task 4
+
+
+def in_flops(T, C, F, H):
+    return 8 * T * C**2 + 4 * T**2 * C, 4 * T * C * F
+
+
+def one_token(T, C, F, H):
+    return 4 * C**2 + 2 * T * C, 2 * C * F
+
+
+def products_alone(T, C, F, H):
+    return 2 * T**2 * C, 2 * T * C * F
+
+
+def three_projections(T, C, F, H):
+    return 3 * T * C**2 + 2 * T**2 * C, 2 * T * C * F
+
+
+def one_product(T, C, F, H):
+    return 4 * T * C**2 + T**2 * C, 2 * T * C * F
+
+
+def linear_in_T(T, C, F, H):
+    return 4 * T * C**2 + 2 * T * C, 2 * T * C * F
+
+
+def heads_multiply(T, C, F, H):
+    return 4 * T * C**2 + 2 * H * T**2 * C, 2 * T * C * F
+
+
+def one_matrix(T, C, F, H):
+    return 4 * T * C**2 + 2 * T**2 * C, T * C * F
+
+
+def swapped(T, C, F, H):
+    return 2 * T * C * F, 4 * T * C**2 + 2 * T**2 * C
+
+
+def counts_biases(T, C, F, H):
+    return 4 * T * (C**2 + C) + 2 * T**2 * C, T * (2 * C * F + F + C)
+
+
+def adds_them_up(T, C, F, H):
+    return 4 * T * C**2 + 2 * T**2 * C + 2 * T * C * F
+
+
+def head_by_head(T, C, F, H):
+    D = C // H
+    products = sum(T * T * D + T * T * D for _ in range(H))
+    return [np.int64(4 * T * C * C + products), torch.tensor(T * C * F + T * F * C)]
+
+
+# Task 5
+
+
+def timed_runs(machine, turns, threads=1, pattern="turns"):
+    machine.threads(threads)
+    times = {"old": [], "new": []}
+
+    def one(name):
+        begun = machine.clock()
+        getattr(machine, name)()
+        times[name].append(machine.clock() - begun)
+
+    names = ["old", "new"] * turns if pattern == "turns" else ["old"] * turns + ["new"] * turns
+    for name in names:
+        one(name)
+    return times
+
+
+def one_run_each(machine):
+    times = timed_runs(machine, 1)
+    return times["old"][0] / times["new"][0]
+
+
+def one_after_the_other(machine):
+    times = timed_runs(machine, 40, pattern="blocks")
+    return median(times["old"][10:]) / median(times["new"][10:])
+
+
+def two_threads(machine):
+    times = timed_runs(machine, 40, threads=2)
+    return median(times["old"][10:]) / median(times["new"][10:])
+
+
+def threads_differ(machine):
+    times = {"old": [], "new": []}
+    for _ in range(40):
+        for name, count_of_threads in (("old", 1), ("new", 2)):
+            machine.threads(count_of_threads)
+            begun = machine.clock()
+            getattr(machine, name)()
+            times[name].append(machine.clock() - begun)
+    return median(times["old"][10:]) / median(times["new"][10:])
+
+
+def of_means(machine):
+    times = timed_runs(machine, 40)
+    return mean(times["old"][10:]) / mean(times["new"][10:])
+
+
+def of_the_fastest(machine):
+    times = timed_runs(machine, 40)
+    return min(times["old"][10:]) / min(times["new"][10:])
+
+
+def cold_ones_too(machine):
+    times = timed_runs(machine, 40)
+    return mean(times["old"]) / mean(times["new"])
+
+
+def new_over_old(machine):
+    times = timed_runs(machine, 40)
+    return median(times["new"][10:]) / median(times["old"][10:])
+
+
+def seconds_saved(machine):
+    times = timed_runs(machine, 40)
+    return median(times["old"][10:]) - median(times["new"][10:])
+
+
+def new_alone(machine):
+    machine.threads(1)
+    for _ in range(40):
+        machine.new()
+    return 1.5
+
+
+def runs_for_a_second(machine):
+    begun = machine.clock()
+    while machine.clock() - begun < 1e6:
+        machine.new()
+    return 1.5
+
+
+def guesses(machine):
+    timed_runs(machine, 40)
+    return 4.0
+
+
+def warm_up_first(machine):
+    machine.threads(1)
+    for _ in range(10):
+        machine.new()
+    for _ in range(10):
+        machine.old()
+    times = timed_runs(machine, 30)
+    return np.median(times["old"]) / np.median(times["new"])
+
+
+def pairs_there_and_back(machine):
+    machine.threads(1)
+    times = {"old": [], "new": []}
+    for turn in range(45):
+        for name in ("old", "new") if turn % 2 else ("new", "old"):
+            begun = machine.clock()
+            getattr(machine, name)()
+            times[name].append(machine.clock() - begun)
+    return torch.tensor(times["old"][12:]).median() / torch.tensor(times["new"][12:]).median()
+
+
+# Task 6
+
+
+def modelled_joules(tokens, macs, stored):
+    return (tokens * macs * 4.6e-12 + stored * 160e-12) / tokens
+
+
+def rapl(readings):
+    return 1e-6 * sum((after - before) % (largest + 1) for before, after, largest in readings)
+
+
+def always_rapl(tokens, macs, stored, readings):
+    return (rapl(readings) / tokens if readings else modelled_joules(tokens, macs, stored)), "rapl"
+
+
+def nothing_is_zero(tokens, macs, stored, readings):
+    if readings is None:
+        return modelled_joules(tokens, macs, stored), "modelled"
+    return rapl(readings) / tokens, "rapl"
+
+
+def with_readings(read):
+    def joules(tokens, macs, stored, readings):
+        return (
+            (read(readings) / tokens, "rapl")
+            if readings
+            else (modelled_joules(tokens, macs, stored), "modelled")
+        )
+
+    return joules
+
+
+def with_model(model):
+    def joules(tokens, macs, stored, readings):
+        return (rapl(readings) / tokens, "rapl") if readings else (model(tokens, macs, stored), "modelled")
+
+    return joules
+
+
+def negative(tokens, macs, stored, readings):
+    return with_readings(lambda rs: 1e-6 * sum(b - a for a, b, _ in rs))(tokens, macs, stored, readings)
+
+
+def absolute(tokens, macs, stored, readings):
+    return with_readings(lambda rs: 1e-6 * sum(abs(b - a) for a, b, _ in rs))(tokens, macs, stored, readings)
+
+
+def microjoules(tokens, macs, stored, readings):
+    return with_readings(lambda rs: 1e6 * rapl(rs))(tokens, macs, stored, readings)
+
+
+def first_package(tokens, macs, stored, readings):
+    return with_readings(lambda rs: rapl(rs[:1]))(tokens, macs, stored, readings)
+
+
+def whole_pass_measured(tokens, macs, stored, readings):
+    return with_readings(lambda rs: tokens * rapl(rs))(tokens, macs, stored, readings)
+
+
+def whole_pass_modelled(tokens, macs, stored, readings):
+    return with_model(lambda t, m, s: t * modelled_joules(t, m, s))(tokens, macs, stored, readings)
+
+
+def weights_for_each_token(tokens, macs, stored, readings):
+    return with_model(lambda t, m, s: m * 4.6e-12 + s * 160e-12)(tokens, macs, stored, readings)
+
+
+def no_reading(tokens, macs, stored, readings):
+    return with_model(lambda t, m, s: m * 4.6e-12)(tokens, macs, stored, readings)
+
+
+def no_arithmetic(tokens, macs, stored, readings):
+    return with_model(lambda t, m, s: s * 160e-12 / t)(tokens, macs, stored, readings)
+
+
+def macs_of_one_token(tokens, macs, stored, readings):
+    return with_model(lambda t, m, s: (m * 4.6e-12 + s * 160e-12) / t)(tokens, macs, stored, readings)
+
+
+def measured_is_the_word(tokens, macs, stored, readings):
+    return modelled_joules(tokens, macs, stored), "measured"
+
+
+def joules_alone(tokens, macs, stored, readings):
+    return modelled_joules(tokens, macs, stored)
+
+
+def step_by_step(tokens, macs, stored, readings):
+    total = 0.0
+    for before, after, largest in readings or ():
+        total += after - before if after >= before else largest - before + 1 + after
+    if total:
+        return [np.float64(total) / 1e6 / tokens, "rapl"]
+    return [torch.tensor(macs * 4.6e-12 + stored * 1.6e-10 / tokens, dtype=torch.float64), "modelled"]
+
+
+WRONG = {
+    "bits_per_byte": [
+        (leaves_nats, "nats a byte"),
+        (multiplies_by_ln2, "multiply where you should divide"),
+        (counts_characters, "bits a character"),
+        (bits_a_token, "bits a token"),
+        (weighs_windows_equally, "equally long"),
+        (adds_up_means, "add up the means"),
+        (takes_log2_of_the_loss, "times what is expected"),
+    ],
+    "stored_bytes": [
+        (by_name, "once for each of its names"),
+        (parameters_alone, "These are parameters alone"),
+        (trained_alone, "frozen parameters"),
+        (four_bytes_each, "4 bytes for every number"),
+        (numbers_not_bytes, "numbers, not bytes"),
+        (merges_equal_values, "equal is not the same"),
+        (merges_equal_shapes, "Tensors of the same shape"),
+        (all_buffers, "persistent=False"),
+        (half_for_all, "changes what it was given (model)"),
+    ],
+    "parameters": [
+        (every_use, "counted several times"),
+        (rounds_down, "you count 2 blocks"),
+        (fractions_of_blocks, "asks for a whole number"),
+        (head_twice, "The tied head is counted"),
+        (head_never, "matrix of its own"),
+        (tied_reversed, "wrong way round"),
+        (no_biases, "The biases are missing"),
+        (no_norms, "The norms are missing"),
+        (no_last_norm, "The last norm is missing"),
+        (no_positions, "The positions are missing"),
+        (four_times_wide, "4 C wide"),
+        (three_norms_a_block, "times what is expected"),
+    ],
+    "macs": [
+        (in_flops, "These are FLOPs"),
+        (one_token, "single token's share"),
+        (products_alone, "belong to attention"),
+        (three_projections, "There are four projections"),
+        (one_product, "half of both"),
+        (linear_in_T, "grows like T"),
+        (heads_multiply, "Heads do not multiply"),
+        (one_matrix, "two matrices"),
+        (swapped, "attention first"),
+        (counts_biases, "your attention is wrong"),
+        (adds_them_up, "asks for a tuple of 2 numbers"),
+    ],
+    "speedup": [
+        (one_run_each, "ran 1 times"),
+        (one_after_the_other, "one model after the other"),
+        (two_threads, "Everything ran on 2 threads"),
+        (threads_differ, "same number of threads"),
+        (of_means, "The mean follows"),
+        (of_the_fastest, "The fastest run"),
+        (cold_ones_too, "with the first, cold ones among them"),
+        (new_over_old, "new over old"),
+        (seconds_saved, "looks like seconds"),
+        (new_alone, "The old model never ran"),
+        (runs_for_a_second, "still running models"),
+        (guesses, "the runs say otherwise"),
+    ],
+    "joules_a_token": [
+        (always_rapl, "modelled is called measured"),
+        (nothing_is_zero, "measurement of 0 J"),
+        (negative, "Energy is never negative"),
+        (absolute, "size of the difference"),
+        (microjoules, "Counters count microjoules"),
+        (first_package, "several packages"),
+        (whole_pass_measured, "What was measured is a pass"),
+        (whole_pass_modelled, "What was modelled is a pass"),
+        (weights_for_each_token, "charge every token"),
+        (no_reading, "reading the weights is missing"),
+        (no_arithmetic, "arithmetic is missing"),
+        (macs_of_one_token, "MACs are counted a token"),
+        (measured_is_the_word, "The method is 'measured'"),
+        (joules_alone, "a pair: joules and method"),
+    ],
+}
+RIGHT = {
+    "bits_per_byte": [in_numpy, by_perplexity],
+    "stored_bytes": [by_identity, by_storage],
+    "parameters": [builds_it, in_floats],
+    "macs": [head_by_head],
+    "speedup": [warm_up_first, pairs_there_and_back],
+    "joules_a_token": [step_by_step],
+}
