@@ -10,10 +10,10 @@
 Time does not follow from MACs, nor energy from time: each is measured by itself.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from math import exp, log
+from math import exp, isnan, log
 from statistics import quantiles
 from time import perf_counter
 
@@ -177,6 +177,24 @@ def quality(
     if tokens == 0:
         raise ValueError(f"the validation part of {corpus.name} has no window of context={context}")
     return Quality(nats / tokens, exp(nats / tokens), nats / log(2) / size if size else None, tokens)
+
+
+def pareto(points: Mapping[str, Sequence[int | float]]) -> list[str]:
+    """The names of the points that no other dominates, in their order. Less is better on every axis.
+
+    One point dominates another if it is nowhere more and somewhere less; of equal points both stay.
+    ValueError for NaN, and for points with different numbers of axes.
+    """
+    if len({len(point) for point in points.values()}) > 1:
+        raise ValueError("the points have different numbers of axes; give each the same, in the same order")
+    for name, point in points.items():
+        if any(isnan(value) for value in point):
+            raise ValueError(f"{name} has a NaN in {tuple(point)}, which compares with nothing; leave it out")
+
+    def dominates(a: Sequence[int | float], b: Sequence[int | float]) -> bool:
+        return all(x <= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
+
+    return [name for name, point in points.items() if not any(dominates(q, point) for q in points.values())]
 
 
 @dataclass(frozen=True)

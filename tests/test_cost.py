@@ -371,3 +371,26 @@ def test_a_damaged_json_file_is_named(tmp_path, content):
 def test_missing_results_name_the_command_that_measures_them():
     with pytest.raises(FileNotFoundError, match="no_such_results.json is missing; `make lessons`"):
         files.load_results("no_such_results")
+
+
+def test_pareto_keeps_ties_and_drops_what_is_dominated():
+    points = {"a": (1, 5), "b": (2, 3), "twin": (2, 3), "worse": (2, 4), "late": (3, 3), "c": (4, 1)}
+    assert cost.pareto(points) == ["a", "b", "twin", "c"]
+    assert cost.pareto({}) == [] and cost.pareto({"alone": (1, 2, 3)}) == ["alone"]
+    assert cost.pareto({"small": (1, 9, 9), "fast": (9, 1, 9), "neither": (9, 9, 9)}) == ["small", "fast"]
+
+
+def test_no_point_of_a_pareto_front_is_dominated_and_every_other_is():
+    draw = random.Random(0)
+    points = {str(i): (draw.randrange(20), draw.randrange(20)) for i in range(60)}
+    front = cost.pareto(points)
+    for name, (x, y) in points.items():
+        better = [q for q in points.values() if q[0] <= x and q[1] <= y and q != (x, y)]
+        assert (name in front) == (not better)
+
+
+def test_pareto_refuses_what_does_not_compare():
+    with pytest.raises(ValueError, match="different numbers of axes"):
+        cost.pareto({"a": (1, 2), "b": (1, 2, 3)})
+    with pytest.raises(ValueError, match="b has a NaN"):
+        cost.pareto({"a": (1.0, 2.0), "b": (1.0, float("nan"))})
