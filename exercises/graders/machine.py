@@ -86,7 +86,7 @@ class Machine:
         for name, seconds in runs.items():
             if len(seconds) < COLD + RUNS:
                 return (
-                    f"The {name} model ran {len(seconds)} times. The task asks for {COLD} runs that warm up, which are not "
+                    f"Runs of the {name} model: {len(seconds)}. The task asks for {COLD} runs that warm up, which are not "
                     f"counted, and {RUNS} that are."
                 )
         used = {name: {threads for model, threads, _ in self._log if model == name} for name in runs}

@@ -35,9 +35,13 @@ class NotYet(Exception):
         self.picture, self.alt = picture, alt
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a stack trace (its protocol for exceptions that know better)."""
-        if self.picture is not None:
-            plot.show(self.picture, alt=self.alt)
+        """What IPython shows in place of a stack trace (its protocol for exceptions that know better).
+
+        It asks twice; the picture is drawn once.
+        """
+        picture, self.picture = self.picture, None
+        if picture is not None:
+            plot.show(picture, alt=self.alt)
         paragraphs = f"Not yet. {self}".split("\n")
         return [
             fill(text, 100, subsequent_indent=" " * (len(text) - len(text.lstrip()))) for text in paragraphs

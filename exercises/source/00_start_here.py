@@ -142,10 +142,14 @@ check.parameters(parameters)
 # Now use it. The course's base model has $V = 2048$, a context of 128, 8 layers, $C = 128$ and a feed-forward of 512. What would untying its head cost, and what would one block for all
 # eight layers save?
 
-# %% tags=["solution"]
+# %%
+# stub
+# Call your function here.
+# solution
 base = dict(vocab=2048, context=128, layers=8, dim=128, ffn=512, tied=True, every=1)
 for change in ({}, {"tied": False}, {"every": 8}):
     print(f"{str(change):18}{parameters(**base | change):>10,} parameters")
+# end
 
 # %% [markdown]
 # ## Task 4. Where does the work go as the text grows?
@@ -301,15 +305,19 @@ check.joules_a_token(joules_a_token)
 #
 # </details>
 #
-# Now use it on the base model: 2,097,152 MACs a token and 7,459,840 bytes in 32 bits. What share of the modelled energy of a generated token is reading weights, and what would 16 bits save?
+# Now use it on the base model: 2,097,152 MACs a token and 7,459,840 bytes in 32 bits. What would 16-bit weights save when one token is generated at a time, and what when a pass covers 1,024 tokens?
 
-# %% tags=["solution"]
+# %%
+# stub
+# Call your function here.
+# solution
 for tokens in (1, 1024):
     whole, method = joules_a_token(tokens, 2_097_152, 7_459_840, None)
     halved, _ = joules_a_token(tokens, 2_097_152, 7_459_840 // 2, None)
     print(f"{tokens:4} tokens a pass: {whole:.1e} J a token ({method}), {halved / whole:.2f} of it with 16-bit weights")
+# end
 
 # %% [markdown]
-# The lesson printed the same for its base model. Both are statements about a model of energy, and neither about your laptop.
+# These are statements about a model of energy, and none about your laptop.
 #
 # **Next.** [Lesson 01](../notebooks/01_train_smaller.ipynb): train a smaller model, and [its exercise](01_train_smaller.ipynb).

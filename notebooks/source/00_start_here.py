@@ -528,4 +528,6 @@ for name, (talk, ours) in claims.items():
 # Here pruning gives less than 2x because the token vectors stay, and int8 less than 4x because of the scales and what is kept in 16 bits. What those sizes cost in quality is in the
 # panels of section 4 and on the scoreboard.
 #
-# Next in the course: training a smaller model, and whether that is the best use of the same computation.
+# **Exercise.** [00 Start here](../exercises/00_start_here.ipynb): six tasks on quality, size, computation, time and energy.
+#
+# Next in the course: [training a smaller model](01_train_smaller.ipynb), and whether that is the best use of the same computation.

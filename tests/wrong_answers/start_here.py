@@ -492,7 +492,7 @@ WRONG = {
         (adds_them_up, "asks for a tuple of 2 numbers"),
     ],
     "speedup": [
-        (one_run_each, "ran 1 times"),
+        (one_run_each, "Runs of the old model: 1."),
         (one_after_the_other, "one model after the other"),
         (two_threads, "Everything ran on 2 threads"),
         (threads_differ, "same number of threads"),

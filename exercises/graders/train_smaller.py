@@ -1,0 +1,537 @@
+"""Checks for exercise 01: fronts, limits, equal compute, a log, chance, and the two ways to shrink a model."""
+
+from bisect import bisect_right
+from dataclasses import replace
+from itertools import accumulate
+from math import hypot, inf, sqrt
+from operator import add, le, lt
+from random import Random
+from statistics import mean, median, pstdev, stdev
+
+import numpy as np
+import torch
+
+from exercises.graders import Case, NotYet, Verdict, judge, task
+from exercises.graders.kinds import kind_of, number, numbers, strings, whole
+from minieff import cost, plot, zoo
+from minieff.files import load_results
+from minieff.transformer import Config, Transformer
+
+
+def telling(propose, right, mistakes, kind) -> list[Case]:
+    """Cases, drawn anew until no two mistakes answer all of them alike, and none answers them right."""
+
+    def apart(cases: list[Case]) -> bool:
+        answers = {str([kind(f(*case.arguments)) for case in cases]) for f in (right, *mistakes.values())}
+        return len(answers) == 1 + len(mistakes)
+
+    return next(filter(apart, (propose() for _ in range(1000))))
+
+
+# Task 1
+def scattered(draw: Random, stairs: int) -> dict[str, tuple[int, float]]:
+    """Models of which `stairs` are on the front, and an equal of one; others are beaten in one respect alone, or in both."""
+    sizes = sorted(draw.sample(range(20, 90), 2 * stairs))
+    losses = sorted(draw.sample(range(250, 420), 2 * stairs), reverse=True)
+    i = draw.randrange(2, 2 * stairs - 2, 2)
+    points = [*zip(sizes[::2], losses[::2], strict=True), (sizes[i], losses[i])]
+    points += [(sizes[i], losses[i - 1]), (sizes[i + 1], losses[i]), (sizes[i + 1], losses[i - 1])]
+    points += [(sizes[-1] + 2, losses[1]), (sizes[-1] + 5, losses[-3])]
+    draw.shuffle(points)
+    return {"ABCDEFGHIJKLMNOP"[n]: (10_000 * size, loss / 100) for n, (size, loss) in enumerate(points)}
+
+
+def dominates(a: tuple, b: tuple) -> bool:
+    return a[0] <= b[0] and a[1] <= b[1] and a != b
+
+
+def kept(beats=dominates):
+    """The names of the models that no other one beats."""
+    return lambda models: [
+        name
+        for name, point in models.items()
+        if not any(beats(models[other], point) for other in models if other != name)
+    ]
+
+
+def swept(key, running=True):
+    """The models in the order of `key`, each kept if its loss is lower than all before, or than the last one."""
+
+    def names(models):
+        order = sorted(models, key=lambda name: key(models[name]))
+        losses = [models[name][1] for name in order]
+        before = [inf, *(accumulate(losses, min) if running else losses)]
+        return [name for name, loss, low in zip(order, losses, before, strict=False) if loss < low]
+
+    return names
+
+
+FRONT_MISTAKES = {
+    "You keep models that another one equals in one respect and beats in the other. To dominate, does it have to be strictly "
+    "better in both?": kept(lambda a, b: a[0] < b[0] and a[1] < b[1]),
+    "You keep a model that is larger than another one and has the same loss. What would its bytes pay for?": kept(
+        lambda a, b: a[0] <= b[0] and a[1] < b[1]
+    ),
+    "You keep a model that is as large as another one and has a higher loss. At equal size, which would you take?": kept(
+        lambda a, b: a[0] < b[0] and a[1] <= b[1]
+    ),
+    "Two models that are equal in both remove each other in your answer. Neither is better in anything, so does one dominate "
+    "the other?": kept(lambda a, b: a[0] <= b[0] and a[1] <= b[1]),
+    "Of two models that are equal in both you keep the first one alone. What does the second one lose to?": swept(
+        lambda point: point
+    ),
+    "Of two models that are equal in both you keep the last one alone. Does it overwrite the first in a dictionary that has "
+    "(bytes, loss) as its key?": lambda models: list(
+        {models[name]: name for name in kept()(models)}.values()
+    ),
+    "You sort by bytes alone. Of two equally large models the order of the dictionary then decides which comes first: which "
+    "should?": swept(lambda point: point[0]),
+    "You compare each model with its neighbour in the order of size. One that beats its neighbour may lose to an earlier one: "
+    "what has to be remembered on the way?": swept(lambda point: point, running=False),
+    "You look at the loss alone. A model with a higher loss stays where none is as small and as good.": lambda models: [
+        min(models, key=lambda name: models[name][1])
+    ],
+    "You look at the bytes alone. A larger model stays where none is as small and as good.": lambda models: [
+        min(models, key=models.get)
+    ],
+    "You keep the smallest model and the best one. What lies between them may be beaten by neither.": lambda models: [
+        min(models, key=lambda name: models[name][place]) for place in (0, 1)
+    ],
+    "You treat a higher loss as the better one.": kept(
+        lambda a, b: dominates((a[0], b[1]), (b[0], a[1]))
+    ),
+    "You treat more bytes as better. The question is how small a model of this loss can be.": kept(
+        lambda a, b: dominates((b[0], a[1]), (a[0], b[1]))
+    ),
+    "You keep the models that are worse than no other. Turn the comparison round: fewer is better, in both.": kept(
+        lambda a, b: dominates(b, a)
+    ),
+    "You return the models that are dominated, and the task asks for the others.": lambda models: [
+        name for name in models if name not in kept()(models)
+    ],
+    "You keep every model. One goes as soon as a single other one dominates it; it need not lose to all.": list,
+}
+
+
+@task
+def front(run, draw: Random) -> Verdict:
+    """`front(models)`: the names of the models that no other dominates; `models` has (bytes, loss) by name."""
+    cases = telling(
+        lambda: [Case((m,), f"{len(m)} models") for m in (scattered(draw, n) for n in (3, 4, 5, 6))],
+        kept(),
+        FRONT_MISTAKES,
+        strings,
+    )
+    try:
+        judge(run, cases, kept(), FRONT_MISTAKES, kind=strings)
+    except NotYet as refusal:
+        trios = [(case.arguments[0], strings(run(*case.arguments)), kept()(*case.arguments)) for case in cases]
+        models, mine, wanted = next(trio for trio in trios if trio[1] != sorted(trio[2]))
+        panels = [("bytes, and what you returned", models, mine), ("bytes, and what is expected", models, wanted)]
+        raise NotYet(str(refusal), *sides("loss", *panels)) from None
+    rows = load_results("00_start_here")["scoreboard"]
+    sizes = {row["name"]: (row["stored_bytes"] / 1e6, row["bits_per_byte"]) for row in rows}
+    times = {row["name"]: (1e3 * row["seconds"][1], row["bits_per_byte"]) for row in rows}
+    panels = [("MB in 16 bits", sizes, run(sizes)), ("ms for a pass, in lesson 00", times, run(times))]
+    return Verdict(
+        "No model that you keep is dominated, equal ones stay. Your function drew the lines through the models of lesson 00: "
+        "what is on the front depends on what you count.",
+        *sides("bits a byte", *panels),
+    )
+
+
+def sides(quality: str, *panels: tuple[str, dict, list]) -> tuple:
+    """Models side by side over what each label names, with a line through the names that were returned."""
+    figure, axes = plot.panels(len(panels), width=4.4)
+    for ax, (label, models, names) in zip(axes, panels, strict=True):
+        best = sorted(models[name] for name in names if name in models)
+        ax.step([x for x, _ in best], [y for _, y in best], "o-", where="post", color=plot.PALETTE["blue"])
+        rest = [point for name, point in models.items() if name not in names]
+        ax.plot([x for x, _ in rest], [y for _, y in rest], "X", color=plot.PALETTE["red"])
+        for place, point in enumerate(sorted(set(models.values()))):
+            text = " = ".join(name for name in models if models[name] == point)
+            ax.annotate(text, point, xytext=(6, (5, -12)[place % 2]), textcoords="offset points", fontsize=8)
+        ax.set(xlabel=label, ylabel=quality)
+        ax.margins(x=0.2, y=0.12)
+    said = [f"over {label} the line goes through {', '.join(names) or 'none'}" for label, _, names in panels]
+    return figure, f"{quality.capitalize()} of {len(panels[0][1])} models: " + "; ".join(said) + "."
+
+
+# Task 2
+def name_or_none(value) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise NotYet(f"Your function returns {kind_of(value)}, and the task asks for a name, or None.")
+    return value
+
+
+def by_quality(model: dict) -> tuple:
+    return model["bits_per_byte"], model["bytes"]
+
+
+def choosing(
+    key=by_quality,
+    test=le,
+    absent=lambda limit: limit is None,
+    both=all,
+    limits=("bytes", "ms"),
+    turn=1,
+    none=lambda models: None,
+):
+    """The name of the first with the smallest `key` among the models that fit, with parts that can be wrong."""
+
+    def chosen(models, most_bytes, most_ms):
+        most = {"bytes": most_bytes, "ms": most_ms}
+        fit = [m for m in models if both(absent(most[x]) or test(m[x], most[x]) for x in limits)]
+        return min(fit[::turn], key=key)["name"] if fit else none(models)
+
+    return chosen
+
+
+PICK_MISTAKES = {
+    "You take the largest model that fits. A larger one need not be the better one: which entry says how good it is?": (
+        choosing(lambda model: -model["bytes"])
+    ),
+    "You take the smallest model that fits. Small enough is what the limit says; among those that fit, quality decides.": (
+        choosing(lambda model: model["bytes"])
+    ),
+    "You take the fastest model that fits. Fast enough is what the limit says; among those that fit, quality decides.": (
+        choosing(lambda model: model["ms"])
+    ),
+    "You take the one with the most bits a byte. Is that the best model, or the worst?": choosing(
+        lambda model: -model["bits_per_byte"]
+    ),
+    "A model that is exactly as large, or exactly as slow, as the limit fits.": choosing(test=lt),
+    "Your answer does not depend on `most_bytes`.": choosing(limits=["ms"]),
+    "Your answer does not depend on `most_ms`.": choosing(limits=["bytes"]),
+    "Where a limit is None you find nothing. None stands for no limit: then every model keeps it.": choosing(
+        absent=lambda limit: False, test=lambda value, limit: limit is not None and value <= limit
+    ),
+    "You read a limit of 0 as no limit. Which of 0 and None does `if limit` tell apart?": choosing(
+        absent=lambda limit: not limit
+    ),
+    "For you a model fits that keeps one of the two limits. It has to keep both.": choosing(both=any),
+    "You choose the best of all models, and only then see whether it fits. Where it does not, another one may.": (
+        lambda models, *most: choosing()([min(models, key=by_quality)], *most)
+    ),
+    "Of two equally good models you return the one that comes first in the list. Which one takes fewer bytes?": choosing(
+        lambda model: model["bits_per_byte"]
+    ),
+    "Of two equally good models you return the one that comes last in the list. Which one takes fewer bytes?": choosing(
+        lambda model: model["bits_per_byte"], turn=-1
+    ),
+    "Of two equally good models you return the faster one. The task asks for the one with fewer bytes.": choosing(
+        lambda model: (model["bits_per_byte"], model["ms"])
+    ),
+    "Of two equally good models you return the larger one.": choosing(
+        lambda model: (model["bits_per_byte"], -model["bytes"])
+    ),
+    "Where no model fits you return one all the same. Whoever asks has no room for it.": choosing(
+        none=lambda models: min(models, key=by_quality)["name"]
+    ),
+    "You return None in every case. Is there a `return`, and is it reached?": lambda *_: None,
+}
+
+
+def offered(draw: Random, *limits: str | int | None) -> Case:
+    """Seven models, the best two equally good, and limits: "some" model's value, "less" than all, 0 or None."""
+    bits = sorted(round(draw.uniform(1.2, 1.9), 3) for _ in range(6))
+    costs = [{"bytes": 1000 * draw.randrange(300, 4000), "ms": round(draw.uniform(3, 60), 1)} for _ in range(7)]
+    models = [{**spent, "bits_per_byte": b} for spent, b in zip(costs, [bits[0], *bits], strict=True)]
+    draw.shuffle(models)
+    models = [{"name": name, **model} for name, model in zip("ABCDEFG", models, strict=True)]
+    found = [
+        {"some": draw.choice(costs)[x], "less": min(c[x] for c in costs) - 1}.get(limit, limit)
+        for x, limit in zip(("bytes", "ms"), limits, strict=True)
+    ]
+    return Case((models, *found), f"{models}, most_bytes={found[0]}, most_ms={found[1]}")
+
+
+@task
+def pick(run, draw: Random) -> Verdict:
+    """`pick(models, most_bytes, most_ms)`: the name of the best model that keeps both limits, if any does."""
+    limits = [("some", "some"), ("some", None), (None, "some"), (None, None), (0, None), (None, 0), ("some", "less")]
+    cases = telling(
+        lambda: [offered(draw, *pair) for pair in [*limits, *limits[:4]]], choosing(), PICK_MISTAKES, name_or_none
+    )
+    judge(run, cases, choosing(), PICK_MISTAKES, kind=name_or_none)
+    return Verdict("First the limits, then quality among what is left, and None where nothing is left.")
+
+
+# Task 3
+def built(config: Config, count=cost.parameters) -> float:
+    """What is counted on a real model, on the device `meta`: its tensors have shapes, and hold no numbers."""
+    with torch.device("meta"):
+        return count(Transformer(config))
+
+
+def on_paper(config: Config, head=1, products=2, ffn=None, context=None) -> int:
+    """MACs a token in closed form, with parts that can be wrong."""
+    C, F, S = config.dim, ffn or config.ffn, context or config.context
+    return config.layers * (4 * C**2 + 2 * C * F + products * S * C) + head * config.vocab * C
+
+
+def odd(draw: Random, vocab: int, layers: int) -> Config:
+    """A small model, its feed-forward not 4 times its width."""
+    heads, context = draw.choice((2, 3, 5)), draw.randrange(11, 90)
+    dim = heads * draw.randrange(5, 12)
+    return Config(vocab, context, layers, heads, dim, ffn=draw.choice((2, 3)) * dim + draw.randrange(1, 9))
+
+
+def ratio(of):
+    """The tokens, if `of` said what a token costs."""
+    return lambda base, tokens, other: tokens * of(base) / of(other)
+
+
+TOKENS_MISTAKES = {
+    "Your ratio is the wrong way round: a model that takes less for each token gets more of them.": ratio(
+        lambda c: 1 / on_paper(c)
+    ),
+    "You give both the same number of tokens. That is equal data; the task asks for equal compute.": ratio(lambda c: 1),
+    "You compare parameters. Looking up a vector multiplies nothing, and attention multiplies without any parameter.": ratio(
+        built
+    ),
+    "You compare the numbers of layers. They are not equally wide, and the head is no layer.": ratio(lambda c: c.layers),
+    "You compare layers times width. How do the matrices of a layer grow with the width?": ratio(lambda c: c.layers * c.dim),
+    "The head is missing: it compares each token with the whole vocabulary.": ratio(lambda c: on_paper(c, head=0)),
+    "Attention's two products are missing: each token is compared with the whole context, and as many values are added up.": (
+        ratio(lambda c: on_paper(c, products=0))
+    ),
+    "You count the matrices of the layers alone. Attention's products and the head are missing.": ratio(
+        lambda c: on_paper(c, head=0, products=0)
+    ),
+    "You count one of attention's two products, or half of both. Here the whole context counts, also what a causal mask hides.": (
+        ratio(lambda c: on_paper(c, products=1))
+    ),
+    "You take the feed-forward to be 4 C wide. Each config says how wide it is.": ratio(lambda c: on_paper(c, ffn=4 * c.dim)),
+    "You count both models over the base's context. Each has its own.": lambda base, tokens, other: (
+        tokens * on_paper(base) / on_paper(other, context=base.context)
+    ),
+    "You count both models over the other's context. Each has its own.": lambda base, tokens, other: (
+        tokens * on_paper(base, context=other.context) / on_paper(other)
+    ),
+    "You compare whole sequences, and the two are not equally long. The question is about tokens.": ratio(
+        lambda c: c.context * on_paper(c)
+    ),
+}
+
+
+@task
+def tokens_for(run, draw: Random) -> Verdict:
+    """`tokens_for(base, tokens, other)`: the tokens that `other` gets for the compute of `tokens` tokens on `base`."""
+    pairs = [
+        [odd(draw, vocab, n) for n in draw.sample(range(2, 9), 2)] for vocab in draw.sample(range(50, 400), 4)
+    ]
+    cases = []
+    for base, other in pairs:
+        text = [f"C={c.dim} L={c.layers} F={c.ffn} S={c.context} V={c.vocab}" for c in (base, other)]
+        cases.append(Case((base, draw.randrange(10**8, 10**9), other), f"base {text[0]}, other {text[1]}"))
+    judge(run, cases, ratio(lambda config: built(config, cost.macs)), TOKENS_MISTAKES)
+    return Verdict("Equal to the MACs counted on models that were built, feed-forward and context their own.")
+
+
+# Task 4
+def loss_or_none(value) -> dict:
+    """A loss or None, in two entries, so that either can be compared."""
+    if isinstance(value, float) and value != value:
+        raise NotYet("Your function returns nan. Where nobody looked, the task asks for None.")
+    there = value is not None
+    return {"answer": "a number" if there else "None", "loss": number(value, "a number, or None") if there else 0.0}
+
+
+def logged(draw: Random) -> list[dict]:
+    """A log of 28 rows at irregular steps; every fifth has a held-out loss, so the last three have none."""
+    rows, last = [], {"step": 0, "tokens": 0, "seconds": 0.0}
+    for i in range(28):
+        steps, train = draw.randrange(40, 160), round(3 + 3 / (1 + i / 4) + draw.uniform(-0.1, 0.1), 4)
+        grown = {"step": steps, "tokens": steps * draw.randrange(600, 1200), "seconds": steps * draw.uniform(0.04, 0.09)}
+        last = {key: round(last[key] + grown[key], 1) for key in grown} | {"train": train}
+        rows.append(last | ({"valid": round(train + draw.uniform(0.2, 0.6), 4)} if i % 5 == 4 else {}))
+    return rows
+
+
+def places(log: list[dict], draw: Random) -> dict[str, int]:
+    """Numbers of tokens, by where in the log they lie."""
+    looks = [row["tokens"] for row in log if "valid" in row]
+    i = draw.randrange(1, len(looks))
+    return {
+        "exactly at the first look": looks[0],
+        "between two looks": looks[i] - int(draw.uniform(0.6, 0.8) * (looks[i] - looks[i - 1])),
+        "between two other looks": looks[-i] - int(draw.uniform(0.2, 0.4) * (looks[-i] - looks[-i - 1])),
+        "exactly at the last look": looks[-1],
+        "before the first look": int(0.8 * looks[0]),
+        "within the first row": log[10]["step"] + 5,  # between looks for those who count steps
+        "at the very beginning": int(log[10]["seconds"]) + 3,  # and for those who count seconds
+        "after the last look": (looks[-1] + log[-1]["tokens"]) // 2,
+        "after the last row": 2 * log[-1]["tokens"],
+    }
+
+
+def at_budget(log, macs, budget) -> float | None:
+    """What is asked for, by NumPy."""
+    looks = [(3 * macs * row["tokens"], row["valid"]) for row in log if "valid" in row]
+    spent, losses = zip(*looks, strict=True)
+    return float(np.interp(budget, spent, losses)) if spent[0] <= budget <= spent[-1] else None
+
+
+def reading(passes=3, key="valid", all_rows=False, at="tokens", share=lambda s: s, ends=(None, None), edge=le):
+    """The same written out, with parts that can be wrong; `ends` before and after: None, "clamp" or "extend"."""
+
+    def read(log, macs, budget):
+        rows = [row for row in log if all_rows or "valid" in row]
+        spent, losses = [passes * macs * row[at] for row in rows], [row[key] for row in rows]
+        late = budget > spent[0]
+        if not (edge(spent[0], budget) and edge(budget, spent[-1])) and ends[late] != "extend":
+            return losses[-late] if ends[late] else None
+        i = min(max(bisect_right(spent, budget), 1), len(spent) - 1)
+        part = share((budget - spent[i - 1]) / (spent[i] - spent[i - 1]))
+        return losses[i - 1] + part * (losses[i] - losses[i - 1])
+
+    return read
+
+
+LOSS_MISTAKES = {
+    "Two things are wrong: the price of a token, and what you return where nobody looked. Begin with the price: what does a "
+    "training step compute besides the forward pass?": reading(passes=1, ends=("clamp", "clamp")),
+    "You charge one forward pass for a token. What does a training step compute besides?": reading(passes=1),
+    "You charge two passes for a token. Backward takes two products for each one of forward: see the task for the sum.": (
+        reading(passes=2)
+    ),
+    "Outside the looks you return the loss of the nearest one, though nobody looked there. What does np.interp return for a "
+    "value beyond its ends?": reading(ends=("clamp", "clamp")),
+    "Before the first look you return the loss of the first one. Nobody had looked yet.": reading(ends=("clamp", None)),
+    "After the last look you return the loss of the last one. Nobody looked any more.": reading(ends=(None, "clamp")),
+    "You draw the line on beyond the looks. A log does not say what nobody looked at.": reading(ends=("extend", "extend")),
+    "At the first look itself, or at the last, you return None. Somebody looked there.": reading(edge=lt),
+    "You return the training loss at the looks. On which text is that one measured?": reading(key="train"),
+    "You return the training loss, of all rows. The held-out loss has another key, which some rows lack.": reading(
+        key="train", all_rows=True
+    ),
+    "You count steps. `macs` is what one token takes: which entry of a row counts tokens?": reading(at="step"),
+    "You count seconds. `macs` is what one token takes: a slower machine would change your answer.": reading(at="seconds"),
+    "Between two looks you return the earlier one. The task asks for the straight line.": reading(share=lambda s: s >= 1),
+    "Between two looks you return the later one. The task asks for the straight line.": reading(share=lambda s: s > 0),
+    "Between two looks you return the nearer one. The task asks for the straight line.": reading(share=lambda s: s > 0.5),
+    "You return None in every case. Is there a `return`, and is it reached?": lambda *_: None,
+}
+
+
+@task
+def loss_at(run, draw: Random) -> Verdict:
+    """`loss_at(log, macs, budget)`: the held-out loss when a run had spent `budget` MACs; None where nobody looked."""
+    runs = [(logged(draw), draw.randrange(500_000, 3_000_000)) for _ in range(2)]
+    cases = [
+        Case((log, macs, 3 * macs * tokens), f"a budget {place}, {3 * macs * tokens:.2e} MACs")
+        for log, macs in runs
+        for place, tokens in places(log, draw).items()
+    ]
+    judge(run, cases, at_budget, LOSS_MISTAKES, kind=loss_or_none)
+    return Verdict(
+        "Three passes for a token, a line between looks, None where nobody looked. Your function drew the curves.",
+        *curves(run),
+    )
+
+
+def curves(run) -> tuple:
+    """Held-out loss of the zoo's models over what their training had spent, as the learner's function reads it."""
+    figure, (ax,) = plot.panels(1, width=6.5, height=3.8)
+    names = ["base", "depth-6", "depth-4", "depth-2", "width-96", "width-64"]
+    for name, mark, colour in zip(names, "os^vDP", plot.PALETTE.values(), strict=False):
+        card = zoo.card(f"speeches-{name}")
+        looks = [row | {"valid": row["valid_first_256"]} for row in card["log"] if "valid_first_256" in row]
+        spent = [card["macs"] * card["tokens"] * n / 8 for n in range(1, 25)]
+        points = [(1e-12 * budget, run(looks, card["macs"], budget)) for budget in spent]
+        points = [point for point in points if point[1] is not None]
+        ax.plot(*zip(*points, strict=True), marker=mark, ms=4, color=colour)
+        ax.annotate(name, points[-1], xytext=(7, -3), textcoords="offset points", fontsize=8)
+    ax.set(xlabel="MACs spent on training, in millions of millions", ylabel="held-out loss in nats a token", xlim=(0, 88))
+    return (
+        figure,
+        "Held-out loss over the MACs that training had spent, for six models. All fall; at equal MACs depth-2 is lowest until it "
+        "ends. The larger a model, the later and the lower its curve ends.",
+    )
+
+
+# Task 5
+def apart(error, mid=mean, sign=1):
+    """The difference and its error."""
+    return lambda first, second: (sign * (mid(second) - mid(first)), error(first, second))
+
+
+def joined(spread=stdev, root=sqrt, join=hypot):
+    """The error of a difference, with parts that can be wrong."""
+    return lambda a, b: join(spread(a) / root(len(a)), spread(b) / root(len(b)))
+
+
+def by_numpy(first, second) -> tuple[float, float]:
+    """What is asked for."""
+    squares = [np.var(losses, ddof=1) / len(losses) for losses in (first, second)]
+    return np.mean(second) - np.mean(first), sum(squares) ** 0.5
+
+
+GAP_MISTAKES = {
+    "Two things are wrong with the error: how the two are added, and the spread that goes into each. Begin with adding: chance "
+    "that raises one mean may well raise the other.": apart(joined(pstdev, join=add)),
+    "You add the two errors as they are. Errors that are independent partly cancel: what of them is it that adds up?": apart(
+        joined(join=add)
+    ),
+    "You divide the sum of squares by n. The runs lie closer to their own mean than to the true one: what corrects for that? "
+    "(np.std has an argument for it.)": apart(joined(pstdev)),
+    "This is the error of two single runs. The mean of n runs varies less than one of them: by which factor?": apart(
+        joined(root=lambda n: 1)
+    ),
+    "With four times the runs your error shrinks to a quarter. The error of a mean halves.": apart(joined(root=lambda n: n)),
+    "This is a variance, in squared nats. What is missing at the end?": apart(joined(join=lambda a, b: a * a + b * b)),
+    "The sign of the difference is turned: it is positive where the second recipe has the higher loss.": apart(
+        joined(), sign=-1
+    ),
+    "You compare the best run of each. The best of many is lower than the best of few by chance alone.": apart(
+        joined(), mid=min
+    ),
+    "You compare medians, and the error is that of a mean.": apart(joined(), mid=median),
+    "You average the two variances, however many runs stand behind each.": apart(
+        lambda a, b: sqrt((stdev(a) ** 2 + stdev(b) ** 2) / 2)
+    ),
+    "You pool the variances, as if both recipes varied equally. Here each has its own.": apart(
+        lambda a, b: (
+            sqrt(((len(a) - 1) * stdev(a) ** 2 + (len(b) - 1) * stdev(b) ** 2) / (len(a) + len(b) - 2))
+            * sqrt(1 / len(a) + 1 / len(b))
+        )
+    ),
+    "You take the spread of all runs together. That contains the very difference that you ask about.": apart(
+        lambda a, b: stdev([*a, *b]) * sqrt(1 / len(a) + 1 / len(b))
+    ),
+    "You pair the runs. Nothing connects the first run of one recipe with the first of the other, and some have no partner.": (
+        apart(lambda a, b: stdev([y - x for x, y in zip(a, b, strict=False)]) / sqrt(min(len(a), len(b))))
+    ),
+}
+
+
+def seeds(draw: Random, runs: int, middle: float) -> list[float]:
+    """Losses around `middle`, no two of them equal."""
+    wide = draw.uniform(0.01, 0.04)
+    return draw.sample([round(middle + wide * (i + draw.uniform(0.1, 0.4)), 4) for i in range(runs)], runs)
+
+
+@task
+def gap(run, draw: Random) -> Verdict:
+    """`gap(first, second)`: by how much the mean of the second list is higher, and the standard error of that."""
+    cases = [
+        Case((seeds(draw, n, 3.3), seeds(draw, m, 3.3 + shift)), f"{n} runs and {m} runs")
+        for n, m, shift in ((3, 5, 0.3), (4, 3, -0.4), (3, 7, -0.5), (6, 3, 0.4))
+    ]
+    judge(run, cases, by_numpy, GAP_MISTAKES, kind=numbers("difference", "standard error"), tolerance=1e-3)
+    return Verdict("The difference, and how far chance alone moves it: one says little without the other.")
+
+
+# Task 6
+def largest(fits, layers: int, widths: range, config: Config) -> tuple[int, int]:
+    """What is asked for, if fits(layers, width) says what fits."""
+
+
+def shrunk(*without: str, heads=0, test=le, ffn=lambda c, dim: c.ffn * dim // c.dim, multiple=True, more=0):
+    """The sizes that fit by the formula, with parts that can be wrong or left out."""
+
+
+@task
+def depth_or_width(run, draw: Random) -> Verdict:
+    """`depth_or_width(config, budget)`: the layers that fit at full width, and the width that fits at full depth."""
