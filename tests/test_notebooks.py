@@ -135,3 +135,25 @@ def test_a_changed_source_is_noticed(tmp_path):
     with pytest.raises(RuntimeError, match="stderr"):
         build.execute(source)
     assert build.executed_target(source).read_bytes() == first
+
+
+def test_an_exercise_becomes_a_blank_and_a_solution(tmp_path):
+    source = tmp_path / "exercises" / "source" / "task.py"
+    source.parent.mkdir(parents=True)
+    source.write_text(
+        "# %%\nx = 2\n\n# %%\ndef f(x):\n    # stub\n    raise NotImplementedError\n    # solution\n"
+        '    return x * x\n    # end\n\n# %% tags=["solution"]\nprint(f(x))\n'
+    )
+    build.execute(source)
+    assert build.up_to_date(source)
+    paths = [tmp_path / "exercises" / "task.ipynb", tmp_path / "exercises" / "solutions" / "task.ipynb"]
+    blank, solved = (nbformat.read(path, as_version=4).cells for path in paths)
+    assert [cell.source for cell in blank] == ["x = 2", "def f(x):\n    raise NotImplementedError"]
+    assert [cell.source for cell in solved] == ["x = 2", "def f(x):\n    return x * x", "print(f(x))"]
+    assert not any(cell.outputs or cell.execution_count for cell in blank)
+    assert solved[2].outputs[0].text == "4\n" and solved[1].metadata.jupyter.source_hidden
+    first = [path.read_bytes() for path in paths]
+    build.execute(source)
+    assert [path.read_bytes() for path in paths] == first
+    source.write_text(source.read_text().replace("raise NotImplementedError", "pass"))
+    assert not build.up_to_date(source)  # the blank alone has changed

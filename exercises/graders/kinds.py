@@ -20,7 +20,7 @@ def number(value: Any, wanted: str = "a number") -> float:
     """A finite number: int, float, or a NumPy or torch scalar."""
     if isinstance(value, Tensor | np.ndarray):
         if value.ndim:
-            raise NotYet(f"Your function returns a {kind_of(value)}, and the task asks for {wanted}.")
+            raise NotYet(f"Your function returns {kind_of(value)}, and the task asks for {wanted}.")
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise NotYet(f"Your function returns {kind_of(value)}, and the task asks for {wanted}.")
@@ -74,7 +74,7 @@ def kind_of(value: Any) -> str:
     if isgenerator(value):
         return "a generator (it has a `yield`, or round brackets around a `for`), which nothing has run yet"
     if isinstance(value, Tensor | np.ndarray):
-        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
     if isinstance(value, list | tuple | set | dict | str):
         return f"a {type(value).__name__}, {str(value)[:60]!r}" if isinstance(value, str) else inside(value)
     return f"{'a function' if callable(value) else f'a value of type {type(value).__name__}'}"
