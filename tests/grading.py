@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import nan
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from exercises.graders import NotYet, Verdict
@@ -28,10 +29,21 @@ def outcome(check: Callable, mine: Callable, seed: int) -> tuple[str, str]:
     try:
         verdict = check(mine, seed=seed)
     except NotYet as refusal:
-        return "refused", str(refusal)
+        return "refused" + undescribed(refusal), str(refusal)
     except BaseException as error:
         return f"raised {type(error).__name__}", str(error)
-    return ("passed", verdict.message) if isinstance(verdict, Verdict) else (f"returned {verdict!r}", "")
+    return (
+        ("passed" + undescribed(verdict), verdict.message)
+        if isinstance(verdict, Verdict)
+        else (f"returned {verdict!r}", "")
+    )
+
+
+def undescribed(said: Verdict | NotYet) -> str:
+    """Empty if what was said comes without a picture, or with a figure and a description of it."""
+    if said.picture is None or (isinstance(said.picture, Figure) and len(said.alt) > 40):
+        return ""
+    return " with a picture that nobody can see"
 
 
 def faults(check: Callable, answers: Answers, seeds: tuple[int, ...] = (0, 1)) -> list[str]:

@@ -381,11 +381,9 @@ def test_a_misconception_counts_only_if_it_explains_all_answers():
     with pytest.raises(NotYet, match="You add") as refused:
         judge(lambda n: 2 * n, cases, lambda n: n * n, mistakes)
     assert refused.value.picture and len(refused.value.alt) > 40
-    with pytest.raises(
-        NotYet, match=r"For n=3 you returned 6, which is too small, 0.6667 times what is expected"
-    ):
+    with pytest.raises(NotYet, match=r"For n=3 you returned 6, which is too small by 3. Which part"):
         judge(lambda n: 2 * n if n < 5 else 25, cases, lambda n: n * n, mistakes)
-    with pytest.raises(NotYet, match="your b is wrong: you returned 0"):
+    with pytest.raises(NotYet, match="For n=2 and b, you returned 0, which is too small by 2"):
         judge(lambda n: (n, 0), cases, lambda n: (n, n), {}, kind=numbers("a", "b"))
 
 

@@ -42,10 +42,7 @@ def judge(
 
     if agrees(expected):
         return got
-    picture, alt = (
-        beside(cases, got, expected),
-        "What your function returned beside what was expected, for every case.",
-    )
+    picture, alt = beside(cases, got, expected)
     for message, mistake in mistakes.items():
         if agrees([kind(mistake(*case.arguments)) for case in cases]):
             raise NotYet(message, picture, alt)
@@ -75,18 +72,25 @@ def same(a: Any, b: Any, tolerance: float) -> bool:
 
 
 def difference(mine: Any, wanted: Any) -> str:
-    """How an answer differs, without the right one."""
+    """How an answer differs, without the right one: by how much where both are whole numbers, else by what factor."""
     if isinstance(mine, dict):
         name = next(name for name in mine if not same(mine[name], wanted[name], 1e-6))
-        return f"your {name} is wrong: " + difference(mine[name], wanted[name])
-    if not isinstance(mine, int | float):
+        return f"and {name}, " + difference(mine[name], wanted[name])
+    if not isinstance(mine, int | float) or not isinstance(wanted, int | float):
         return f"you returned {mine}, which is not what is expected."
+    size = "large" if mine > wanted else "small"
+    if mine == int(mine) and wanted == int(wanted) and abs(mine - wanted) < 1e12:
+        return f"you returned {mine:,.0f}, which is too {size} by {abs(mine - wanted):,.0f}. Which part could have that size?"
     ratio = f", {mine / wanted:.4g} times what is expected" if wanted and mine / wanted > 0 else ""
-    return f"you returned {mine:.6g}, which is too {'large' if mine > wanted else 'small'}{ratio}."
+    return f"you returned {mine:.6g}, which is too {size}{ratio}."
 
 
-def beside(cases: Sequence[Case], got: Sequence, expected: Sequence) -> Figure | None:
-    """Yours beside the expected, a group of bars for each case; None where answers are not numbers."""
+def beside(cases: Sequence[Case], got: Sequence, expected: Sequence) -> tuple[Figure | None, str]:
+    """Yours beside the expected, bars for each case, and a description; None where answers are not numbers.
+
+    Where the two are so close that bars would look alike, their difference.
+    """
+    name = ""
     if isinstance(got[0], dict):
         name = next(
             (
@@ -98,12 +102,22 @@ def beside(cases: Sequence[Case], got: Sequence, expected: Sequence) -> Figure |
         )
         got, expected = ([answers[name] for answers in side] for side in (got, expected))
     if not all(isinstance(value, int | float) for value in [*got, *expected]):
-        return None
+        return None, ""
     figure, (ax,) = plot.panels(1, width=1.2 + 1.3 * len(cases), height=2.6)
-    for shift, values, name, colour in ((-0.2, expected, "expected", "grey"), (0.2, got, "yours", "red")):
-        ax.bar([i + shift for i in range(len(cases))], values, 0.4, color=plot.PALETTE[colour], label=name)
-    if min(*got, *expected) > 0 and max(*got, *expected) > 20 * min(*got, *expected):
-        ax.set_yscale("log")
-    ax.set_xticks(range(len(cases)), [case.label.replace(", ", "\n") for case in cases], fontsize=7.5)
-    ax.legend(frameon=False)
-    return figure
+    places = list(range(len(cases)))
+    if all(abs(g - e) <= 0.1 * abs(e) for g, e in zip(got, expected, strict=True)):
+        ax.bar(places, [g - e for g, e in zip(got, expected, strict=True)], 0.4, color=plot.PALETTE["red"])
+        ax.axhline(0, color=plot.PALETTE["grey"])
+        ax.set_ylabel(f"{name} yours minus expected".strip())
+    else:
+        for shift, values, whose, colour in (
+            (-0.2, expected, "expected", "grey"),
+            (0.2, got, "yours", "red"),
+        ):
+            ax.bar([i + shift for i in places], values, 0.4, color=plot.PALETTE[colour], label=whose)
+        if min(*got, *expected) > 0 and max(*got, *expected) > 20 * min(*got, *expected):
+            ax.set_yscale("log")
+        ax.set_ylabel(name)
+        ax.legend(frameon=False)
+    ax.set_xticks(places, [case.label.replace(", ", "\n") for case in cases], fontsize=7.5)
+    return figure, "What your function returned beside what was expected, as bars for each of the cases."

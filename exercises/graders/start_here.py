@@ -1,6 +1,7 @@
 """Checks for exercise 00: quality, size, computation, time and energy, each measured and mismeasured."""
 
 from collections.abc import Callable
+from io import BytesIO
 from math import ceil, log
 from random import Random
 from statistics import mean
@@ -26,7 +27,9 @@ def bits_per_byte(run: Callable, draw: Random) -> Verdict:
         text = "".join(draw.choice("abcdefgh é–’ñ") for _ in range(3 * sum(tokens))) + "“é”"
         losses = [draw.uniform(1, 6) for _ in tokens]
         cases.append(
-            Case((losses, tokens, text), f"{windows} windows, {sum(tokens)} tokens, {len(text)} characters")
+            Case(
+                (losses, tokens, text), f"windows: {windows}, tokens: {sum(tokens)}, characters: {len(text)}"
+            )
         )
 
     def nats(losses, tokens):
@@ -81,6 +84,13 @@ class Odd(nn.Module):
             self.down.half()
 
 
+def whole_file(model: nn.Module) -> int:
+    """What torch.save writes."""
+    file = BytesIO()
+    torch.save(model.state_dict(), file)
+    return file.tell()
+
+
 @task
 def stored_bytes(run: Callable, draw: Random) -> Verdict:
     """`stored_bytes(model)`: the bytes of all tensors in the file that the model is saved to."""
@@ -100,7 +110,7 @@ def stored_bytes(run: Callable, draw: Random) -> Verdict:
         "nor `id` tell: what do two views of the same memory have in common?": lambda m: sum(
             t.nbytes for t in saved(m)
         ),
-        "These are parameters alone. The file also holds buffers: compare the names in parameters() and state_dict().": (
+        "These are parameters alone. The file also holds buffers: compare the names in named_parameters() and state_dict().": (
             lambda m: sum(p.nbytes for p in m.parameters())
         ),
         "You count frozen parameters as if they were not stored. Training does not matter to a file.": (
@@ -118,6 +128,7 @@ def stored_bytes(run: Callable, draw: Random) -> Verdict:
         "Tensors of the same shape are counted once. Only those that share their memory are stored once.": (
             lambda m: sum({(tuple(t.shape), t.dtype): t.nbytes for t in saved(m)}.values())
         ),
+        "This is the size of a whole file, with its headers and names. The task asks for the tensors alone.": whole_file,
         "You count a buffer that is not stored (registered with persistent=False). What does state_dict() name?": (
             lambda m: sum(t.nbytes for t in [*m.parameters(), *m.buffers()])
         ),
@@ -136,60 +147,81 @@ def built(vocab: int, context: int, layers: int, dim: int, ffn: int, tied: bool,
     return cost.parameters(nn.ModuleList([model, separate]))
 
 
-def formula(
-    vocab,
-    context,
-    layers,
-    dim,
-    ffn,
-    tied,
-    every,
-    biases=1,
-    norms=1,
-    last=1,
-    positions=1,
-    head=None,
-    blocks=None,
-) -> int:
-    """The same in closed form, with parts that can be left out: what learners forget."""
-    head = (0 if tied else vocab * dim) if head is None else head * vocab * dim
-    block = 4 * (dim**2 + biases * dim) + 2 * dim * ffn + biases * (ffn + dim) + norms * 4 * dim
-    blocks = ceil(layers / every) if blocks is None else blocks(layers, every)
-    return vocab * dim + positions * context * dim + blocks * block + norms * last * 2 * dim + head
+def formula(vocab, context, layers, dim, ffn, tied, every, **change) -> int:
+    """The same in closed form, with parts that `change` sets to something else: what learners forget or misread."""
+    biases = change.get("biases", 5 * dim + ffn)
+    block = 4 * dim**2 + 2 * dim * ffn + biases + change.get("norms", 2) * change.get("norm", 2) * dim
+    blocks = change.get("blocks", ceil(layers / every))
+    head = change.get("head", 0 if tied else vocab * dim)
+    ends = change.get("positions", context * dim) + change.get("last", 1) * change.get("norm", 2) * dim
+    return vocab * dim + ends + blocks * block + head
 
 
 @task
 def parameters(run: Callable, draw: Random) -> Verdict:
     """`parameters(vocab, context, layers, dim, ffn, tied, every)` of the course's model, its head tied or not, its blocks shared."""
-    cases = []
+    names, cases = ("vocab", "context", "layers", "dim", "ffn", "tied", "every"), []
     for tied, (layers, every) in zip(
         (True, False, True, False), ((3, 1), (7, 3), (6, 2), (5, 4)), strict=True
     ):
         vocab, context, dim, ffn = draw.sample(range(9, 70), 4)
-        label = f"V={vocab}, context={context}, L={layers}, C={dim}, ffn={ffn}, tied={tied}, every={every}"
-        cases.append(Case((vocab, context, layers, dim, ffn, tied, every), label))
+        values = (vocab, context, layers, dim, ffn, tied, every)
+        cases.append(
+            Case(values, ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True)))
+        )
 
-    def wrong(**change):
-        return lambda *arguments: formula(*arguments, **change)
+    def wrong(change: Callable[..., dict]) -> Callable:
+        return lambda V, S, L, C, F, tied, every: formula(
+            V, S, L, C, F, tied, every, **change(V, L, C, F, tied, every)
+        )
 
     mistakes = {
-        "A block that is used several times is counted several times. It has its parameters once.": wrong(
-            blocks=lambda n, k: n
+        "A block that is used several times is counted several times. It has its parameters once.": (
+            wrong(lambda V, L, C, F, tied, every: {"blocks": L})
         ),
-        "With 7 layers and a new block for every 3, you count 2 blocks. Which blocks do layers 0 to 6 use?": wrong(
-            blocks=lambda n, k: n // k
+        "With 7 layers and a new block for every 3, you count 2 blocks. Which blocks do layers 0 to 6 use?": (
+            wrong(lambda V, L, C, F, tied, every: {"blocks": L // every})
         ),
-        "The tied head is counted, although it is the embedding.": wrong(head=1),
-        "Where the head is not tied, it has a matrix of its own.": wrong(head=0),
-        "You read `tied` the wrong way round.": lambda *a: formula(*a[:5], not a[5], a[6]),
-        "The biases are missing: every linear inside a block has one.": wrong(biases=0),
-        "The norms are missing: each has a weight and a bias, and there are two in a block and one at the end.": wrong(
-            norms=0
+        "With 6 layers and a new block for every 2, you count 4 blocks. Which blocks do layers 0 to 5 use?": (
+            wrong(lambda V, L, C, F, tied, every: {"blocks": L // every + 1})
         ),
-        "The last norm is missing, after all blocks.": wrong(last=0),
-        "The positions are missing: a vector for each place of the context.": wrong(positions=0),
-        "You take the feed-forward to be 4 C wide. Here `ffn` says how wide it is.": lambda *a: formula(
-            *a[:4], 4 * a[3], *a[5:]
+        "`every` is how many layers in a row use one block, not how many blocks there are.": (
+            wrong(lambda V, L, C, F, tied, every: {"blocks": every})
+        ),
+        "The tied head is counted, although it is the embedding.": wrong(
+            lambda V, L, C, F, tied, every: {"head": V * C}
+        ),
+        "Where the head is not tied, it has a matrix of its own.": wrong(
+            lambda V, L, C, F, tied, every: {"head": 0}
+        ),
+        "You read `tied` the wrong way round.": wrong(
+            lambda V, L, C, F, tied, every: {"head": V * C if tied else 0}
+        ),
+        "The head has no bias here.": wrong(
+            lambda V, L, C, F, tied, every: {"head": V if tied else V * C + V}
+        ),
+        "Where it has a matrix of its own, the head has no bias here.": (
+            wrong(lambda V, L, C, F, tied, every: {"head": 0 if tied else V * C + V})
+        ),
+        "The biases are missing: every linear inside a block has one.": wrong(
+            lambda V, L, C, F, tied, every: {"biases": 0}
+        ),
+        "A bias has one number for each output of its linear. How many outputs has the one that leads back to `dim`?": (
+            wrong(lambda V, L, C, F, tied, every: {"biases": 4 * C + 2 * F})
+        ),
+        "The norms are missing: there are two in a block and one at the end.": wrong(
+            lambda V, L, C, F, tied, every: {"norm": 0}
+        ),
+        "A norm has two vectors, a weight and a bias.": wrong(lambda V, L, C, F, tied, every: {"norm": 1}),
+        "You count one norm in a block. What stands before attention, and what before the feed-forward?": (
+            wrong(lambda V, L, C, F, tied, every: {"norms": 1})
+        ),
+        "The last norm is missing, after all blocks.": wrong(lambda V, L, C, F, tied, every: {"last": 0}),
+        "The positions are missing: a vector for each place of the context.": (
+            wrong(lambda V, L, C, F, tied, every: {"positions": 0})
+        ),
+        "You take the feed-forward to be four times `dim` wide. Here `ffn` says how wide it is.": (
+            lambda V, S, L, C, F, tied, every: formula(V, S, L, C, 4 * C, tied, every)
         ),
     }
     judge(run, cases, built, mistakes, kind=whole)
@@ -208,21 +240,14 @@ def layer_macs(T: int, C: int, F: int, H: int) -> tuple[int, int]:
 def macs(run: Callable, draw: Random) -> Verdict:
     """`macs(T, C, F, H)`: multiply-accumulates of a layer over T tokens, as (attention, feed_forward)."""
     cases = []
-    for _ in range(4):
-        H, D, T, F = (
-            draw.sample((2, 3, 5, 7), 1)[0],
-            draw.randrange(3, 12),
-            draw.randrange(11, 99),
-            draw.randrange(20, 200),
-        )
+    for H in draw.sample((2, 3, 5, 7), 4):
+        D, T, F = draw.randrange(3, 12), draw.randrange(11, 99), draw.randrange(20, 200)
         cases.append(Case((T, H * D, F, H), f"T={T}, C={H * D}, F={F}, H={H}"))
 
-    def wrong(projections=4, products=2.0, growth=2, ffn=2, scale=1.0, split=0):
+    def wrong(projections=4, products=2, growth=2, ffn=2, scale=1, pairs=lambda T, H: 1):
         def mistaken(T, C, F, H):
-            factor = H if split else 1
-            return scale * (
-                projections * T * C**2 + factor * products * T**growth * C
-            ), scale * ffn * T * C * F
+            attention = projections * T * C**2 + products * T**growth * C * pairs(T, H)
+            return scale * attention, scale * ffn * T * C * F
 
         return mistaken
 
@@ -236,13 +261,25 @@ def macs(run: Callable, draw: Random) -> Verdict:
         "Attention has two products of tokens with tokens, q with k and the weights with v. You count one of them, or half of both; "
         "here all T x T pairs of both count, also those that a causal mask hides.": wrong(products=1),
         "Your attention grows like T. Every one of T queries is compared with T keys.": wrong(growth=1),
-        "Heads do not multiply the work: each of the H heads is only C / H wide.": wrong(split=1),
+        "Heads do not multiply the work: each of the H heads is only C / H wide.": wrong(
+            pairs=lambda T, H: H
+        ),
+        "The projections are C wide for all heads together: they do not multiply with H.": (
+            lambda T, C, F, H: (4 * H * T * C**2 + 2 * T**2 * C, 2 * T * C * F)
+        ),
+        "You count the pairs of a single head. There are H of them, each C / H wide.": wrong(
+            pairs=lambda T, H: 1 / H
+        ),
+        "You leave out the pairs that a causal mask hides. Here all T x T of them count.": (
+            wrong(pairs=lambda T, H: (T + 1) / (2 * T))
+        ),
         "The feed-forward has two matrices, up and down.": wrong(ffn=1),
         "You return them in the other order: attention first.": lambda *a: layer_macs(*a)[::-1],
     }
     judge(run, cases, layer_macs, mistakes, kind=numbers("attention", "feed_forward"))
     return Verdict(
-        "The products of tokens with tokens grow with the square of T, all else with T: the picture is drawn with your function.",
+        "The products of tokens with tokens grow with the square of T, all else with T. The picture is drawn with your function, "
+        "and divides by T.",
         *macs_figure(run),
     )
 
@@ -290,14 +327,15 @@ def joules_and_method(value) -> dict:
             f"Your function returns {kind_of(value)}, and the task asks for a pair: joules and method."
         )
     if value[1] not in ("rapl", "modelled"):
-        raise NotYet(f"The method is {value[1]!r}, and there are two: 'rapl' and 'modelled'.")
+        raise NotYet(
+            f"You return the method {value[1]!r}. There are two words for it: 'rapl' and 'modelled'."
+        )
     return {"joules": number(value[0]), "method": value[1]}
 
 
-def used(readings, wrap=True, unit=1e-6) -> float:
-    return unit * sum(
-        (after - before) % (largest + 1) if wrap else after - before for before, after, largest in readings
-    )
+def used(readings, unit=1e-6, values=lambda largest: largest + 1) -> float:
+    """The joules that the packages used. A counter takes `values(largest)` values, and then begins again at 0."""
+    return unit * sum((after - before) % values(largest) for before, after, largest in readings)
 
 
 def model_of(tokens, macs, stored, share=True) -> float:
@@ -307,16 +345,16 @@ def model_of(tokens, macs, stored, share=True) -> float:
 @task
 def joules_a_token(run: Callable, draw: Random) -> Verdict:
     """`joules_a_token(tokens, macs, stored, readings)` of one pass, as (joules, method)."""
-    largest, cases = 262_143_328_850, []
-    for readings in ([(5, 9)], [(largest - 30_000_000, 12_000_000), (700, 45_000_700)], None, []):
+    cases, shift = [], draw.randrange(1_000, 9_000)
+    full = 262_143_328_850  # the range of many real counters
+    one, small = [(5, 900_000 + shift, full)], [(9_000, 30 + shift // 4, 9_999)]
+    two = [(full - 30_000_000, 12_000_000 + shift, full), (60_000, 700 + shift, 65_535)]
+    for readings in (one, small, two, None, []):
         tokens, weights, stored = (
             draw.randrange(3, 900),
             draw.randrange(10**6, 10**7),
             draw.randrange(10**6, 10**8),
         )
-        if readings:
-            shift = draw.randrange(1_000_000, 9_000_000)
-            readings = [(before, after + shift, largest) for before, after in readings]
         label = f"tokens={tokens}, macs={weights}, stored={stored}, readings={readings}"
         cases.append(Case((tokens, weights, stored, readings), label))
 
@@ -336,10 +374,23 @@ def joules_a_token(run: Callable, draw: Random) -> Verdict:
             none=lambda r: r is None
         ),
         "One counter went past its largest value and began again at 0 in between. Energy is never negative: add the turn that is missing.": answer(
-            read=lambda r: used(r, wrap=False)
+            read=lambda r: 1e-6 * sum(b - a for a, b, _ in r)
         ),
         "One counter went past its largest value and began again at 0. The size of the difference is not what was used.": answer(
             read=lambda r: 1e-6 * sum(abs(b - a) for a, b, _ in r)
+        ),
+        "A counter whose largest value is 9 has 10 values, 0 among them: you lose a microjoule when it begins again.": answer(
+            read=lambda r: used(r, values=lambda largest: largest)
+        ),
+        "Each counter begins again by itself, and each has its own largest value: mend each difference before you add them up.": answer(
+            read=lambda r: 1e-6 * (sum(b - a for a, b, _ in r) % (r[0][2] + 1))
+        ),
+        "These are the counters' mean; what the packages used is their sum.": answer(
+            read=lambda r: used(r) / len(r)
+        ),
+        "There are readings, and you return the model. What was measured comes first.": lambda t, m, s, r: (
+            model_of(t, m, s),
+            "modelled",
         ),
         "Counters count microjoules.": answer(read=lambda r: used(r, unit=1.0)),
         "There may be several packages, each with a counter of its own; you read the first alone.": answer(

@@ -27,7 +27,7 @@ progress.FILE = None        # running a solution is not your progress
 # ## Task 1. Bits a byte, with the lesson closed
 #
 # *Retrieval, difficulty 1 of 5.* A colleague sends you what is left of an evaluation: the mean loss of each window in nats a token, the number of tokens in each window,
-# and the text of all windows in one string. The windows are not equally long.
+# and the text of all windows in one string; files of text are UTF-8. The windows are not equally long.
 #
 # Write `bits_per_byte(losses, tokens, text)`: two lists of the same length and a string; returns one number.
 
@@ -62,8 +62,8 @@ check.bits_per_byte(bits_per_byte)
 # %% [markdown]
 # ## Task 2. A file that is smaller than this says
 #
-# *Spot the bug, difficulty 2.* The function below is meant to give the bytes of all tensors in the file that a model is saved to. The format stores memory that several
-# names share once. On a model without shared parts it is right.
+# *Spot the bug, difficulty 2.* The function below is meant to give the bytes of all tensors in the file that a model is saved to. If several names
+# share the same memory, the file holds it once. Count the numbers alone, not the file's headers and names. On a model without shared parts the function is right.
 
 # %%
 def stored_bytes(model):
@@ -102,8 +102,8 @@ check.stored_bytes(stored_bytes)
 # - `layers` layers, each with a norm, attention (four linears `dim` to `dim`), another norm, and a feed-forward (`dim` to `ffn` and back);
 # - a last norm; then the head, `dim` to `vocab`, without bias. `tied=True`: the head *is* the token vectors. `tied=False`: it has a matrix of its own.
 #
-# Linears other than the head have biases. A norm has a weight and a bias, each `dim` long. With `every=3`, layers 0, 1, 2 use one block, layers 3, 4, 5 a second
-# one, layer 6 a third, and so on.
+# Linears other than the head have biases. A norm has a weight and a bias, each `dim` long. With `every=3`, layers 0, 1, 2 share one block (its two norms, its attention, its
+# feed-forward), layers 3, 4, 5 share a second one, layer 6 uses a third, and so on.
 #
 # Write `parameters(vocab, context, layers, dim, ffn, tied, every)`. The check builds each model and counts.
 
@@ -141,6 +141,12 @@ check.parameters(parameters)
 #
 # Now use it. The course's base model has $V = 2048$, a context of 128, 8 layers, $C = 128$ and a feed-forward of 512. What would untying its head cost, and what would one block for all
 # eight layers save?
+#
+# <details><summary>Answer</summary>
+#
+# Untying adds $2048 \cdot 128 = 262{,}144$ parameters to 1,864,960. One block for all layers saves seven blocks: 1,387,904.
+#
+# </details>
 
 # %%
 # stub
@@ -157,7 +163,9 @@ for change in ({}, {"tied": False}, {"every": 8}):
 # *Predict, difficulty 3.* One layer of width $C$ with $H$ heads and a feed-forward of width $F$ reads a whole sequence of $T$ tokens. How many multiply-accumulates (MACs)
 # does its attention take, with its four projections? How many does its feed-forward take? Count all $T \times T$ pairs, also the hidden ones; leave out biases, norms and softmax.
 #
-# Write `macs(T, C, F, H)`, which returns the two, attention first.
+# On paper first: at which $T$ are the two equal if $F = 4C$?
+#
+# Write `macs(T, C, F, H)`, which returns the two for all $T$ tokens, attention first. Not every argument has to matter.
 
 # %%
 def macs(T, C, F, H):
@@ -188,9 +196,9 @@ check.macs(macs)
 #
 # </details>
 #
-# Once it passes, the picture is drawn with your function. Solve on paper: at which $T$ do the two curves meet if $F = 4C$?
+# Once it passes, a picture below the check is drawn with your function.
 #
-# <details><summary>Answer</summary>
+# <details><summary>Answer to the question on paper</summary>
 #
 # $4TC^2 + 2T^2C = 8TC^2$, so $T = 2C$: 256 tokens for this width. Below that, the feed-forward is the larger part.
 #
@@ -208,10 +216,10 @@ check.macs(macs)
 # | `machine.clock()` | the time in seconds |
 # | `machine.old()`, `machine.new()` | run a model once |
 #
-# It is as unreliable as yours: the first runs of each model are slow, some are interrupted, now and then one ends early, and the whole machine becomes slower or faster while you measure.
+# It is as unreliable as your own computer: the first runs of each model are slow, some are interrupted, now and then one ends early, and the whole machine becomes slower or faster while you measure.
 #
 # Return the median time of the old model divided by the median time of the new one: both on **one thread**, **10 runs each to warm up** that do not count, then **30 runs each** that do. The
-# check allows 5 %.
+# check knows what the machine did in each run.
 
 # %%
 def speedup(machine):
@@ -254,7 +262,7 @@ check.speedup(speedup)
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# A loop of 40 turns; in each, time one run of each model by itself; keep the times from turn 10 on; then the median of each list.
+# Clock, one run, clock: time every run by itself, and decide afterwards which times to keep. `median` is imported.
 #
 # </details>
 #
@@ -265,10 +273,10 @@ check.speedup(speedup)
 #
 # *Transfer, difficulty 4: two of the axes together.* One pass over `tokens` tokens takes `macs` multiply-accumulates **a token**, and reads the weights, `stored` bytes, once.
 #
-# On some machines you can read energy counters. Then `readings` is a list with one `(before, after, largest)` for each processor package: what its counter showed before and after the pass, in **microjoules**; one step past
+# On some machines you can read energy counters (RAPL, on Intel and AMD processors). Then `readings` is a list with one `(before, after, largest)` for each package, that is, each processor chip: what its counter showed before and after the pass, in **microjoules**; one step past
 # `largest`, a counter begins again at 0. What the packages used is the sum. Where no counter can be read, `readings` is `None` or an empty list, and all that is left is a model:
 #
-# $$E = \text{MACs} \cdot 4.6 \cdot 10^{-12}\,\text{J} + \text{bytes read} \cdot 160 \cdot 10^{-12}\,\text{J}$$
+# $$E_{\text{pass}} = \text{MACs of the pass} \cdot 4.6 \cdot 10^{-12}\,\text{J} + \text{bytes read} \cdot 160 \cdot 10^{-12}\,\text{J}$$
 #
 # (the first figure after Horowitz 2014, for 45 nm; the second recalled from the same table and unverified).
 #
@@ -305,7 +313,13 @@ check.joules_a_token(joules_a_token)
 #
 # </details>
 #
-# Now use it on the base model: 2,097,152 MACs a token and 7,459,840 bytes in 32 bits. What would 16-bit weights save when one token is generated at a time, and what when a pass covers 1,024 tokens?
+# Now use it on the base model: 2,097,152 MACs a token and 7,459,840 bytes in 32 bits. Keep 4.6 pJ a MAC. What would 16-bit weights save when one token is generated at a time, and what when a pass covers 1,024 tokens?
+#
+# <details><summary>Answer</summary>
+#
+# About 50 % of the modelled energy a token, and about 5 %: 1,024 tokens share one reading of the weights.
+#
+# </details>
 
 # %%
 # stub

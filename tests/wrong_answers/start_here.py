@@ -1,5 +1,6 @@
 """Answers to exercise 00: wrong ones, each with a fragment of the message it must get, and right ones."""
 
+from io import BytesIO
 from math import ceil, log, log2
 from statistics import mean, median
 
@@ -92,6 +93,12 @@ def half_for_all(model):
     return sum(t.nbytes for t in {t.data_ptr(): t for t in model.half().state_dict().values()}.values())
 
 
+def file_on_disk(model):
+    file = BytesIO()
+    torch.save(model.state_dict(), file)
+    return len(file.getvalue())
+
+
 def by_identity(model):
     kept = {id(t): t for t in model.state_dict(keep_vars=True).values()}
     return sum(t.nbytes for t in kept.values())
@@ -166,6 +173,34 @@ def four_times_wide(vocab, context, layers, dim, ffn, tied, every):
     return count(vocab, context, layers, dim, 4 * dim, tied, every)
 
 
+def rounds_up_too_far(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, tied, every, blocks=lambda share: int(share) + 1)
+
+
+def every_is_a_number_of_blocks(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, tied, every, blocks=lambda share: every)
+
+
+def biased_head(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, tied, every) + (0 if tied else vocab)
+
+
+def biased_head_always(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, tied, every) + vocab
+
+
+def wide_biases(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, tied, every) + (ffn - dim) * ceil(layers / every)
+
+
+def weights_of_norms_alone(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, tied, every) - 2 * dim * ceil(layers / every) - dim
+
+
+def one_norm_a_block(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, tied, every) - 2 * dim * ceil(layers / every)
+
+
 def three_norms_a_block(vocab, context, layers, dim, ffn, tied, every):
     return count(vocab, context, layers, dim, ffn, tied, every) + 2 * dim * ceil(layers / every)
 
@@ -218,6 +253,18 @@ def heads_multiply(T, C, F, H):
 
 def one_matrix(T, C, F, H):
     return 4 * T * C**2 + 2 * T**2 * C, T * C * F
+
+
+def pairs_of_one_head(T, C, F, H):
+    return 4 * T * C**2 + 2 * T**2 * (C // H), 2 * T * C * F
+
+
+def causal_pairs(T, C, F, H):
+    return 4 * T * C**2 + T * (T + 1) * C, 2 * T * C * F
+
+
+def projections_of_each_head(T, C, F, H):
+    return 4 * H * T * C**2 + 2 * T**2 * C, 2 * T * C * F
 
 
 def swapped(T, C, F, H):
@@ -292,19 +339,33 @@ def of_the_fastest(machine):
     return min(times["old"][10:]) / min(times["new"][10:])
 
 
-def cold_ones_too(machine):
+def warm_up_counts(machine):
     times = timed_runs(machine, 40)
-    return mean(times["old"]) / mean(times["new"])
+    return median(times["old"]) / median(times["new"])
+
+
+def threads_set_late(machine):
+    for _ in range(10):
+        machine.old()
+        machine.new()
+    times = timed_runs(machine, 30)
+    return median(times["old"]) / median(times["new"])
+
+
+def one_span_for_both(machine):
+    machine.threads(1)
+    spans = []
+    for _ in range(40):
+        begun = machine.clock()
+        machine.old()
+        machine.new()
+        spans.append(machine.clock() - begun)
+    return median(spans[10:])
 
 
 def new_over_old(machine):
     times = timed_runs(machine, 40)
     return median(times["new"][10:]) / median(times["old"][10:])
-
-
-def seconds_saved(machine):
-    times = timed_runs(machine, 40)
-    return median(times["old"][10:]) - median(times["new"][10:])
 
 
 def new_alone(machine):
@@ -323,7 +384,7 @@ def runs_for_a_second(machine):
 
 def guesses(machine):
     timed_runs(machine, 40)
-    return 4.0
+    return 40.0
 
 
 def warm_up_first(machine):
@@ -426,6 +487,23 @@ def macs_of_one_token(tokens, macs, stored, readings):
     return with_model(lambda t, m, s: (m * 4.6e-12 + s * 160e-12) / t)(tokens, macs, stored, readings)
 
 
+def loses_a_microjoule(tokens, macs, stored, readings):
+    return with_readings(lambda rs: 1e-6 * sum((b - a) % c for a, b, c in rs))(tokens, macs, stored, readings)
+
+
+def adds_up_first(tokens, macs, stored, readings):
+    read = with_readings(lambda rs: 1e-6 * (sum(b - a for a, b, _ in rs) % (rs[0][2] + 1)))
+    return read(tokens, macs, stored, readings)
+
+
+def mean_of_packages(tokens, macs, stored, readings):
+    return with_readings(lambda rs: rapl(rs) / len(rs))(tokens, macs, stored, readings)
+
+
+def ignores_readings(tokens, macs, stored, readings):
+    return modelled_joules(tokens, macs, stored), "modelled"
+
+
 def measured_is_the_word(tokens, macs, stored, readings):
     return modelled_joules(tokens, macs, stored), "measured"
 
@@ -462,6 +540,7 @@ WRONG = {
         (merges_equal_values, "equal is not the same"),
         (merges_equal_shapes, "Tensors of the same shape"),
         (all_buffers, "persistent=False"),
+        (file_on_disk, "headers and names"),
         (half_for_all, "changes what it was given (model)"),
     ],
     "parameters": [
@@ -469,26 +548,36 @@ WRONG = {
         (rounds_down, "you count 2 blocks"),
         (fractions_of_blocks, "asks for a whole number"),
         (head_twice, "The tied head is counted"),
-        (head_never, "matrix of its own"),
+        (head_never, "not tied, it has a matrix"),
         (tied_reversed, "wrong way round"),
         (no_biases, "The biases are missing"),
         (no_norms, "The norms are missing"),
         (no_last_norm, "The last norm is missing"),
         (no_positions, "The positions are missing"),
-        (four_times_wide, "4 C wide"),
-        (three_norms_a_block, "times what is expected"),
+        (four_times_wide, "four times `dim` wide"),
+        (rounds_up_too_far, "you count 4 blocks"),
+        (every_is_a_number_of_blocks, "not how many blocks there are"),
+        (biased_head, "matrix of its own, the head has no bias"),
+        (biased_head_always, "The head has no bias here"),
+        (wide_biases, "leads back to `dim`"),
+        (weights_of_norms_alone, "A norm has two vectors"),
+        (one_norm_a_block, "You count one norm"),
+        (three_norms_a_block, "which is too large by"),
     ],
     "macs": [
         (in_flops, "These are FLOPs"),
         (one_token, "single token's share"),
         (products_alone, "belong to attention"),
         (three_projections, "There are four projections"),
-        (one_product, "half of both"),
+        (one_product, "one of them, or half of both"),
         (linear_in_T, "grows like T"),
         (heads_multiply, "Heads do not multiply"),
         (one_matrix, "two matrices"),
         (swapped, "attention first"),
-        (counts_biases, "your attention is wrong"),
+        (pairs_of_one_head, "pairs of a single head"),
+        (causal_pairs, "causal mask hides. Here all"),
+        (projections_of_each_head, "do not multiply with H"),
+        (counts_biases, "and attention, you returned"),
         (adds_them_up, "asks for a tuple of 2 numbers"),
     ],
     "speedup": [
@@ -498,12 +587,13 @@ WRONG = {
         (threads_differ, "same number of threads"),
         (of_means, "The mean follows"),
         (of_the_fastest, "The fastest run"),
-        (cold_ones_too, "with the first, cold ones among them"),
+        (warm_up_counts, "Cold runs are among those"),
+        (threads_set_late, "set the threads before the first run"),
+        (one_span_for_both, "looks like seconds"),
         (new_over_old, "new over old"),
-        (seconds_saved, "looks like seconds"),
         (new_alone, "The old model never ran"),
         (runs_for_a_second, "still running models"),
-        (guesses, "the runs say otherwise"),
+        (guesses, "own record of its runs says otherwise"),
     ],
     "joules_a_token": [
         (always_rapl, "modelled is called measured"),
@@ -518,7 +608,11 @@ WRONG = {
         (no_reading, "reading the weights is missing"),
         (no_arithmetic, "arithmetic is missing"),
         (macs_of_one_token, "MACs are counted a token"),
-        (measured_is_the_word, "The method is 'measured'"),
+        (loses_a_microjoule, "has 10 values"),
+        (adds_up_first, "mend each difference"),
+        (mean_of_packages, "counters' mean"),
+        (ignores_readings, "you return the model"),
+        (measured_is_the_word, "You return the method 'measured'"),
         (joules_alone, "a pair: joules and method"),
     ],
 }
