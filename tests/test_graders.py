@@ -1,13 +1,17 @@
 """Graders pass what is right and refuse what is wrong, each wrong answer with a message of its own."""
 
 import importlib
+import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from random import Random
-from time import perf_counter
+from threading import Thread
+from time import perf_counter, sleep
 
 import nbformat
 import numpy as np
@@ -276,6 +280,67 @@ def test_an_endless_loop_is_stopped_even_if_it_catches_exceptions(monkeypatch):
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+def test_an_endless_loop_is_stopped_even_if_it_catches_everything(monkeypatch):
+    monkeypatch.setattr(guard, "LIMIT", 0.2)
+
+    def tries(n):
+        while True:
+            try:
+                sleep(0.01)
+            except:  # noqa: E722
+                pass
+
+    def suppresses(n):
+        while True:
+            with suppress(BaseException):
+                sum(range(1000))
+
+    for mine in (tries, suppresses):
+        begun = perf_counter()
+        assert "Stopped after" in refusal(mine, 1) and perf_counter() - begun < 3
+    assert sys.gettrace() is None or "again" not in sys.gettrace().__qualname__
+
+
+def test_the_stub_is_told_from_torchs_own_not_implemented():
+    def mine(module):
+        return nn.Module()(module)
+
+    assert "Missing" in refusal(mine, 1) or "missing" in refusal(mine, 1)
+
+    def untouched_stub(n):
+        raise NotImplementedError
+
+    assert "is still there" in refusal(untouched_stub, 1)
+
+
+def test_a_crash_inside_callable_objects_and_partials_is_one():
+    class Adder:
+        def __call__(self, n):
+            return n + "1"
+
+    for mine in (Adder(), partial(lambda a, n: n + a, "1")):
+        assert re.match(r"Your code stopped with an error in line \d+", refusal(mine, 1))
+
+
+def test_outside_the_main_thread_there_is_no_limit_and_no_blame():
+    found = []
+    thread = Thread(target=lambda: found.append(call(lambda n: n + 1, 1)))
+    thread.start()
+    thread.join()
+    assert found == [2]
+
+
+def test_what_cannot_even_be_read_is_refused():
+    class Odd(float):
+        def __float__(self):
+            raise KeyError("no")
+
+    with pytest.raises(NotYet, match="KeyError"):
+        judge(lambda n: Odd(1), [Case((1,), "n=1")], lambda n: n, {})
+    with pytest.raises(NotYet, match="It was called with n=1"):
+        judge(lambda n: None, [Case((1,), "n=1")], lambda n: n, {})
+
+
 @dataclass
 class Holder:
     values: list
@@ -315,10 +380,15 @@ def test_what_a_learner_switches_is_switched_back():
     def mine():
         torch.set_num_threads(1 if threads > 1 else 2)
         torch.set_grad_enabled(False)
-        return torch.rand(3)
+        torch.set_default_dtype(torch.float64)
+        os.chdir("/")
+        torch.rand(3)
+        torch.set_default_device("meta")
 
+    folder = os.getcwd()
     call(mine)
-    assert torch.get_num_threads() == threads and torch.is_grad_enabled()
+    assert torch.get_num_threads() == threads and torch.is_grad_enabled() and os.getcwd() == folder
+    assert torch.zeros(1).dtype == torch.float32 and torch.zeros(1).device.type == "cpu"
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -359,10 +429,13 @@ def test_numbers_of_all_kinds_are_numbers(value):
         (number, float("nan"), "returns nan"),
         (number, torch.tensor(float("inf")), "returns inf"),
         (number, len, "a function"),
+        (number, 10**400, "more than 300 digits"),
+        (number, np.bool_(True), "bool"),
         (whole, 2.5, "asks for a whole number"),
+        (numbers("a", "b"), torch.zeros(2, 2), "Tensor of shape (2, 2)"),
         (numbers("a", "b"), 1, "a tuple of 2 numbers (a, b)"),
         (numbers("a", "b"), (1, 2, 3), "a tuple or list of 3"),
-        (numbers("a", "b"), (1, None), "returns None"),
+        (numbers("a", "b"), (1, None), "In the place of b: Your function returns None"),
         (strings, "abc", "a str"),
         (strings, ["a", 3], "a list of names"),
         (strings, ["a", "b", "a"], "'a' more than once"),

@@ -1,13 +1,21 @@
-"""Running code that may crash, never end, or edit what it was given."""
+"""Running code that may crash, never end, or edit what it was given.
+
+What cannot be stopped is a single call into C that never returns, such as sum(itertools.count()): no signal reaches it,
+neither ours nor the notebook's interrupt. Restart the kernel.
+"""
 
 import inspect
 import linecache
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import is_dataclass
-from types import FrameType, FunctionType
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -26,76 +34,123 @@ class OutOfTime(BaseException):
 def call(mine: Callable, *args: Any, **kwargs: Any) -> Any:
     """What `mine` returns for copies of the arguments. NotYet when it crashes, does not end, or edits its arguments.
 
-    Random streams, the number of threads and the gradient mode are given back as they were.
+    Random streams, threads, defaults of torch and the working folder are given back as they were.
     """
     args, kwargs = deepcopy((args, kwargs))
     before = frozen((args, kwargs))
+    result = guarded(mine, lambda: mine(*args, **kwargs), fits(mine, args, kwargs))
+    if frozen((args, kwargs)) != before:
+        raise NotYet(
+            f"Your function changes what it was given ({changed(mine, before, (args, kwargs))}). Whoever calls it still needs "
+            "that: work on a copy, or build something new."
+        )
+    return result
+
+
+def guarded(mine: Callable | None, work: Callable[[], Any], fits: bool = True) -> Any:
+    """What `work` returns, which runs the code of `mine` if it is given; NotYet for anything else that comes of it."""
     try:
         with untouched(), time_limit(LIMIT):
-            result = mine(*args, **kwargs)
-    except NotYet:
+            return work()
+    except (NotYet, KeyboardInterrupt):
         raise
-    except NotImplementedError:
-        raise NotYet(
-            "Nothing to check: `raise NotImplementedError` is still there. Replace it by your code."
-        ) from None
     except OutOfTime as stopped:
         raise NotYet(
             f"Stopped after {LIMIT:g} seconds{where(stopped, mine)}. Does a loop never end, or is this far more work than needed?"
         ) from None
-    except (Exception, SystemExit) as error:
-        raise NotYet(crash(error, mine)) from error
-    if frozen((args, kwargs)) != before:
-        raise NotYet(
-            f"Your function changes what it was given ({changed(mine, before, (args, kwargs))}). Whoever calls it still needs that: "
-            "work on a copy, or build something new."
-        )
-    return result
+    except BaseException as error:
+        if isinstance(error, NotImplementedError) and not error.args and where(error, mine):
+            raise NotYet(
+                "Nothing to check: `raise NotImplementedError` is still there. Replace it by your code."
+            ) from None
+        raise NotYet(crash(error, mine, fits)) from error
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """OutOfTime when what runs inside takes longer. A timer signal also ends loops of plain Python.
 
-    It is repeated, for code that catches everything once. Main thread only, where notebooks run their cells.
+    It rings again every second for code that catches everything, and from the second time on traces it: then the
+    line after the one that caught it raises. Outside the main thread, where no signal arrives, there is no limit.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    rings = 0
+
+    def again(frame: FrameType, event: str, argument: Any) -> Callable:
+        if event == "line":
+            raise OutOfTime
+        return again
 
     def ring(number: int, frame: FrameType | None) -> None:
+        nonlocal rings
+        rings += 1
+        if rings > 1:
+            sys.settrace(again)
+            while frame is not None and frame.f_code is not time_limit.__wrapped__.__code__:
+                frame.f_trace, frame = again, frame.f_back
         raise OutOfTime
 
-    earlier = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    trace, earlier = sys.gettrace(), signal.signal(signal.SIGALRM, ring)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
         signal.signal(signal.SIGALRM, earlier)
+        sys.settrace(trace)
 
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Random streams, threads and gradient mode as before."""
-    threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+    """Random streams, threads, gradient mode, torch's defaults, recursion limit and working folder as before."""
+    threads, grad, folder = torch.get_num_threads(), torch.is_grad_enabled(), os.getcwd()
+    dtype, device, depth = torch.get_default_dtype(), torch.get_default_device(), sys.getrecursionlimit()
     with torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:
             torch.set_num_threads(threads)
             torch.set_grad_enabled(grad)
+            torch.set_default_dtype(dtype)
+            if torch.get_default_device() != device:
+                torch.set_default_device(device)
+            sys.setrecursionlimit(depth)
+            os.chdir(folder)
 
 
-def crash(error: BaseException, mine: Callable) -> str:
+def fits(mine: Callable, args: tuple, kwargs: dict) -> bool:
+    """Whether the function takes these arguments; True where it does not say."""
+    try:
+        inspect.signature(mine).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def crash(error: BaseException, mine: Callable | None, fits: bool) -> str:
     """The message for code that raised `error`, with the learner's own line."""
-    place = where(error, mine)
-    what = f"{type(error).__name__}: {error}".rstrip(": ")
-    if not place and isinstance(error, TypeError):
+    try:
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+    except Exception:  # an exception that cannot say what it is
+        what = type(error).__name__
+    if not fits:
         return f"Your function could not be called as the task says. {what}. Compare its arguments with those in the task."
-    return f"Your code stopped with an error{place}.\n  {what}"
+    return f"Your code stopped with an error{where(error, mine)}.\n  {what}"
 
 
-def where(error: BaseException, mine: Callable) -> str:
+def where(error: BaseException, mine: Callable | None) -> str:
     """ " in line 3: `the line`": the last line of the file that `mine` stands in that was running, if any."""
-    file = getattr(getattr(inspect.unwrap(mine), "__code__", None), "co_filename", None)
+    if mine is None:
+        return ""
+    while isinstance(mine, partial):
+        mine = mine.func
+    mine = inspect.unwrap(mine)
+    code = getattr(mine, "__code__", None) or getattr(type(mine).__call__, "__code__", None)
+    file = getattr(code, "co_filename", None)
     trace, line = error.__traceback__, None
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == file:
@@ -132,7 +187,10 @@ def frozen(value: Any) -> Any:
 def changed(mine: Callable, before: Any, given: tuple[tuple, dict]) -> str:
     """The names of the arguments that were edited."""
     args, kwargs = given
-    names = list(inspect.signature(mine).parameters) if isinstance(mine, FunctionType) else []
+    try:
+        names = list(inspect.signature(mine).parameters)
+    except ValueError:
+        names = []
     names += [f"argument {i + 1}" for i in range(len(names), len(args))]
     (_, ((_, frozen_args), (_, frozen_kwargs))) = before
     edited = [name for name, old, new in zip(names, frozen_args, args, strict=False) if old != frozen(new)]

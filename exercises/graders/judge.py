@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from exercises.graders.guard import guarded
 from exercises.graders.kinds import number
 from exercises.graders.verdict import NotYet
 from minieff import plot
@@ -34,7 +35,7 @@ def judge(
     `mistakes` maps a message to a function that makes the mistake. Where one of them gives the learner's answers to *all*
     cases, its message is shown; where none does, the first wrong case is.
     """
-    got = [kind(answer(run, case)) for case in cases]
+    got = [answer(run, case, kind) for case in cases]
     expected = [kind(right(*case.arguments)) for case in cases]
 
     def agrees(answers: Sequence) -> bool:
@@ -42,24 +43,24 @@ def judge(
 
     if agrees(expected):
         return got
-    picture, alt = beside(cases, got, expected)
+    picture, alt = beside(cases, got, expected, tolerance)
     for message, mistake in mistakes.items():
         if agrees([kind(mistake(*case.arguments)) for case in cases]):
             raise NotYet(message, picture, alt)
-    case, mine, wanted = next(
-        trio for trio in zip(cases, got, expected, strict=True) if not same(*trio[1:], tolerance)
-    )
-    raise NotYet(f"For {case.label} {difference(mine, wanted)}", picture, alt)
+    trios = zip(cases, got, expected, strict=True)
+    case, mine, wanted = next(trio for trio in trios if not same(*trio[1:], tolerance))
+    raise NotYet(f"For {case.label} {difference(mine, wanted, tolerance)}", picture, alt)
 
 
-def answer(run: Callable, case: Case) -> Any:
-    """What the learner's function returns for a case; a refusal says which case it was."""
+def answer(run: Callable, case: Case, kind: Callable[[Any], Any]) -> Any:
+    """What the learner's function returns for a case, read as `kind`; a refusal says which case it was."""
     try:
-        return run(*case.arguments)
+        returned = run(*case.arguments)
+        return guarded(None, lambda: kind(returned))
     except NotYet as refusal:
-        if isinstance(refusal.__cause__, Exception):  # a crash: the arguments help to find it
-            raise NotYet(f"{refusal}\nIt was called with {case.label}.") from refusal.__cause__
-        raise
+        if "is still there" in str(refusal) or "It was called with" in str(refusal):
+            raise
+        raise NotYet(f"{refusal}\nIt was called with {case.label}.") from refusal.__cause__
 
 
 def same(a: Any, b: Any, tolerance: float) -> bool:
@@ -71,21 +72,29 @@ def same(a: Any, b: Any, tolerance: float) -> bool:
     return a == b
 
 
-def difference(mine: Any, wanted: Any) -> str:
-    """How an answer differs, without the right one: by how much where both are whole numbers, else by what factor."""
+def difference(mine: Any, wanted: Any, tolerance: float) -> str:
+    """How an answer differs, without the right one: by a factor if that is telling, else by how much."""
     if isinstance(mine, dict):
-        name = next(name for name in mine if not same(mine[name], wanted[name], 1e-6))
-        return f"and {name}, " + difference(mine[name], wanted[name])
+        name = next(name for name in mine if not same(mine[name], wanted[name], tolerance))
+        return f"and {name}, " + difference(mine[name], wanted[name], tolerance)
     if not isinstance(mine, int | float) or not isinstance(wanted, int | float):
         return f"you returned {mine}, which is not what is expected."
-    size = "large" if mine > wanted else "small"
-    if mine == int(mine) and wanted == int(wanted) and abs(mine - wanted) < 1e12:
-        return f"you returned {mine:,.0f}, which is too {size} by {abs(mine - wanted):,.0f}. Which part could have that size?"
-    ratio = f", {mine / wanted:.4g} times what is expected" if wanted and mine / wanted > 0 else ""
-    return f"you returned {mine:.6g}, which is too {size}{ratio}."
+    found, off = f"you returned {mine:,.6g}", mine - wanted
+    size = "large" if off > 0 else "small"
+    if abs(off) <= 0.005 * abs(wanted) and not (mine == int(mine) and wanted == int(wanted)):
+        return f"{found}, which is too {size} by {abs(off / wanted):.2g} of what is expected. Is something rounded?"
+    if mine * wanted > 0:
+        factor = max(mine / wanted, wanted / mine)
+        if abs(factor - round(factor)) < 1e-6 * factor or factor > 2:
+            return f"{found}, which is too {size} by a factor of {factor:,.4g}."
+    if mine == int(mine) and wanted == int(wanted):
+        return f"you returned {mine:,.0f}, which is too {size} by {abs(off):,.0f}. Which part could have that size?"
+    return f"{found}, which is too {size} by {abs(off):.4g}."
 
 
-def beside(cases: Sequence[Case], got: Sequence, expected: Sequence) -> tuple[Figure | None, str]:
+def beside(
+    cases: Sequence[Case], got: Sequence, expected: Sequence, tolerance: float
+) -> tuple[Figure | None, str]:
     """Yours beside the expected, bars for each case, and a description; None where answers are not numbers.
 
     Where the two are so close that bars would look alike, their difference.
@@ -96,12 +105,12 @@ def beside(cases: Sequence[Case], got: Sequence, expected: Sequence) -> tuple[Fi
             (
                 n
                 for n in got[0]
-                if any(not same(g[n], e[n], 1e-6) for g, e in zip(got, expected, strict=True))
+                if any(not same(g[n], e[n], tolerance) for g, e in zip(got, expected, strict=True))
             ),
             "",
         )
         got, expected = ([answers[name] for answers in side] for side in (got, expected))
-    if not all(isinstance(value, int | float) for value in [*got, *expected]):
+    if not all(isinstance(value, int | float) and abs(value) < 1e100 for value in [*got, *expected]):
         return None, ""
     figure, (ax,) = plot.panels(1, width=1.2 + 1.3 * len(cases), height=2.6)
     places = list(range(len(cases)))

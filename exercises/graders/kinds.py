@@ -5,7 +5,7 @@ shape, NaN and infinity.
 """
 
 from collections.abc import Callable
-from inspect import isgenerator
+from inspect import iscoroutine, isgenerator
 from math import isfinite
 from numbers import Real
 from typing import Any
@@ -22,11 +22,17 @@ def number(value: Any, wanted: str = "a number") -> float:
         if value.ndim:
             raise NotYet(f"Your function returns {kind_of(value)}, and the task asks for {wanted}.")
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise NotYet(f"Your function returns {kind_of(value)}, and the task asks for {wanted}.")
+    try:
+        value = float(value)
+    except OverflowError:
+        raise NotYet(
+            "Your function returns a number of more than 300 digits. Is there a power where a product is meant?"
+        ) from None
     if not isfinite(value):
-        raise NotYet(f"Your function returns {value}. Is there a division by zero, or the logarithm of one?")
-    return float(value)
+        raise NotYet(f"Your function returns {value}. Is there a division by zero, or the logarithm of zero?")
+    return value
 
 
 def whole(value: Any) -> int:
@@ -38,10 +44,12 @@ def whole(value: Any) -> int:
 
 
 def numbers(*names: str, kind: Callable[[Any], float] = number) -> Callable[[Any], dict[str, float]]:
-    """A tuple or list of as many numbers as there are `names`."""
+    """A tuple, list or one-dimensional array of as many numbers as there are `names`."""
     wanted = f"{len(names)} numbers ({', '.join(names)})"
 
     def read(value: Any) -> dict[str, float]:
+        if isinstance(value, Tensor | np.ndarray) and value.ndim == 1:
+            value = value.tolist()
         if not isinstance(value, tuple | list):
             raise NotYet(
                 f"Your function returns {kind_of(value)}, and the task asks for a tuple of {wanted}."
@@ -50,9 +58,17 @@ def numbers(*names: str, kind: Callable[[Any], float] = number) -> Callable[[Any
             raise NotYet(
                 f"Your function returns a tuple or list of {len(value)}, and the task asks for {wanted}."
             )
-        return {name: kind(item) for name, item in zip(names, value, strict=True)}
+        return {name: named(name, kind, item) for name, item in zip(names, value, strict=True)}
 
     return read
+
+
+def named(name: str, kind: Callable[[Any], float], item: Any) -> float:
+    """One of several numbers; a refusal says which."""
+    try:
+        return kind(item)
+    except NotYet as refusal:
+        raise NotYet(f"In the place of {name}: {refusal}") from None
 
 
 def strings(value: Any) -> list[str]:
@@ -73,6 +89,9 @@ def kind_of(value: Any) -> str:
         return "None (a function without `return` does; printing is not returning)"
     if isgenerator(value):
         return "a generator (it has a `yield`, or round brackets around a `for`), which nothing has run yet"
+    if iscoroutine(value):
+        value.close()
+        return "a coroutine (it has an `async def`; write `def`)"
     if isinstance(value, Tensor | np.ndarray):
         return f"a {type(value).__name__} of shape {tuple(value.shape)}"
     if isinstance(value, list | tuple | set | dict | str):

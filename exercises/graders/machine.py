@@ -9,7 +9,6 @@ First runs are slow, some runs are interrupted, one in a while ends early, and t
 while you measure.
 """
 
-from collections.abc import Callable
 from random import Random
 from statistics import mean, median, median_high, median_low
 from typing import Self
@@ -23,15 +22,62 @@ COLD, RUNS = 10, 30  # what the task asks for: runs before measuring, and runs m
 TOO_MANY = 1_000
 
 
+MIDDLES = (
+    median,
+    median_low,
+    median_high,
+)  # of an even number of runs, either of the two in the middle will do
+
+
+def near(a: float, b: float, tolerance: float) -> bool:
+    return abs(a - b) <= tolerance * abs(b)
+
+
+def warm(runs: list[float]) -> range:
+    """How many runs may have been left out, so that the cold ones are and enough remain."""
+    return range(COLD, len(runs) - RUNS + 1)
+
+
+def mistaken(old: list[float], new: list[float]) -> dict[str, list[float]]:
+    """What wrong statistics of the runs come to, by the message for each."""
+    turns = [a / b for a, b in zip(old, new, strict=True)]
+    return {
+        "That is new over old. How many times as fast the new one is, is the old time over the new time.": (
+            [middle(new[COLD:]) / middle(old[COLD:]) for middle in MIDDLES]
+        ),
+        "The mean follows the interrupted runs: a few of them move it far. Which statistic do they hardly move?": (
+            [mean(old[skip:]) / mean(new[skip:]) for skip in warm(old)]
+        ),
+        "The fastest run is an exception too: here one ended early. Take a statistic that no single run decides.": (
+            [min(old[skip:]) / min(new[skip:]) for skip in (0, *warm(old))]
+        ),
+        "That is the median of each turn's ratio. The task asks for the ratio of the two medians.": (
+            [median(turns[skip:]) for skip in (0, *warm(old))]
+        ),
+        f"Cold runs are among those that you count. The first {COLD} of each model warm up and do not count.": (
+            [middle(old[skip:]) / middle(new[skip:]) for middle in (*MIDDLES, mean) for skip in range(COLD)]
+        ),
+    }
+
+
 class Machine:
     """`slowing` is by what factor the machine slows down in 80 runs. A copy of a machine is the machine itself."""
+
+    __slots__ = (
+        "_draw",
+        "_log",
+        "_now",
+        "_reads",
+        "_seconds",
+        "_slowing",
+        "_threads",
+    )  # machine.threads = 1 fails
 
     def __init__(self, draw: Random, slowing: float) -> None:
         self._draw, self._slowing = Random(draw.random()), slowing
         self._seconds = {"new": draw.uniform(2e-3, 4e-3)}
-        self._truth = draw.uniform(1.3, 1.9)
-        self._seconds["old"] = self._truth * self._seconds["new"]
-        self._now, self._threads = draw.uniform(100, 1000), 2
+        self._seconds["old"] = draw.uniform(1.3, 1.9) * self._seconds["new"]
+        self._now, self._threads, self._reads = draw.uniform(100, 1000), 2, 0
         self._log: list[tuple[str, int, float]] = []  # model, threads, seconds of each run
 
     def __deepcopy__(self, memo: dict) -> Self:
@@ -43,7 +89,7 @@ class Machine:
         self._threads = count
 
     def clock(self) -> float:
-        self._now += 1e-7
+        self._now, self._reads = self._now + 1e-7, self._reads + 1
         return self._now
 
     def old(self) -> None:
@@ -77,56 +123,71 @@ class Machine:
 
     def complaint(self, found: float) -> str:
         """What is wrong with how the machine was used, or with the answer; empty if nothing is."""
-        runs = {name: self._of(name) for name in ("old", "new")}
-        if not all(runs.values()):
-            missing = "old" if not runs["old"] else "new"
-            return f"The {missing} model never ran: call machine.{missing}()."
-        return self._protocol(runs) or self._answer(found, runs)
+        old, new = self._of("old"), self._of("new")
+        return (
+            self._runs(len(old), len(new))
+            or self._threads_used()
+            or self._turns()
+            or self._answer(found, old, new)
+        )
 
-    def _protocol(self, runs: dict[str, list[float]]) -> str:
-        for name, seconds in runs.items():
-            if len(seconds) < COLD + RUNS:
-                return (
-                    f"Runs of the {name} model: {len(seconds)}. The task asks for {COLD} runs that warm up, which are not "
-                    f"counted, and {RUNS} that are."
-                )
+    def _runs(self, old: int, new: int) -> str:
+        if not old or not new:
+            missing = "new" if old else "old"
+            return f"The {missing} model never ran: call machine.{missing}()."
+        if min(old, new) < COLD + RUNS:
+            few, count = ("old", old) if old <= new else ("new", new)
+            return (
+                f"Runs of the {few} model: {count}. The task asks for {COLD} runs that warm up, which are not counted, and "
+                f"{RUNS} that are."
+            )
+        if old != new:
+            return (
+                f"The old model ran {old} times, the new one {new} times. Give both the same number of runs."
+            )
+        if self._reads <= 2 * RUNS:
+            return (
+                f"{self._reads} readings of machine.clock() are too few for {2 * RUNS} runs, each timed by itself, before and "
+                "after. (Your computer's own clock knows nothing of this machine.)"
+            )
+        return ""
+
+    def _threads_used(self) -> str:
         used = [threads for _, threads, _ in self._log]
         if set(used[-2 * RUNS :]) == {1} and set(used) != {1}:
             return "The warm-up ran on 2 threads and the measured runs on 1: set the threads before the first run."
         if len(set(used)) > 1:
             return "The two did not run on the same number of threads, so their times do not compare."
-        if set(used) != {1}:
-            return "Everything ran on 2 threads: the machine starts with 2, and the task asks for 1."
-        measured = [model for model, _, _ in self._log][-2 * RUNS :]
-        if sum(a != b for a, b in zip(measured, measured[1:], strict=False)) < RUNS - 1:
+        return (
+            ""
+            if set(used) == {1}
+            else "Everything ran on 2 threads: the machine starts with 2, and the task asks for 1."
+        )
+
+    def _turns(self) -> str:
+        places = {
+            name: [i for i, (model, _, _) in enumerate(self._log[-2 * RUNS :]) if model == name]
+            for name in ("old", "new")
+        }
+        if not all(places.values()) or abs(mean(places["old"]) - mean(places["new"])) > 12:
             return (
                 "You measure one model after the other, and the machine's speed changed in between: whatever ran later is "
                 "charged for it. How can such a change fall on both?"
             )
         return ""
 
-    def _answer(self, found: float, runs: dict[str, list[float]]) -> str:
-        old, new = runs["old"], runs["new"]
-
-        def ratio(statistic: Callable, skip: int) -> float:
-            return statistic(old[skip:]) / statistic(new[skip:])
-
-        def close(wanted: float) -> bool:
-            return abs(found / wanted - 1) < 0.005
-
-        def of(*statistics: Callable, skips: range = range(COLD, min(len(old), len(new)) - RUNS + 1)) -> bool:
-            return any(close(ratio(statistic, skip)) for statistic in statistics for skip in skips)
-
-        if of(median, median_low, median_high):
+    def _answer(self, found: float, old: list[float], new: list[float]) -> str:
+        if found <= 0:
+            return f"You return {found:.3g}. A ratio of two times is more than 0."
+        if any(
+            near(found, middle(old[skip:]) / middle(new[skip:]), 5e-3)
+            for middle in MIDDLES
+            for skip in warm(old)
+        ):
             return ""
-        if close(1 / ratio(median, COLD)):
-            return "That is new over old. How many times as fast the new one is, is the old time over the new time."
-        if of(mean, sum):
-            return "The mean follows the interrupted runs: a few of them move it far. Which statistic do they hardly move?"
-        if of(min):
-            return "The fastest run is an exception too: here one ended early. Take a statistic that no single run decides."
-        if of(median, median_low, median_high, mean, skips=range(COLD)):
-            return f"Cold runs are among those that you count. The first {COLD} of each model warm up and do not count."
+        for message, ratios in mistaken(old, new).items():
+            if any(near(found, ratio, 2e-4) for ratio in ratios):
+                return message
         if found < 0.2:
             return (
                 f"You return {found:.3g}, which looks like seconds. The task asks for old time over new time."

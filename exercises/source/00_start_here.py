@@ -62,8 +62,8 @@ check.bits_per_byte(bits_per_byte)
 # %% [markdown]
 # ## Task 2. A file that is smaller than this says
 #
-# *Spot the bug, difficulty 2.* The function below is meant to give the bytes of all tensors in the file that a model is saved to. If several names
-# share the same memory, the file holds it once. Count the numbers alone, not the file's headers and names. On a model without shared parts the function is right.
+# *Spot the bug, difficulty 2.* The function below is meant to give the bytes of all tensors in the safetensors file that a model is saved to. A tensor that several names
+# share lies in memory once, and in the file once. Count the numbers alone, not the file's header. On a model without shared parts the function is right.
 
 # %%
 def stored_bytes(model):
@@ -218,7 +218,7 @@ check.macs(macs)
 #
 # It is as unreliable as your own computer: the first runs of each model are slow, some are interrupted, now and then one ends early, and the whole machine becomes slower or faster while you measure.
 #
-# Return the median time of the old model divided by the median time of the new one: both on **one thread**, **10 runs each to warm up** that do not count, then **30 runs each** that do. The
+# Return the median time of the old model, divided by the median time of the new one: both on **one thread**, **10 runs each to warm up** that do not count, then **30 runs each** that do. The
 # check knows what the machine did in each run.
 
 # %%

@@ -1,13 +1,17 @@
 """Answers to exercise 00: wrong ones, each with a fragment of the message it must get, and right ones."""
 
+import unicodedata
 from io import BytesIO
 from math import ceil, log, log2
+from random import Random
 from statistics import mean, median
+from time import perf_counter
 
 import numpy as np
 import torch
 from torch import nn
 
+from minieff.checkpoint import pack
 from minieff.transformer import Config, Transformer
 
 # Task 1
@@ -39,6 +43,19 @@ def adds_up_means(losses, tokens, text):
 
 def takes_log2_of_the_loss(losses, tokens, text):
     return sum(log2(a) * b for a, b in zip(losses, tokens, strict=True)) / len(text.encode())
+
+
+def strips_the_text(losses, tokens, text):
+    return sum(a * b for a, b in zip(losses, tokens, strict=True)) / log(2) / len(text.strip().encode())
+
+
+def composes_the_text(losses, tokens, text):
+    size = len(unicodedata.normalize("NFC", text).encode())
+    return sum(a * b for a, b in zip(losses, tokens, strict=True)) / log(2) / size
+
+
+def rounds_ln2(losses, tokens, text):
+    return sum(a * b for a, b in zip(losses, tokens, strict=True)) / 0.693 / len(text.encode())
 
 
 def in_numpy(losses, tokens, text):
@@ -102,6 +119,25 @@ def file_on_disk(model):
 def by_identity(model):
     kept = {id(t): t for t in model.state_dict(keep_vars=True).values()}
     return sum(t.nbytes for t in kept.values())
+
+
+def table_of_types(model):
+    size = {torch.float32: 4, torch.float16: 2}
+    return sum(
+        t.numel() * size[t.dtype] for t in {t.data_ptr(): t for t in model.state_dict().values()}.values()
+    )
+
+
+def halves_what_has_two_names(model):
+    total, seen = 0, []
+    for t in model.state_dict().values():
+        seen.append(t.data_ptr())
+        total += t.nbytes if seen.count(t.data_ptr()) != 2 else 0
+    return total
+
+
+def by_safetensors(model):
+    return sum(t.nbytes for t in pack(model).values())
 
 
 def by_storage(model):
@@ -175,6 +211,11 @@ def four_times_wide(vocab, context, layers, dim, ffn, tied, every):
 
 def rounds_up_too_far(vocab, context, layers, dim, ffn, tied, every):
     return count(vocab, context, layers, dim, ffn, tied, every, blocks=lambda share: int(share) + 1)
+
+
+def leftovers_own_blocks(vocab, context, layers, dim, ffn, tied, every):
+    blocks = layers // every + layers % every
+    return count(vocab, context, layers, dim, ffn, tied, every, blocks=lambda share: blocks)
 
 
 def every_is_a_number_of_blocks(vocab, context, layers, dim, ffn, tied, every):
@@ -277,6 +318,14 @@ def counts_biases(T, C, F, H):
 
 def adds_them_up(T, C, F, H):
     return 4 * T * C**2 + 2 * T**2 * C + 2 * T * C * F
+
+
+def capped_pairs(T, C, F, H):
+    return 4 * T * C**2 + 2 * T * min(T, 128) * C, 2 * T * C * F
+
+
+def an_array(T, C, F, H):
+    return np.array([4 * T * C**2 + 2 * T**2 * C, 2 * T * C * F])
 
 
 def head_by_head(T, C, F, H):
@@ -382,6 +431,43 @@ def runs_for_a_second(machine):
     return 1.5
 
 
+def unequal_numbers(machine):
+    machine.threads(1)
+    times = {"old": [], "new": []}
+    for _ in range(40):
+        for name in ("old", "new", "new"):
+            begun = machine.clock()
+            getattr(machine, name)()
+            times[name].append(machine.clock() - begun)
+    return median(times["old"][10:]) / median(times["new"][10:])
+
+
+def median_of_ratios(machine):
+    times = timed_runs(machine, 40)
+    return median(a / b for a, b in zip(times["old"][10:], times["new"][10:], strict=True))
+
+
+def other_clock(machine):
+    machine.threads(1)
+    times = {"old": [], "new": []}
+    for _ in range(40):
+        for name in ("old", "new"):
+            begun = perf_counter()
+            getattr(machine, name)()
+            times[name].append(perf_counter() - begun)
+    return median(times["old"][10:]) / median(times["new"][10:])
+
+
+def shadows_a_method(machine):
+    machine.threads = 1
+    return 1.5
+
+
+def saves_nothing(machine):
+    timed_runs(machine, 40)
+    return 0.0
+
+
 def guesses(machine):
     timed_runs(machine, 40)
     return 40.0
@@ -406,6 +492,18 @@ def pairs_there_and_back(machine):
             getattr(machine, name)()
             times[name].append(machine.clock() - begun)
     return torch.tensor(times["old"][12:]).median() / torch.tensor(times["new"][12:]).median()
+
+
+def shuffled(machine):
+    machine.threads(1)
+    names = ["old"] * 30 + ["new"] * 30
+    Random(0).shuffle(names)
+    times = {"old": [], "new": []}
+    for name in ["old", "new"] * 10 + names:
+        begun = machine.clock()
+        getattr(machine, name)()
+        times[name].append(machine.clock() - begun)
+    return median(times["old"][10:]) / median(times["new"][10:])
 
 
 # Task 6
@@ -512,13 +610,43 @@ def joules_alone(tokens, macs, stored, readings):
     return modelled_joules(tokens, macs, stored)
 
 
+def zero_is_no_reading(tokens, macs, stored, readings):
+    total = sum((after - before) % (largest + 1) for before, after, largest in readings or ())
+    return (total * 1e-6 / tokens, "rapl") if total else (modelled_joules(tokens, macs, stored), "modelled")
+
+
+def still_counter_turns(tokens, macs, stored, readings):
+    read = with_readings(lambda rs: 1e-6 * sum(b - a if b > a else b - a + c + 1 for a, b, c in rs))
+    return read(tokens, macs, stored, readings)
+
+
+def negative_is_zero(tokens, macs, stored, readings):
+    return with_readings(lambda rs: 1e-6 * sum(max(0, b - a) for a, b, _ in rs))(
+        tokens, macs, stored, readings
+    )
+
+
+def never_divides(tokens, macs, stored, readings):
+    if readings:
+        return rapl(readings), "rapl"
+    return tokens * modelled_joules(tokens, macs, stored), "modelled"
+
+
+def largest_package(tokens, macs, stored, readings):
+    return with_readings(lambda rs: max(rapl([r]) for r in rs))(tokens, macs, stored, readings)
+
+
+def other_order(tokens, macs, stored, readings):
+    return "modelled", modelled_joules(tokens, macs, stored)
+
+
 def step_by_step(tokens, macs, stored, readings):
+    if readings is None or len(readings) == 0:
+        return [torch.tensor(macs * 4.6e-12 + stored * 1.6e-10 / tokens, dtype=torch.float64), "modelled"]
     total = 0.0
-    for before, after, largest in readings or ():
+    for before, after, largest in readings:
         total += after - before if after >= before else largest - before + 1 + after
-    if total:
-        return [np.float64(total) / 1e6 / tokens, "rapl"]
-    return [torch.tensor(macs * 4.6e-12 + stored * 1.6e-10 / tokens, dtype=torch.float64), "modelled"]
+    return [np.float64(total) / 1e6 / tokens, "rapl"]
 
 
 WRONG = {
@@ -529,7 +657,10 @@ WRONG = {
         (bits_a_token, "bits a token"),
         (weighs_windows_equally, "equally long"),
         (adds_up_means, "add up the means"),
-        (takes_log2_of_the_loss, "times what is expected"),
+        (strips_the_text, "Spaces and line ends"),
+        (takes_log2_of_the_loss, "too small by"),
+        (composes_the_text, "Composing or lowering"),
+        (rounds_ln2, "Is something rounded?"),
     ],
     "stored_bytes": [
         (by_name, "once for each of its names"),
@@ -541,6 +672,9 @@ WRONG = {
         (merges_equal_shapes, "Tensors of the same shape"),
         (all_buffers, "persistent=False"),
         (file_on_disk, "headers and names"),
+        (by_identity, "tell tensors apart as objects"),
+        (table_of_types, "KeyError: torch.int64"),
+        (halves_what_has_two_names, "Which part could have that size"),
         (half_for_all, "changes what it was given (model)"),
     ],
     "parameters": [
@@ -556,12 +690,13 @@ WRONG = {
         (no_positions, "The positions are missing"),
         (four_times_wide, "four times `dim` wide"),
         (rounds_up_too_far, "you count 4 blocks"),
+        (leftovers_own_blocks, "left over at the end share"),
         (every_is_a_number_of_blocks, "not how many blocks there are"),
         (biased_head, "matrix of its own, the head has no bias"),
         (biased_head_always, "The head has no bias here"),
         (wide_biases, "leads back to `dim`"),
         (weights_of_norms_alone, "A norm has two vectors"),
-        (one_norm_a_block, "You count one norm"),
+        (one_norm_a_block, "Half of the norms' parameters"),
         (three_norms_a_block, "which is too large by"),
     ],
     "macs": [
@@ -577,7 +712,8 @@ WRONG = {
         (pairs_of_one_head, "pairs of a single head"),
         (causal_pairs, "causal mask hides. Here all"),
         (projections_of_each_head, "do not multiply with H"),
-        (counts_biases, "and attention, you returned"),
+        (counts_biases, "Biases are counted too"),
+        (capped_pairs, "For T=300, C=128, F=512, H=4 and attention"),
         (adds_them_up, "asks for a tuple of 2 numbers"),
     ],
     "speedup": [
@@ -593,6 +729,11 @@ WRONG = {
         (new_over_old, "new over old"),
         (new_alone, "The old model never ran"),
         (runs_for_a_second, "still running models"),
+        (unequal_numbers, "the same number of runs"),
+        (median_of_ratios, "median of each turn's ratio"),
+        (other_clock, "knows nothing of this machine"),
+        (shadows_a_method, "AttributeError"),
+        (saves_nothing, "is more than 0"),
         (guesses, "own record of its runs says otherwise"),
     ],
     "joules_a_token": [
@@ -608,6 +749,12 @@ WRONG = {
         (no_reading, "reading the weights is missing"),
         (no_arithmetic, "arithmetic is missing"),
         (macs_of_one_token, "MACs are counted a token"),
+        (zero_is_no_reading, "did not move was read"),
+        (still_counter_turns, "did not count a whole turn"),
+        (negative_is_zero, "you count nothing"),
+        (never_divides, "Both are joules of the pass"),
+        (largest_package, "and joules, you returned"),
+        (other_order, "in the other order: joules first"),
         (loses_a_microjoule, "has 10 values"),
         (adds_up_first, "mend each difference"),
         (mean_of_packages, "counters' mean"),
@@ -618,9 +765,9 @@ WRONG = {
 }
 RIGHT = {
     "bits_per_byte": [in_numpy, by_perplexity],
-    "stored_bytes": [by_identity, by_storage],
+    "stored_bytes": [by_safetensors, by_storage],
     "parameters": [builds_it, in_floats],
-    "macs": [head_by_head],
-    "speedup": [warm_up_first, pairs_there_and_back],
+    "macs": [head_by_head, an_array],
+    "speedup": [warm_up_first, pairs_there_and_back, shuffled],
     "joules_a_token": [step_by_step],
 }
