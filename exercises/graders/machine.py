@@ -137,10 +137,7 @@ class Machine:
             return f"The {missing} model never ran: call machine.{missing}()."
         if min(old, new) < COLD + RUNS:
             few, count = ("old", old) if old <= new else ("new", new)
-            return (
-                f"Runs of the {few} model: {count}. The task asks for {COLD} runs that warm up, which are not counted, and "
-                f"{RUNS} that are."
-            )
+            return f"Runs of the {few} model: {count}. The task asks for {COLD} runs that warm up, which are not counted, and {RUNS} that are."
         if old != new:
             return (
                 f"The old model ran {old} times, the new one {new} times. Give both the same number of runs."

@@ -20,12 +20,14 @@ from minieff.transformer import Config, Transformer
 
 torch.set_num_threads(1)
 corpus = data.speeches()
-NAMES = ["base", "depth-6", "depth-4", "depth-2", "width-96", "width-64"]
-models = {name: zoo.load(f"speeches-{name}") for name in NAMES}
+NAMES = ["base", "depth-6", "depth-4", "depth-2", "depth-1", "width-96", "width-64"]
 cards = {name: zoo.card(f"speeches-{name}") for name in NAMES}
+models = {name: zoo.load(f"speeches-{name}") for name in NAMES if name != "depth-1"}
+models["depth-1"] = Transformer(Config(vocab=2048, **cards["depth-1"]["recipe"]["model"])).eval()
 
 # %% [markdown]
-# The base model has 8 layers of width 128. Four of the others have fewer layers or are narrower, each trained from nothing, on the same 12 million tokens with the same recipe.
+# The base model has 8 layers of width 128. The others have fewer layers or are narrower. Each was trained from nothing, on the same 12 million tokens, with the same recipe. (Of `depth-1`
+# the card ships and not the weights: here stands an untrained model of its shape, which has its size and its speed.)
 #
 # ## 1. Two directions to shrink in
 #
@@ -58,7 +60,7 @@ print("recipe of depth-4:", cards["depth-4"]["recipe"]["model"])
 #
 # ## 2. Equal tokens: one plot, one curve
 #
-# All six have seen the same 12 million tokens. A model is worth having if no other is at least as small and at least as good, and better in one of the two. Such models form the
+# All seven have seen the same 12 million tokens. A model is worth having if no other is at least as small and at least as good, and better in one of the two. Such models form the
 # **Pareto front**.
 
 # %%
@@ -69,36 +71,36 @@ def dominates(a, b):
 
 front = [name for name in NAMES if not any(dominates(points[other], points[name]) for other in NAMES)]
 assert front == cost.pareto(points)
-for name in sorted(NAMES, key=lambda name: points[name]):
+for name in sorted(NAMES, key=lambda name: points[name][0]):
     print(f"{name:9}{points[name][0]:>10,} bytes {points[name][1]:.4f} bits a byte", "" if name in front else "  dominated")
 
 # %%
-def dots(ax, points, unit=1e-6, marked=()):
-    for name, (x, y) in points.items():
-        ax.plot(unit * x, y, "o", color=plot.PALETTE["red" if name in marked else "blue"])
-        ax.annotate(name, (unit * x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
-    ax.margins(x=0.2, y=0.1)
+def dots(ax, points, unit=1e-6):
+    for place, (name, (x, y)) in enumerate(sorted(points.items(), key=lambda item: item[1])):
+        ax.plot(unit * x, y, "o", color=plot.PALETTE["blue"])
+        ax.annotate(name, (unit * x, y), xytext=(6, -12 if place % 2 else 6), textcoords="offset points", fontsize=8)
+    ax.margins(x=0.2, y=0.15)
 
 figure, (ax,) = plot.panels(1, width=6)
 dots(ax, points)
 ax.plot(*zip(*sorted((1e-6 * points[n][0], points[n][1]) for n in front)), ":", color=plot.PALETTE["grey"])
 ax.set(xlabel="size of the file in MB (16 bits a number)", ylabel="bits a byte on held-out text")
-plot.show(figure, alt="Bits a byte over file size for six models. They lie on one falling curve from width-64 at 1.1 MB to "
-          "the base at 3.7 MB; width-96 and depth-4 lie nearly on top of each other.")
+plot.show(figure, alt="Bits a byte over file size for seven models. Six lie on one falling curve from depth-1 at 1.0 MB to "
+          "the base at 3.7 MB, width-96 and depth-4 nearly on top of each other; width-64 lies above the curve.")
 
 # %% [markdown]
-# All six are on the front. The talk says of training smaller: "maybe 2-4x smaller". On this front, what does each factor cost?
+# Six of seven are on the front. The talk says of training smaller: "maybe 2-4x smaller". On this front, what does each factor cost?
 
 # %%
 base = points["base"]
-for name in ("depth-6", "depth-4", "depth-2", "width-64"):
+for name in ("depth-6", "depth-4", "depth-2", "depth-1"):
     print(f"{name:9}{base[0] / points[name][0]:.1f} times smaller, {points[name][1] - base[1]:.3f} bits a byte worse")
 
 # %% [markdown]
 # ## 3. Depth or width?
 #
-# `width-96` and `depth-4` have nearly the same size and nearly the same quality; `width-96` is 0.0004 bits a byte better and is on the front for that. **Predict.** Train both once more from
-# other random numbers. By how much will each result move: less than 0.0004, about as much, or more?
+# At the small end, `width-64` has 8 layers and is dominated by `depth-1`, which has one: at this size, depth is the better thing to give up. At the size of `depth-4`, `width-96` is 0.0004 bits a
+# byte better than `depth-4`, and on the front for that. **Predict.** Train both once more, from other random numbers. By how much will each result move: less than 0.0004, about as much, or more?
 
 # %%
 again = {name: zoo.card(f"speeches-{name}-seed-1")["quality"]["bits_per_byte"] for name in ("depth-4", "width-96")}
@@ -106,9 +108,9 @@ for name, bits in again.items():
     print(f"{name:9}{points[name][1]:.4f} and {bits:.4f} bits a byte: apart by {abs(bits - points[name][1]):.4f}")
 
 # %% [markdown]
-# TEXT-CHANCE
+# Each moves by 0.003, seven times what lay between them. So 0.0004 says nothing, and neither does any other difference on this page that is smaller than about 0.003: the place on the front was luck.
 #
-# So bytes do not decide between depth and width here. Does time? **Predict.** `width-96` and `depth-4` do about the same number of MACs. Which is faster on one thread, and by how much?
+# At this size, then, bytes do not decide between depth and width. Does time? **Predict.** `width-96` and `depth-4` do about the same number of MACs. Which is faster on one thread, and by how much?
 
 # %% tags=["nbval-ignore-output"]
 window, _ = next(corpus.windows(context=128, rows=1))                                  # (1, 128)
@@ -119,7 +121,8 @@ for name, m in models.items():
           f"(quartiles {1e3 * passes[name].low:.2f} to {1e3 * passes[name].high:.2f})")
 
 # %% [markdown]
-# TEXT-TIME
+# Eight narrow layers take longer than four wide ones, for about as many MACs: layers wait for one another, and a small matrix product uses the processor less well. So in this family **depth is
+# cheaper to give up than width**: at the size of `depth-4` the two give equal quality and depth saves more time, and at the small end depth wins on bytes, time and quality at once.
 #
 # ## 4. Equal compute, equal time
 #
@@ -146,28 +149,27 @@ def step(model):
         optimizer.zero_grad()
     return one
 
-steps = cost.interleaved({name: step(m) for name, m in models.items()}, runs=7, warmup=2)
+steps = cost.interleaved({name: step(m) for name, m in models.items()}, runs=5, warmup=1)
 print({name: f"{1e3 * timing.median:.0f} ms a step" for name, timing in steps.items()})
 
 # %% [markdown]
-# **Predict.** Stop all six when each has spent what `depth-4` spends in its whole run. Which is ahead?
+# **Predict.** Stop every run when it has spent what `depth-4` spends in its whole run. Which is ahead?
 
 # %%
-COLOURS = dict(zip(NAMES, ("black", "blue", "sky", "green", "orange", "red")))
-MARKS = dict(zip(NAMES, "osD^vx"))
+COLOURS = dict(zip(NAMES, ("black", "blue", "sky", "green", "purple", "orange", "red")))
+MARKS = dict(zip(NAMES, "osD^Pvx"))
 figure, axes = plot.panels(3, width=4.2, height=3.6)
 for name in NAMES:
     tokens, bits, macs = curve(name)
     hours = tokens / (8 * 128) * steps[name].median / 3600
     for ax, x in zip(axes, (tokens / 1e6, macs / 1e12, hours)):
         ax.plot(x, bits, color=plot.PALETTE[COLOURS[name]], marker=MARKS[name], ms=3.5, lw=1, label=name)
-for ax, label in zip(axes, ("million tokens", "training compute in $10^{12}$ MACs", "hours of training on one thread of the machine that ran this page")):
+for ax, label in zip(axes, ("million tokens", "training compute in $10^{12}$ MACs", "hours on one thread (steps timed here)")):
     ax.set(xlabel=label, ylim=(1.32, 1.72))
-axes[2].set_xlabel("hours on one thread (steps timed here)")
 axes[1].axvline(curve("depth-4")[2][-1] / 1e12, ls=":", color=plot.PALETTE["grey"])
 axes[0].set_ylabel("bits a byte on held-out text")
-axes[0].legend(frameon=False)
-plot.show(figure, alt="Held-out bits a byte of six runs over tokens, over compute and over hours. Over tokens the base is lowest "
+axes[0].legend(frameon=False, fontsize=8)
+plot.show(figure, alt="Held-out bits a byte of seven runs over tokens, over compute and over hours. Over tokens the base is lowest "
           "after the first quarter. Over compute and over hours depth-2 and depth-4 are lowest until their runs end.")
 
 # %%
@@ -183,10 +185,10 @@ for name in NAMES[:4]:
 # That comparison has two faults, and both are common. `depth-2` has not spent the budget: its run ended. And the base was *stopped*: its learning rate was to fall to zero at 12 million tokens, and at
 # half of that it is still high. A run that is planned for its budget ends better than one that is cut off.
 #
-# So three more runs were made, with 8, 6 and 2 layers, each planned to spend what `depth-4` spends. **Predict.** Plot quality over depth at this one budget. Where is the best depth: 2, 4, 6 or 8?
+# So more runs were made, with 8, 6, 2 and 1 layers, each planned to spend what `depth-4` spends. **Predict.** Plot quality over depth at this one budget. Which depth is best: 1, 2, 4, 6 or 8?
 
 # %%
-PLANNED = {8: "same-macs-8", 6: "same-macs-6", 4: "depth-4", 2: "same-macs-2"}
+PLANNED = {8: "same-macs-8", 6: "same-macs-6", 4: "depth-4", 2: "same-macs-2", 1: "same-macs-1"}
 planned = {layers: zoo.card(f"speeches-{name}") for layers, name in PLANNED.items()}
 spent = {layers: card["macs"] * card["tokens"] for layers, card in planned.items()}
 assert max(spent.values()) / min(spent.values()) < 1.001
@@ -194,6 +196,8 @@ for layers, card in planned.items():
     print(f"{layers} layers, {card['tokens'] / 1e6:4.1f} million tokens: {card['quality']['bits_per_byte']:.3f} bits a byte")
 
 # %%
+best = min(planned, key=lambda layers: planned[layers]["quality"]["bits_per_byte"])
+assert best == 2
 figure, (ax,) = plot.panels(1, width=6)
 equal_tokens = {1: "depth-1", 2: "depth-2", 4: "depth-4", 6: "depth-6", 8: "base"}
 ax.plot(list(equal_tokens), [zoo.card(f"speeches-{n}")["quality"]["bits_per_byte"] for n in equal_tokens.values()], "o--",
@@ -203,10 +207,16 @@ ax.plot(list(planned), [card["quality"]["bits_per_byte"] for card in planned.val
 ax.set(xlabel="layers", ylabel="bits a byte on held-out text", xticks=[1, 2, 4, 6, 8])
 ax.legend(frameon=False)
 plot.show(figure, alt="Bits a byte over the number of layers. At equal tokens the curve falls all the way to 8 layers. "
-          "At equal compute TEXT-ALT.")
+          "At equal compute it is a valley: 1.394 at 1 layer, lowest at 2 with 1.367, then rising to 1.417 at 8.")
 
 # %% [markdown]
-# TEXT-ISO
+# At equal tokens, deeper is better all the way. At equal compute there is a best depth, and it is 2: one layer has too little to learn with, eight see too little text. The base's shape is the worst of the five.
+# (The two curves cross at 4 layers because that run is in both.)
+#
+# The run with 2 layers and 19.6 million tokens is better than `depth-4`, at 0.63 of its bytes and the same training. It read the training text 6.6 times instead of 4; the text does not get longer.
+#
+# So "train a smaller model" has two readings. For the *same tokens* you pay in quality. For the *same compute* you may be paid: a model that is too large for its budget is beaten by one half its size or less. With a larger budget
+# the best depth moves up, which is why it has to be measured and not remembered.
 #
 # ## 5. Why the talk calls it a strong baseline
 #
@@ -243,8 +253,8 @@ for name in NAMES[:4]:
     print(f"{name:9}reaches 1.5 bits a byte after {needed:.1f} million tokens, {np.interp(1.5, bits, macs) / 1e12:4.1f} trillion MACs")
 
 # %% [markdown]
-# Fewer tokens, yes. Fewer MACs, no: a step of the base costs 2.9 times as much, and it needs 0.74 of the steps. The paper's models are a hundred times as large, and on hardware where a larger model uses
-# the processor better. At this scale the first reason does not hold. And the second? Round the matrices to fewer bits, as in lesson 00.
+# Fewer tokens, yes. Fewer MACs, no: a step of the base costs 2.9 times as many as a step of `depth-2`, and the base needs 0.74 of the steps. The paper pretrained RoBERTa variants and translation models, far
+# larger, on far more text, and on hardware that a larger model uses better. At this scale the first reason does not hold. And the second? Round the matrices to fewer bits, as in lesson 00.
 
 # %%
 def rounded(model, bits):
@@ -283,9 +293,9 @@ assert packed["base", 4][0] < packed["depth-4", 8][0] and packed["base", 4][1] <
 assert packed["depth-4", 5][1] < packed["depth-2", 8][1]
 
 # %% [markdown]
-# The second reason holds: the larger the model, the less it loses at 4 bits. `base` at 4 bits is smaller than `depth-4` at 8 and slightly better; `depth-4` at 5 bits has the bytes of `depth-2` at 8 and is better.
+# The second reason holds: the larger the model, the less it loses at 4 bits. `base` at 4 bits is smaller than `depth-4` at 8 and a little better; `depth-4` at 5 bits has the bytes of `depth-2` at 8 and is better.
 #
-# But that compares models that were trained on equal *tokens*; the base cost 1.8 times the compute of `depth-4`. At equal compute, 8 layers reached TEXT-8 before any compression, and `depth-4` at 8 bits is
+# But that compares models that were trained on equal *tokens*; the base cost 1.8 times the compute of `depth-4`. At equal compute, 8 layers reached 1.417 before any compression, and `depth-4` at 8 bits is
 # at 1.393. So here: **if training is paid for, compress a larger model; if training is what you pay, train the smaller one.** Rounding is the crudest compression. Lesson 16 settles the question with the others.
 #
 # ## 7. Your turn: a device picks the model
@@ -323,7 +333,13 @@ update()
 widgets.VBox([megabytes, bits, milliseconds, picked])
 
 # %% [markdown]
-# Lower the milliseconds alone. Which models can never be picked, whatever the limits? The front in section 2 knows two axes; time is a third.
+# (Quality is that before rounding; section 6 says what 4 bits cost three of them.) Lower the milliseconds alone, then the megabytes alone. Which model is never picked, whatever the limits?
+#
+# <details><summary>Answer</summary>
+#
+# `width-64`. `depth-1` is smaller, faster and better. Time is a third axis of the front, and here it removes nothing else.
+#
+# </details>
 #
 # ## 8. What it does not do
 #
@@ -331,7 +347,7 @@ widgets.VBox([megabytes, bits, milliseconds, picked])
 
 # %%
 total = sum(cards[name]["macs"] * cards[name]["tokens"] for name in NAMES)
-print(f"the family of six cost {total / (cards['base']['macs'] * cards['base']['tokens']):.1f} times what the base alone did")
+print(f"the family of seven cost {total / (cards['base']['macs'] * cards['base']['tokens']):.1f} times what the base alone did")
 
 # %% [markdown]
 # Nor does being smaller help with what has been memorized, here. The gap between training text and held-out text, at the end of each run:
@@ -381,7 +397,8 @@ shape = {row["name"]: row for row in board}
 short = [shape[like] | {"name": f"{like}, planned", "bits_per_byte": planned[layers]["quality"]["bits_per_byte"]}
          for layers, like in ((8, "base"), (6, "depth-6"), (2, "depth-2"))]
 rows = [row for row in board if row["name"] != "4 of 8 kept"] + short
-plot.show(plot.scoreboard(rows, highlight=[row["name"] for row in short]), alt="TEXT-BOARD")
+plot.show(plot.scoreboard(rows, highlight=[row["name"] for row in short]), alt="The scoreboard with three more points: 2 layers trained longer lie below the curve of the "
+          "others over size, time and MACs; 6 and 8 layers trained more briefly lie above it.")
 
 # %%
 from minieff.files import save_results
