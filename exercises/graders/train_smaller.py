@@ -1,7 +1,8 @@
 """Checks for exercise 01: fronts, limits, equal compute, a log, chance, and the two ways to shrink a model."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import replace
+from functools import cache, partial
 from itertools import accumulate
 from math import hypot, inf, sqrt
 from operator import add, le, lt
@@ -13,7 +14,7 @@ import torch
 
 from exercises.graders import Case, NotYet, Verdict, judge, task
 from exercises.graders.kinds import kind_of, number, numbers, strings, whole
-from minieff import cost, plot, zoo
+from minieff import cost, plot
 from minieff.files import load_results
 from minieff.transformer import Config, Transformer
 
@@ -31,21 +32,17 @@ def telling(propose, right, mistakes, kind) -> list[Case]:
 # Task 1
 def scattered(draw: Random, stairs: int) -> dict[str, tuple[int, float]]:
     """Models of which `stairs` are on the front, and an equal of one; others are beaten in one respect alone, or in both."""
-    sizes = sorted(draw.sample(range(20, 90), 2 * stairs))
-    losses = sorted(draw.sample(range(250, 420), 2 * stairs), reverse=True)
+    sizes = sorted(draw.sample(range(20, 140, 6), 2 * stairs))
+    losses = sorted(draw.sample(range(250, 490, 12), 2 * stairs), reverse=True)
     i = draw.randrange(2, 2 * stairs - 2, 2)
     points = [*zip(sizes[::2], losses[::2], strict=True), (sizes[i], losses[i])]
     points += [(sizes[i], losses[i - 1]), (sizes[i + 1], losses[i]), (sizes[i + 1], losses[i - 1])]
-    points += [(sizes[-1] + 2, losses[1]), (sizes[-1] + 5, losses[-3])]
+    points += [(sizes[-1] + 7, losses[0] + 9), (sizes[-1] + 13, losses[-3])]
     draw.shuffle(points)
     return {"ABCDEFGHIJKLMNOP"[n]: (10_000 * size, loss / 100) for n, (size, loss) in enumerate(points)}
 
 
-def dominates(a: tuple, b: tuple) -> bool:
-    return a[0] <= b[0] and a[1] <= b[1] and a != b
-
-
-def kept(beats=dominates):
+def kept(beats):
     """The names of the models that no other one beats."""
     return lambda models: [
         name
@@ -82,10 +79,11 @@ FRONT_MISTAKES = {
     ),
     "Of two models that are equal in both you keep the last one alone. Does it overwrite the first in a dictionary that has "
     "(bytes, loss) as its key?": lambda models: list(
-        {models[name]: name for name in kept()(models)}.values()
+        {models[name]: name for name in cost.pareto(models)}.values()
     ),
-    "You sort by bytes alone. Of two equally large models the order of the dictionary then decides which comes first: which "
-    "should?": swept(lambda point: point[0]),
+    "You sort by bytes alone. Of two equally large models the order of the dictionary then decides which comes first: which should?": swept(
+        lambda point: point[0]
+    ),
     "You compare each model with its neighbour in the order of size. One that beats its neighbour may lose to an earlier one: "
     "what has to be remembered on the way?": swept(lambda point: point, running=False),
     "You look at the loss alone. A model with a higher loss stays where none is as small and as good.": lambda models: [
@@ -97,17 +95,17 @@ FRONT_MISTAKES = {
     "You keep the smallest model and the best one. What lies between them may be beaten by neither.": lambda models: [
         min(models, key=lambda name: models[name][place]) for place in (0, 1)
     ],
-    "You treat a higher loss as the better one.": kept(
-        lambda a, b: dominates((a[0], b[1]), (b[0], a[1]))
+    "You treat a higher loss as the better one.": lambda models: cost.pareto(
+        {name: (size, -loss) for name, (size, loss) in models.items()}
     ),
-    "You treat more bytes as better. The question is how small a model of this loss can be.": kept(
-        lambda a, b: dominates((b[0], a[1]), (a[0], b[1]))
+    "You treat more bytes as better. The question is how small a model of this loss can be.": lambda models: (
+        cost.pareto({name: (-size, loss) for name, (size, loss) in models.items()})
     ),
-    "You keep the models that are worse than no other. Turn the comparison round: fewer is better, in both.": kept(
-        lambda a, b: dominates(b, a)
+    "You keep the largest and worst models. Turn the comparison round: fewer is better, in both.": lambda models: (
+        cost.pareto({name: (-size, -loss) for name, (size, loss) in models.items()})
     ),
     "You return the models that are dominated, and the task asks for the others.": lambda models: [
-        name for name in models if name not in kept()(models)
+        name for name in models if name not in cost.pareto(models)
     ],
     "You keep every model. One goes as soon as a single other one dominates it; it need not lose to all.": list,
 }
@@ -118,25 +116,28 @@ def front(run, draw: Random) -> Verdict:
     """`front(models)`: the names of the models that no other dominates; `models` has (bytes, loss) by name."""
     cases = telling(
         lambda: [Case((m,), f"{len(m)} models") for m in (scattered(draw, n) for n in (3, 4, 5, 6))],
-        kept(),
+        cost.pareto,
         FRONT_MISTAKES,
         strings,
     )
     try:
-        judge(run, cases, kept(), FRONT_MISTAKES, kind=strings)
+        judge(run, cases, cost.pareto, FRONT_MISTAKES, kind=strings)
     except NotYet as refusal:
-        trios = [(case.arguments[0], strings(run(*case.arguments)), kept()(*case.arguments)) for case in cases]
-        models, mine, wanted = next(trio for trio in trios if trio[1] != sorted(trio[2]))
-        panels = [("bytes, and what you returned", models, mine), ("bytes, and what is expected", models, wanted)]
-        raise NotYet(str(refusal), *sides("loss", *panels)) from None
+        trios = [
+            (case.arguments[0], strings(run(*case.arguments)), cost.pareto(*case.arguments)) for case in cases
+        ]
+        models, mine, wanted = next((trio for trio in trios if trio[1] != sorted(trio[2])), trios[0])
+        raise NotYet(
+            str(refusal), *sides("loss", ("bytes: yours", models, mine), ("bytes: expected", models, wanted))
+        ) from None
     rows = load_results("00_start_here")["scoreboard"]
-    sizes = {row["name"]: (row["stored_bytes"] / 1e6, row["bits_per_byte"]) for row in rows}
-    times = {row["name"]: (1e3 * row["seconds"][1], row["bits_per_byte"]) for row in rows}
-    panels = [("MB in 16 bits", sizes, run(sizes)), ("ms for a pass, in lesson 00", times, run(times))]
+    small = {row["name"]: (row["stored_bytes"] / 1e6, row["bits_per_byte"]) for row in rows}
+    fast = {row["name"]: (1e3 * row["seconds"][1], row["bits_per_byte"]) for row in rows}
+    panels = ("size in MB, 16 bits a number", small), ("ms for a pass, as lesson 00 measured it", fast)
     return Verdict(
-        "No model that you keep is dominated, equal ones stay. Your function drew the lines through the models of lesson 00: "
+        "No model that you keep is dominated, and equal ones stay. The lines through the models of lesson 00 are your function's: "
         "what is on the front depends on what you count.",
-        *sides("bits a byte", *panels),
+        *sides("bits a byte", *[(label, models, strings(run(models))) for label, models in panels]),
     )
 
 
@@ -145,12 +146,19 @@ def sides(quality: str, *panels: tuple[str, dict, list]) -> tuple:
     figure, axes = plot.panels(len(panels), width=4.4)
     for ax, (label, models, names) in zip(axes, panels, strict=True):
         best = sorted(models[name] for name in names if name in models)
-        ax.step([x for x, _ in best], [y for _, y in best], "o-", where="post", color=plot.PALETTE["blue"])
-        rest = [point for name, point in models.items() if name not in names]
-        ax.plot([x for x, _ in rest], [y for _, y in rest], "X", color=plot.PALETTE["red"])
-        for place, point in enumerate(sorted(set(models.values()))):
-            text = " = ".join(name for name in models if models[name] == point)
-            ax.annotate(text, point, xytext=(6, (5, -12)[place % 2]), textcoords="offset points", fontsize=8)
+        ax.plot(*zip(*models.values(), strict=True), "X", color=plot.PALETTE["red"], ms=6)
+        ax.step(
+            [x for x, _ in best], [y for _, y in best], "o-", where="post", color=plot.PALETTE["blue"], ms=9
+        )
+        for place, point in enumerate(sorted(set(models.values()), key=lambda point: (point[0], -point[1]))):
+            equals = (name for name in models if models[name] == point)
+            ax.annotate(
+                " = ".join(equals),
+                point,
+                xytext=(6, (5, -12)[place % 2]),
+                textcoords="offset points",
+                fontsize=8,
+            )
         ax.set(xlabel=label, ylabel=quality)
         ax.margins(x=0.2, y=0.12)
     said = [f"over {label} the line goes through {', '.join(names) or 'none'}" for label, _, names in panels]
@@ -206,7 +214,7 @@ PICK_MISTAKES = {
     "Where a limit is None you find nothing. None stands for no limit: then every model keeps it.": choosing(
         absent=lambda limit: False, test=lambda value, limit: limit is not None and value <= limit
     ),
-    "You read a limit of 0 as no limit. Which of 0 and None does `if limit` tell apart?": choosing(
+    "You read a limit of 0 as no limit. Does `if limit` tell 0 from None?": choosing(
         absent=lambda limit: not limit
     ),
     "For you a model fits that keeps one of the two limits. It has to keep both.": choosing(both=any),
@@ -235,7 +243,9 @@ PICK_MISTAKES = {
 def offered(draw: Random, *limits: str | int | None) -> Case:
     """Seven models, the best two equally good, and limits: "some" model's value, "less" than all, 0 or None."""
     bits = sorted(round(draw.uniform(1.2, 1.9), 3) for _ in range(6))
-    costs = [{"bytes": 1000 * draw.randrange(300, 4000), "ms": round(draw.uniform(3, 60), 1)} for _ in range(7)]
+    costs = [
+        {"bytes": 1000 * draw.randrange(300, 4000), "ms": round(draw.uniform(3, 60), 1)} for _ in range(7)
+    ]
     models = [{**spent, "bits_per_byte": b} for spent, b in zip(costs, [bits[0], *bits], strict=True)]
     draw.shuffle(models)
     models = [{"name": name, **model} for name, model in zip("ABCDEFG", models, strict=True)]
@@ -249,22 +259,34 @@ def offered(draw: Random, *limits: str | int | None) -> Case:
 @task
 def pick(run, draw: Random) -> Verdict:
     """`pick(models, most_bytes, most_ms)`: the name of the best model that keeps both limits, if any does."""
-    limits = [("some", "some"), ("some", None), (None, "some"), (None, None), (0, None), (None, 0), ("some", "less")]
+    limits = [
+        ("some", "some"),
+        ("some", None),
+        (None, "some"),
+        (None, None),
+        (0, None),
+        (None, 0),
+        ("some", "less"),
+    ]
     cases = telling(
-        lambda: [offered(draw, *pair) for pair in [*limits, *limits[:4]]], choosing(), PICK_MISTAKES, name_or_none
+        lambda: [offered(draw, *pair) for pair in [*limits, *limits[:4]]],
+        choosing(),
+        PICK_MISTAKES,
+        name_or_none,
     )
     judge(run, cases, choosing(), PICK_MISTAKES, kind=name_or_none)
     return Verdict("First the limits, then quality among what is left, and None where nothing is left.")
 
 
 # Task 3
+@cache
 def built(config: Config, count=cost.parameters) -> float:
     """What is counted on a real model, on the device `meta`: its tensors have shapes, and hold no numbers."""
     with torch.device("meta"):
         return count(Transformer(config))
 
 
-def on_paper(config: Config, head=1, products=2, ffn=None, context=None) -> int:
+def macs_of(config: Config, head=1, products=2, ffn=None, context=None) -> int:
     """MACs a token in closed form, with parts that can be wrong."""
     C, F, S = config.dim, ffn or config.ffn, context or config.context
     return config.layers * (4 * C**2 + 2 * C * F + products * S * C) + head * config.vocab * C
@@ -277,6 +299,10 @@ def odd(draw: Random, vocab: int, layers: int) -> Config:
     return Config(vocab, context, layers, heads, dim, ffn=draw.choice((2, 3)) * dim + draw.randrange(1, 9))
 
 
+def sizes(config: Config) -> str:
+    return f"L={config.layers} C={config.dim}, F={config.ffn} S={config.context}"
+
+
 def ratio(of):
     """The tokens, if `of` said what a token costs."""
     return lambda base, tokens, other: tokens * of(base) / of(other)
@@ -284,33 +310,46 @@ def ratio(of):
 
 TOKENS_MISTAKES = {
     "Your ratio is the wrong way round: a model that takes less for each token gets more of them.": ratio(
-        lambda c: 1 / on_paper(c)
+        lambda c: 1 / macs_of(c)
     ),
-    "You give both the same number of tokens. That is equal data; the task asks for equal compute.": ratio(lambda c: 1),
+    "You give both the same number of tokens. That is equal data; the task asks for equal compute.": ratio(
+        lambda c: 1
+    ),
     "You compare parameters. Looking up a vector multiplies nothing, and attention multiplies without any parameter.": ratio(
         built
     ),
-    "You compare the numbers of layers. They are not equally wide, and the head is no layer.": ratio(lambda c: c.layers),
-    "You compare layers times width. How do the matrices of a layer grow with the width?": ratio(lambda c: c.layers * c.dim),
-    "The head is missing: it compares each token with the whole vocabulary.": ratio(lambda c: on_paper(c, head=0)),
+    "You compare the numbers of layers. They are not equally wide, and the head is no layer.": ratio(
+        lambda c: c.layers
+    ),
+    "You compare layers times width. How do the matrices of a layer grow with the width?": ratio(
+        lambda c: c.layers * c.dim
+    ),
+    "The head is missing: it compares each token with the whole vocabulary.": ratio(
+        lambda c: macs_of(c, head=0)
+    ),
+    "You count the head in every layer. It stands at the end, once.": ratio(
+        lambda c: macs_of(c, head=c.layers)
+    ),
     "Attention's two products are missing: each token is compared with the whole context, and as many values are added up.": (
-        ratio(lambda c: on_paper(c, products=0))
+        ratio(lambda c: macs_of(c, products=0))
     ),
     "You count the matrices of the layers alone. Attention's products and the head are missing.": ratio(
-        lambda c: on_paper(c, head=0, products=0)
+        lambda c: macs_of(c, head=0, products=0)
     ),
     "You count one of attention's two products, or half of both. Here the whole context counts, also what a causal mask hides.": (
-        ratio(lambda c: on_paper(c, products=1))
+        ratio(lambda c: macs_of(c, products=1))
     ),
-    "You take the feed-forward to be 4 C wide. Each config says how wide it is.": ratio(lambda c: on_paper(c, ffn=4 * c.dim)),
+    "You take the feed-forward to be 4 C wide. Each config says how wide it is.": ratio(
+        lambda c: macs_of(c, ffn=4 * c.dim)
+    ),
     "You count both models over the base's context. Each has its own.": lambda base, tokens, other: (
-        tokens * on_paper(base) / on_paper(other, context=base.context)
+        tokens * macs_of(base) / macs_of(other, context=base.context)
     ),
     "You count both models over the other's context. Each has its own.": lambda base, tokens, other: (
-        tokens * on_paper(base, context=other.context) / on_paper(other)
+        tokens * macs_of(base, context=other.context) / macs_of(other)
     ),
     "You compare whole sequences, and the two are not equally long. The question is about tokens.": ratio(
-        lambda c: c.context * on_paper(c)
+        lambda c: c.context * macs_of(c)
     ),
 }
 
@@ -321,10 +360,13 @@ def tokens_for(run, draw: Random) -> Verdict:
     pairs = [
         [odd(draw, vocab, n) for n in draw.sample(range(2, 9), 2)] for vocab in draw.sample(range(50, 400), 4)
     ]
-    cases = []
-    for base, other in pairs:
-        text = [f"C={c.dim} L={c.layers} F={c.ffn} S={c.context} V={c.vocab}" for c in (base, other)]
-        cases.append(Case((base, draw.randrange(10**8, 10**9), other), f"base {text[0]}, other {text[1]}"))
+    cases = [
+        Case(
+            (base, draw.randrange(10**8, 10**9), other),
+            f"base {sizes(base)}, other {sizes(other)}, V={base.vocab}",
+        )
+        for base, other in pairs
+    ]
     judge(run, cases, ratio(lambda config: built(config, cost.macs)), TOKENS_MISTAKES)
     return Verdict("Equal to the MACs counted on models that were built, feed-forward and context their own.")
 
@@ -334,8 +376,10 @@ def loss_or_none(value) -> dict:
     """A loss or None, in two entries, so that either can be compared."""
     if isinstance(value, float) and value != value:
         raise NotYet("Your function returns nan. Where nobody looked, the task asks for None.")
-    there = value is not None
-    return {"answer": "a number" if there else "None", "loss": number(value, "a number, or None") if there else 0.0}
+    return {
+        "answer": "None" if value is None else "a number",
+        "loss": 0.0 if value is None else number(value, "a number, or None"),
+    }
 
 
 def logged(draw: Random) -> list[dict]:
@@ -343,7 +387,11 @@ def logged(draw: Random) -> list[dict]:
     rows, last = [], {"step": 0, "tokens": 0, "seconds": 0.0}
     for i in range(28):
         steps, train = draw.randrange(40, 160), round(3 + 3 / (1 + i / 4) + draw.uniform(-0.1, 0.1), 4)
-        grown = {"step": steps, "tokens": steps * draw.randrange(600, 1200), "seconds": steps * draw.uniform(0.04, 0.09)}
+        grown = {
+            "step": steps,
+            "tokens": steps * draw.randrange(600, 1200),
+            "seconds": steps * draw.uniform(0.04, 0.09),
+        }
         last = {key: round(last[key] + grown[key], 1) for key in grown} | {"train": train}
         rows.append(last | ({"valid": round(train + draw.uniform(0.2, 0.6), 4)} if i % 5 == 4 else {}))
     return rows
@@ -373,7 +421,9 @@ def at_budget(log, macs, budget) -> float | None:
     return float(np.interp(budget, spent, losses)) if spent[0] <= budget <= spent[-1] else None
 
 
-def reading(passes=3, key="valid", all_rows=False, at="tokens", share=lambda s: s, ends=(None, None), edge=le):
+def reading(
+    passes=3, key="valid", all_rows=False, at="tokens", share=lambda s: s, ends=(None, None), edge=le
+):
     """The same written out, with parts that can be wrong; `ends` before and after: None, "clamp" or "extend"."""
 
     def read(log, macs, budget):
@@ -398,19 +448,35 @@ LOSS_MISTAKES = {
     ),
     "Outside the looks you return the loss of the nearest one, though nobody looked there. What does np.interp return for a "
     "value beyond its ends?": reading(ends=("clamp", "clamp")),
-    "Before the first look you return the loss of the first one. Nobody had looked yet.": reading(ends=("clamp", None)),
-    "After the last look you return the loss of the last one. Nobody looked any more.": reading(ends=(None, "clamp")),
-    "You draw the line on beyond the looks. A log does not say what nobody looked at.": reading(ends=("extend", "extend")),
+    "Before the first look you return the loss of the first one. Nobody had looked yet.": reading(
+        ends=("clamp", None)
+    ),
+    "After the last look you return the loss of the last one. Nobody looked any more.": reading(
+        ends=(None, "clamp")
+    ),
+    "You draw the line on beyond the looks. A log does not say what nobody looked at.": reading(
+        ends=("extend", "extend")
+    ),
     "At the first look itself, or at the last, you return None. Somebody looked there.": reading(edge=lt),
     "You return the training loss at the looks. On which text is that one measured?": reading(key="train"),
     "You return the training loss, of all rows. The held-out loss has another key, which some rows lack.": reading(
         key="train", all_rows=True
     ),
-    "You count steps. `macs` is what one token takes: which entry of a row counts tokens?": reading(at="step"),
-    "You count seconds. `macs` is what one token takes: a slower machine would change your answer.": reading(at="seconds"),
-    "Between two looks you return the earlier one. The task asks for the straight line.": reading(share=lambda s: s >= 1),
-    "Between two looks you return the later one. The task asks for the straight line.": reading(share=lambda s: s > 0),
-    "Between two looks you return the nearer one. The task asks for the straight line.": reading(share=lambda s: s > 0.5),
+    "You count steps. `macs` is what one token takes: which entry of a row counts tokens?": reading(
+        at="step"
+    ),
+    "You count seconds. `macs` is what one token takes: a slower machine would change your answer.": reading(
+        at="seconds"
+    ),
+    "Between two looks you return the earlier one. The task asks for the straight line.": reading(
+        share=lambda s: s >= 1
+    ),
+    "Between two looks you return the later one. The task asks for the straight line.": reading(
+        share=lambda s: s > 0
+    ),
+    "Between two looks you return the nearer one. The task asks for the straight line.": reading(
+        share=lambda s: s > 0.5
+    ),
     "You return None in every case. Is there a `return`, and is it reached?": lambda *_: None,
 }
 
@@ -420,39 +486,16 @@ def loss_at(run, draw: Random) -> Verdict:
     """`loss_at(log, macs, budget)`: the held-out loss when a run had spent `budget` MACs; None where nobody looked."""
     runs = [(logged(draw), draw.randrange(500_000, 3_000_000)) for _ in range(2)]
     cases = [
-        Case((log, macs, 3 * macs * tokens), f"a budget {place}, {3 * macs * tokens:.2e} MACs")
-        for log, macs in runs
-        for place, tokens in places(log, draw).items()
+        Case((log, macs, 3 * macs * tokens), f"a budget, {place}, {3 * macs * tokens:.1e} MACs")
+        for first, (log, macs) in enumerate(runs)
+        for place, tokens in list(places(log, draw).items())[first::2]
     ]
     judge(run, cases, at_budget, LOSS_MISTAKES, kind=loss_or_none)
-    return Verdict(
-        "Three passes for a token, a line between looks, None where nobody looked. Your function drew the curves.",
-        *curves(run),
-    )
-
-
-def curves(run) -> tuple:
-    """Held-out loss of the zoo's models over what their training had spent, as the learner's function reads it."""
-    figure, (ax,) = plot.panels(1, width=6.5, height=3.8)
-    names = ["base", "depth-6", "depth-4", "depth-2", "width-96", "width-64"]
-    for name, mark, colour in zip(names, "os^vDP", plot.PALETTE.values(), strict=False):
-        card = zoo.card(f"speeches-{name}")
-        looks = [row | {"valid": row["valid_first_256"]} for row in card["log"] if "valid_first_256" in row]
-        spent = [card["macs"] * card["tokens"] * n / 8 for n in range(1, 25)]
-        points = [(1e-12 * budget, run(looks, card["macs"], budget)) for budget in spent]
-        points = [point for point in points if point[1] is not None]
-        ax.plot(*zip(*points, strict=True), marker=mark, ms=4, color=colour)
-        ax.annotate(name, points[-1], xytext=(7, -3), textcoords="offset points", fontsize=8)
-    ax.set(xlabel="MACs spent on training, in millions of millions", ylabel="held-out loss in nats a token", xlim=(0, 88))
-    return (
-        figure,
-        "Held-out loss over the MACs that training had spent, for six models. All fall; at equal MACs depth-2 is lowest until it "
-        "ends. The larger a model, the later and the lower its curve ends.",
-    )
+    return Verdict("Three passes for a token, a straight line between looks, and None where nobody looked.")
 
 
 # Task 5
-def apart(error, mid=mean, sign=1):
+def difference(error, mid=mean, sign=1):
     """The difference and its error."""
     return lambda first, second: (sign * (mid(second) - mid(first)), error(first, second))
 
@@ -462,76 +505,182 @@ def joined(spread=stdev, root=sqrt, join=hypot):
     return lambda a, b: join(spread(a) / root(len(a)), spread(b) / root(len(b)))
 
 
-def by_numpy(first, second) -> tuple[float, float]:
-    """What is asked for."""
-    squares = [np.var(losses, ddof=1) / len(losses) for losses in (first, second)]
-    return np.mean(second) - np.mean(first), sum(squares) ** 0.5
-
-
 GAP_MISTAKES = {
     "Two things are wrong with the error: how the two are added, and the spread that goes into each. Begin with adding: chance "
-    "that raises one mean may well raise the other.": apart(joined(pstdev, join=add)),
-    "You add the two errors as they are. Errors that are independent partly cancel: what of them is it that adds up?": apart(
+    "that raises one mean does not have to raise the other.": difference(joined(pstdev, join=add)),
+    "You add the two errors as they are. Errors that are independent partly cancel: what of them is it that adds up?": difference(
         joined(join=add)
     ),
     "You divide the sum of squares by n. The runs lie closer to their own mean than to the true one: what corrects for that? "
-    "(np.std has an argument for it.)": apart(joined(pstdev)),
-    "This is the error of two single runs. The mean of n runs varies less than one of them: by which factor?": apart(
+    "(np.std has an argument for it.)": difference(joined(pstdev)),
+    "This is the error of two single runs. The mean of n runs varies less than one of them: by which factor?": difference(
         joined(root=lambda n: 1)
     ),
-    "With four times the runs your error shrinks to a quarter. The error of a mean halves.": apart(joined(root=lambda n: n)),
-    "This is a variance, in squared nats. What is missing at the end?": apart(joined(join=lambda a, b: a * a + b * b)),
-    "The sign of the difference is turned: it is positive where the second recipe has the higher loss.": apart(
+    "With four times the runs your error shrinks to a quarter. The error of a mean halves.": difference(
+        joined(root=lambda n: n)
+    ),
+    "This is twice the standard error, as in an interval of 95 %. The task asks for the error itself.": difference(
+        joined(join=lambda a, b: 2 * hypot(a, b))
+    ),
+    "This is a variance, in squared nats. What is missing at the end?": difference(
+        joined(join=lambda a, b: a * a + b * b)
+    ),
+    "The sign of the difference is turned: it is positive where the second recipe has the higher loss.": difference(
         joined(), sign=-1
     ),
-    "You compare the best run of each. The best of many is lower than the best of few by chance alone.": apart(
+    "You compare the best run of each. The best of many is lower than the best of few by chance alone.": difference(
         joined(), mid=min
     ),
-    "You compare medians, and the error is that of a mean.": apart(joined(), mid=median),
-    "You average the two variances, however many runs stand behind each.": apart(
+    "You compare medians, and the error is that of a mean.": difference(joined(), mid=median),
+    "You average the two variances, however many runs stand behind each.": difference(
         lambda a, b: sqrt((stdev(a) ** 2 + stdev(b) ** 2) / 2)
     ),
-    "You pool the variances, as if both recipes varied equally. Here each has its own.": apart(
+    "You pool the variances, as if both recipes varied equally. Here each has its own.": difference(
         lambda a, b: (
             sqrt(((len(a) - 1) * stdev(a) ** 2 + (len(b) - 1) * stdev(b) ** 2) / (len(a) + len(b) - 2))
             * sqrt(1 / len(a) + 1 / len(b))
         )
     ),
-    "You take the spread of all runs together. That contains the very difference that you ask about.": apart(
+    "You take the spread of all runs together. That contains the very difference that you ask about.": difference(
         lambda a, b: stdev([*a, *b]) * sqrt(1 / len(a) + 1 / len(b))
     ),
     "You pair the runs. Nothing connects the first run of one recipe with the first of the other, and some have no partner.": (
-        apart(lambda a, b: stdev([y - x for x, y in zip(a, b, strict=False)]) / sqrt(min(len(a), len(b))))
+        difference(
+            lambda a, b: stdev([y - x for x, y in zip(a, b, strict=False)]) / sqrt(min(len(a), len(b)))
+        )
     ),
 }
 
 
 def seeds(draw: Random, runs: int, middle: float) -> list[float]:
     """Losses around `middle`, no two of them equal."""
-    wide = draw.uniform(0.01, 0.04)
-    return draw.sample([round(middle + wide * (i + draw.uniform(0.1, 0.4)), 4) for i in range(runs)], runs)
+    wide = draw.uniform(0.005, 0.02)
+    return draw.sample([round(middle + wide * (i**1.5 + draw.uniform(0, 0.3)), 4) for i in range(runs)], runs)
 
 
 @task
 def gap(run, draw: Random) -> Verdict:
     """`gap(first, second)`: by how much the mean of the second list is higher, and the standard error of that."""
     cases = [
-        Case((seeds(draw, n, 3.3), seeds(draw, m, 3.3 + shift)), f"{n} runs and {m} runs")
-        for n, m, shift in ((3, 5, 0.3), (4, 3, -0.4), (3, 7, -0.5), (6, 3, 0.4))
+        Case((seeds(draw, n, 3.3), seeds(draw, m, 3.3 + shift)), f"{n} and {m} runs")
+        for n, m, shift in ((2, 5, 0.3), (4, 3, -0.4), (3, 7, -0.5), (6, 2, 0.4))
     ]
-    judge(run, cases, by_numpy, GAP_MISTAKES, kind=numbers("difference", "standard error"), tolerance=1e-3)
+    right = difference(lambda a, b: np.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b)), np.mean)
+    judge(run, cases, right, GAP_MISTAKES, kind=numbers("difference", "standard error"), tolerance=1e-3)
     return Verdict("The difference, and how far chance alone moves it: one says little without the other.")
 
 
 # Task 6
-def largest(fits, layers: int, widths: range, config: Config) -> tuple[int, int]:
-    """What is asked for, if fits(layers, width) says what fits."""
+def counted(config: Config, layers: int, dim: int) -> int:
+    """Parameters of the real model; its layers are alike, so two of them tell what each one has."""
+    shape = partial(replace, config, dim=dim, ffn=config.ffn * dim // config.dim)
+    one, two = (built(shape(layers=n)) for n in (1, 2))
+    return one + (layers - 1) * (two - one)
 
 
-def shrunk(*without: str, heads=0, test=le, ffn=lambda c, dim: c.ffn * dim // c.dim, multiple=True, more=0):
-    """The sizes that fit by the formula, with parts that can be wrong or left out."""
+def size_of(*without: str, heads=0, ffn=lambda config, dim: config.ffn * dim // config.dim):
+    """The same on paper, with parts that can be wrong or left out."""
+
+    def count(config: Config, layers: int, dim: int) -> int:
+        parts = {
+            "tokens": (1 + heads) * config.vocab * dim,
+            "positions": config.context * dim,
+            "matrices": layers * (4 * dim**2 + 2 * dim * ffn(config, dim)),
+            "biases": layers * (5 * dim + ffn(config, dim)),
+            "norms": layers * 4 * dim,
+            "last norm": 2 * dim,
+        }
+        return sum(size for name, size in parts.items() if name not in without)
+
+    return count
+
+
+SIZE = size_of()
+
+
+def both_ways(config: Config, budget: int, count=SIZE, bisect=bisect_right, step=None) -> tuple[int, int]:
+    """The largest sizes that `count` lets fit, each with the other kept: how many of them, in order, are within the budget."""
+    widths = range(step or config.heads, config.dim + 1, step or config.heads)
+    layers = bisect(range(1, config.layers + 1), budget, key=lambda n: count(config, n, config.dim))
+    return layers, widths.step * bisect(widths, budget, key=lambda dim: count(config, config.layers, dim))
+
+
+def share(config: Config, budget: int) -> float:
+    return budget / SIZE(config, config.layers, config.dim)
+
+
+def wrong(*without: str, **change):
+    return partial(both_ways, count=size_of(*without, **change))
+
+
+WAYS_MISTAKES = {
+    "You return the width first. The task asks for the layers, then the width.": lambda c, b: both_ways(c, b)[
+        ::-1
+    ],
+    "Token and position vectors are missing. They stay whatever you do to the layers.": wrong(
+        "tokens", "positions"
+    ),
+    "The token vectors are missing, and here they are a large part of the model.": wrong("tokens"),
+    "The position vectors are missing: one for each place of the context.": wrong("positions"),
+    "The head is counted beside the token vectors. It is tied: both are the same numbers.": wrong(heads=1),
+    "The biases are missing: each linear in a layer has one.": wrong("biases"),
+    "The norms in the layers are missing: two in each, with a weight and a bias.": wrong("norms"),
+    "You count matrices and vectors of tokens and positions. Biases and norms are parameters too.": wrong(
+        "biases", "norms", "last norm"
+    ),
+    "The last norm is missing, after all layers.": wrong("last norm"),
+    "You return the first sizes that do not fit.": lambda c, b: (
+        both_ways(c, b)[0] + 1,
+        both_ways(c, b)[1] + c.heads,
+    ),
+    "A model with exactly `budget` parameters fits.": partial(both_ways, bisect=bisect_left),
+    "Your width is not always a multiple of the number of heads, and such a model cannot be built.": partial(
+        both_ways, step=1
+    ),
+    "You keep the feed-forward as wide as it was while the rest gets narrower. In this task it keeps its ratio to the width.": (
+        wrong(ffn=lambda config, dim: config.ffn)
+    ),
+    "You take the feed-forward to be 4 times the width. The config says how wide it is.": wrong(
+        ffn=lambda config, dim: 4 * dim
+    ),
+    "You shrink the width in proportion to the parameters. Which of them grow with its square?": lambda c, b: (
+        both_ways(c, b)[0],
+        int(c.dim * share(c, b) / c.heads) * c.heads,
+    ),
+    "You shrink the width as if all parameters grew with its square. Which of them do not?": lambda c, b: (
+        both_ways(c, b)[0],
+        int(c.dim * share(c, b) ** 0.5 / c.heads) * c.heads,
+    ),
+    "You take the layers to be all parameters. What lies outside the layers does not get smaller with them.": lambda c, b: (
+        int(c.layers * share(c, b)),
+        both_ways(c, b)[1],
+    ),
+    "You shrink both, layers and width, in proportion to the parameters. Neither is: count what each of them changes.": (
+        lambda c, b: (int(c.layers * share(c, b)), int(c.dim * share(c, b) / c.heads) * c.heads)
+    ),
+    "You narrow the model that you already made shallower. These are two ways: the width is asked for at full depth.": (
+        lambda c, b: (both_ways(c, b)[0], both_ways(replace(c, layers=both_ways(c, b)[0]), b)[1])
+    ),
+}
+
+
+def elsewhere(draw: Random, short: int) -> Case:
+    """A model of GPT-2's kind; its budget just lets a depth fit, lacks for it this or that part, or just lets a width fit."""
+    heads, width, times = draw.choice((6, 8, 10, 12)), draw.choice((48, 64)), draw.choice((2, 3, 5))
+    C, n, fit = heads * width, draw.randrange(10, 14), draw.randrange(3, 9)
+    config = Config(draw.randrange(12_000, 30_000), draw.randrange(500, 1500), n, heads, C, ffn=times * C)
+    missing = [0, C, 2 * fit * C, (9 + times) * fit * C // 2, (7 + times) * fit * C, (12 + times) * fit * C]
+    exact = SIZE(config, fit, C), SIZE(config, n, C - heads * draw.randrange(2, 9))
+    budget = exact[1] if short == 6 else exact[0] - missing[short]
+    return Case((config, budget), f"{sizes(config)}, V={config.vocab}, heads={heads}, budget={budget}")
 
 
 @task
 def depth_or_width(run, draw: Random) -> Verdict:
     """`depth_or_width(config, budget)`: the layers that fit at full width, and the width that fits at full depth."""
+    kind = numbers("layers", "width", kind=whole)
+    cases = telling(lambda: [elsewhere(draw, n) for n in range(7)], both_ways, WAYS_MISTAKES, kind)
+    judge(run, cases, partial(both_ways, count=counted), WAYS_MISTAKES, kind=kind)
+    return Verdict(
+        "These fit, and one layer or one step of width more does not: counted on models that were built."
+    )

@@ -1,0 +1,423 @@
+# %% [markdown]
+# # Exercise 01: train a smaller model, and compare fairly
+#
+# Six tasks after [lesson 01](../notebooks/01_train_smaller.ipynb). Nothing is trained; every check takes a few seconds at most.
+#
+# Write your code where it says `raise NotImplementedError`, or mend the code that stands there, and run the cell: its last line checks your function
+# on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look. Below each task are three hints; open one at a time.
+
+# %%
+import numpy as np
+from math import sqrt
+from statistics import mean, stdev
+
+from exercises.graders import train_smaller as check
+from minieff import zoo
+from minieff.files import load_results
+from minieff.transformer import Config
+
+NAMES = ["base", "depth-6", "depth-4", "depth-2", "width-96", "width-64"]
+cards = {name: zoo.card(f"speeches-{name}") for name in NAMES}      # what came out of each training
+
+# %% [markdown] tags=["solution"]
+# **This notebook has the solutions.** They are folded: click the three dots, or the bar at the left of a cell, to see one.
+
+# %% tags=["solution"]
+from exercises.graders import progress
+
+progress.FILE = None        # running a solution is not your progress
+
+# %% [markdown]
+# ## Task 1. The front, with the lesson closed
+#
+# *Retrieval, difficulty 1 of 5.* `models` maps the name of each model to a pair: its bytes, and its loss on held-out text. Fewer bytes are better, and so is a lower loss.
+#
+# Write `front(models)`: the names of all models on the Pareto front, as a list in any order. Some models are equal in bytes, some in loss, some in both: what the definition says about them
+# is part of the task.
+
+# %%
+def front(models):
+    # stub
+    raise NotImplementedError
+    # solution
+    def dominates(a, b):
+        return a[0] <= b[0] and a[1] <= b[1] and a != b
+    return [name for name, point in models.items() if not any(dominates(other, point) for other in models.values())]
+    # end
+
+check.front(front)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# A model is on the front if no other one dominates it. To dominate is to be at least as good in both respects, and better in at least one.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Write a function `dominates(a, b)` for two pairs first. What should it say for (10, 3.1) and (10, 3.2)? And for (10, 3.1) and (10, 3.1)?
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# Two comparisons with `<=`, and a third that rules out equal pairs. A name stays if `not any(...)` of the models dominates its own.
+#
+# </details>
+#
+# Now use it. `cards["base"]` has `["bytes"]`, `["macs"]` (a token) and `["quality"]["bits_per_byte"]`. How many of the six models are on the front of bytes and bits a byte? And on that of MACs and bits a byte?
+#
+# <details><summary>Answer</summary>
+#
+# All six, both times. A front does not say which model to take. It says which ones need not be considered, and of these six none can be ruled out by size and quality alone.
+#
+# </details>
+
+# %%
+# stub
+# Call your function here.
+# solution
+for axis in ("bytes", "macs"):
+    names = front({name: (card[axis], card["quality"]["bits_per_byte"]) for name, card in cards.items()})
+    print(f"{axis}: {len(names)} of {len(cards)} models are on the front")
+# end
+
+# %% [markdown]
+# ## Task 2. The best model that fits
+#
+# *Build, difficulty 2.* A limit decides what a front leaves open. `models` is a list of dictionaries with the keys `name`, `bytes`, `ms` (the time of a pass) and `bits_per_byte`.
+#
+# Write `pick(models, most_bytes, most_ms)`, which returns the name of the best model that keeps both limits.
+#
+# - The best is the one with the fewest bits a byte. Of two equally good ones, take the one with fewer bytes.
+# - A model that reaches a limit exactly keeps it. A limit of `None` is no limit.
+# - Where no model keeps both limits, return `None`.
+
+# %%
+def pick(models, most_bytes, most_ms):
+    # stub
+    raise NotImplementedError
+    # solution
+    def fits(model):
+        small = most_bytes is None or model["bytes"] <= most_bytes
+        fast = most_ms is None or model["ms"] <= most_ms
+        return small and fast
+    fitting = [model for model in models if fits(model)]
+    best = min(fitting, key=lambda model: (model["bits_per_byte"], model["bytes"]), default=None)
+    return best and best["name"]
+    # end
+
+check.pick(pick)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Two steps: first leave out what does not fit, then choose among what is left.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# `limit is None or value <= limit` is true where there is no limit, and it does not compare a number with `None`.
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# `min` takes a `key`, and a tuple as key breaks ties: `(first, second)`. Of an empty list it raises an error, unless it is given a `default`.
+#
+# </details>
+#
+# Now use it on the models of lesson 00. `load_results("00_start_here")["scoreboard"]` is a list of dictionaries: `name`, `stored_bytes`, `bits_per_byte`, and `seconds`, which holds the lower quartile, the
+# median and the upper quartile. Which one do you take for at most 2,150,000 bytes, which for at most half of the base's time, and which for the 1,048,576 bytes of lesson 00's microcontroller?
+#
+# Among them is the model that lost four layers without training. It has exactly the bytes of `depth-4`, and no limit ever picks it: why not?
+#
+# <details><summary>Answer</summary>
+#
+# `depth-4`, `depth-2`, and none: in 16 bits, nothing fits the microcontroller. Wherever the pruned model fits, `depth-2` fits as well: that one has fewer bytes, is faster, and is 0.45 bits a byte better. What is
+# dominated on every axis is never picked.
+#
+# </details>
+
+# %%
+# stub
+# Call your function here.
+# solution
+rows = [{"name": row["name"], "bytes": row["stored_bytes"], "ms": 1e3 * row["seconds"][1], "bits_per_byte": row["bits_per_byte"]}
+        for row in load_results("00_start_here")["scoreboard"]]
+half = next(row["ms"] for row in rows if row["name"] == "base") / 2
+print("2,150,000 bytes:", pick(rows, 2_150_000, None))
+print("half the time:  ", pick(rows, None, half))
+print("1,048,576 bytes:", pick(rows, 1_048_576, None))
+# end
+
+# %% [markdown]
+# ## Task 3. As many tokens as the compute buys
+#
+# *Predict, difficulty 2.* Your base model is to be trained on `tokens` tokens. How many tokens does another model get for the same compute? Compute is multiply-accumulates (MACs). For both models a training step
+# takes about three times the MACs of a forward pass, so the three cancels.
+#
+# `base` and `other` are configs as the course uses them, with `vocab` $V$, `context` $S$, `layers` $L$, `dim` $C$, `ffn` $F$ (and `heads`, which do not matter here). For one token, a forward pass takes
+#
+# - in each layer $4C^2$ for attention's four projections, $2CF$ for the feed-forward, and $2SC$ for attention's two products with the whole context;
+# - $VC$ for the head.
+#
+# Write `tokens_for(base, tokens, other)`, which returns the number of tokens, whole or not. The check builds the models and counts.
+
+# %%
+def tokens_for(base, tokens, other):
+    # stub
+    raise NotImplementedError
+    # solution
+    def macs(c):
+        layer = 4 * c.dim**2 + 2 * c.dim * c.ffn + 2 * c.context * c.dim
+        return c.layers * layer + c.vocab * c.dim
+    return tokens * macs(base) / macs(other)
+    # end
+
+check.tokens_for(tokens_for)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Write a function `macs(config)` for the forward pass of one token. All compute of a run is its tokens times that.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Each config has its own layers, width, feed-forward and context. Nothing in the formula of one model comes from the other.
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# Equal compute is `tokens * macs(base) == answer * macs(other)`. Solve it for `answer`.
+#
+# </details>
+#
+# Now use it. The base of the zoo was trained on 12.0 million tokens, which is four times its training text. How many tokens would each of the other models get for that compute, and how many times would it
+# read the text? `Config(2048, 128, 8, 4, 128)` is the base; the others have 6, 4 or 2 layers, or a width of 96 (with 3 heads) or 64 (with 2).
+#
+# <details><summary>Answer</summary>
+#
+# `depth-4` gets 21.3 million tokens and reads the text 7 times, `depth-2` 34.9 million and 12 times, `width-64` 38.4 million and 13 times.
+#
+# </details>
+
+# %%
+# stub
+# Call your function here.
+# solution
+base = Config(2048, 128, 8, 4, 128)
+shapes = {"depth-6": (6, 4, 128), "depth-4": (4, 4, 128), "depth-2": (2, 4, 128), "width-96": (8, 3, 96), "width-64": (8, 2, 64)}
+for name, shape in shapes.items():
+    tokens = tokens_for(base, 12e6, Config(2048, 128, *shape))
+    print(f"{name:8} {tokens / 1e6:5.1f} million tokens, the text {4 * tokens / 12e6:4.1f} times over")
+# end
+
+# %% [markdown]
+# Compute buys readings, and no text: after the first time, the tokens are the same ones again. In lesson 00, a model that read five addresses over and over got worse in the end. Here there
+# are 213 addresses. Whether twelve readings of them are too many is for a run to say.
+#
+# ## Task 4. What had it reached by then?
+#
+# *Spot the bug, difficulty 3.* A card keeps the log of its training. Every row has `step`, `tokens` (seen so far), `seconds` and `train`, the training loss. In some rows there was a look at held-out text as well:
+# these have `valid`.
+#
+# `loss_at(log, macs, budget)` is meant to say what held-out loss a run had reached when it had spent `budget` MACs. `macs` is a forward pass for one token; a training step takes **three** times that for each of its
+# tokens. Between two looks the answer is on the straight line between them. Before the first look, and after the last, nobody looked, and the answer is `None`. (At a look itself it is that look's
+# loss.)
+#
+# The function runs on every log, always returns a number, and is wrong for more than one reason.
+
+# %%
+def loss_at(log, macs, budget):
+    # stub
+    looks = [row for row in log if "valid" in row]
+    spent = [macs * row["tokens"] for row in looks]
+    return np.interp(budget, spent, [row["valid"] for row in looks])
+    # solution
+    looks = [row for row in log if "valid" in row]
+    spent = [3 * macs * row["tokens"] for row in looks]
+    if not spent[0] <= budget <= spent[-1]:
+        return None
+    return np.interp(budget, spent, [row["valid"] for row in looks])
+    # end
+
+check.loss_at(loss_at)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Make a log with two looks by hand. Ask for a budget that the run never reached. What should come back, and what does?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Compare the line that computes `spent` with what the text says about a training step.
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# Beyond its ends, `np.interp` repeats the first value or the last, and does not say so. Ask, before you call it, whether `budget` lies between `spent[0]` and `spent[-1]`.
+#
+# </details>
+#
+# Now use it. For budgets of 10, 20, 25, 30, 40, 50, 60 and 70 trillion MACs (`10e12` and so on), which of the six models has the lowest loss, and what is it? In their logs the look has the key `valid_first_256` (it
+# takes the first 256 held-out windows), so map it: `row | {"valid": row["valid_first_256"]}`.
+#
+# From 25 to 30 trillion MACs, the best loss gets *worse*. How can more compute do harm?
+#
+# <details><summary>Answer</summary>
+#
+# It does not. `depth-2` is best until its run ends at 26 trillion, and is out of the comparison from there on. Whoever is left is in the middle of a longer plan, and its learning rate has not yet fallen to zero. A run
+# that is cut off is worse than one that was planned to end there. So this table shows when plans end as much as it shows sizes. Lesson 01 therefore trained other depths once more, each with a plan that ends at one
+# budget.
+#
+# </details>
+
+# %%
+# stub
+# Call your function here.
+# solution
+logs = {name: [row | {"valid": row["valid_first_256"]} for row in card["log"] if "valid_first_256" in row] for name, card in cards.items()}
+for trillions in (10, 20, 25, 30, 40, 50, 60, 70):
+    reached = {name: loss_at(logs[name], cards[name]["macs"], trillions * 1e12) for name in NAMES}
+    reached = {name: loss for name, loss in reached.items() if loss is not None}
+    best = min(reached, key=reached.get)
+    print(f"{trillions} trillion MACs: {best:7} {reached[best]:.2f} nats, best of {len(reached)}")
+# end
+
+# %% [markdown]
+# ## Task 5. Is the difference more than chance?
+#
+# *Spot the bug, difficulty 3.* Two recipes were each trained several times, with another seed each time. `first` and `second` are the held-out losses, at least two in each list, and not necessarily
+# equally many.
+#
+# `gap(first, second)` is meant to return two numbers: by how much the mean of `second` is higher than that of `first`, and the standard error of that difference. The variance $s^2$ of a few runs is the sum of the squared distances from
+# their mean, divided by $n - 1$. The mean of $n$ runs then has the squared error $s^2 / n$. Errors of independent means add up as squares: the squared error of the difference is the sum of both.
+#
+# The difference that it returns is right. The error is wrong for more than one reason.
+
+# %%
+def gap(first, second):
+    # stub
+    error = np.std(first) / sqrt(len(first)) + np.std(second) / sqrt(len(second))
+    return mean(second) - mean(first), error
+    # solution
+    squares = stdev(first) ** 2 / len(first) + stdev(second) ** 2 / len(second)
+    return mean(second) - mean(first), sqrt(squares)
+    # end
+
+check.gap(gap)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Take `first = [3.0, 3.2]` and compute its variance on paper, as the text says. Then square what `np.std(first)` returns.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Two errors of 0.03 and 0.04 that are independent make one of 0.05, not of 0.07.
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# `statistics.stdev` divides by $n - 1$, and so does `np.std` with `ddof=1`. Add the squares of both errors, and take the root of the sum at the end.
+#
+# </details>
+#
+# Now use it. `depth-4` and `width-96` were both trained a second time: `zoo.card("speeches-depth-4-seed-1")` and `zoo.card("speeches-width-96-seed-1")`. Each card's `["quality"]["nats"]` is the loss on all held-out
+# text. How large is the gap, and how large its error? From the first run of each alone, which would you have called better?
+#
+# <details><summary>Answer</summary>
+#
+# `width-96` is 0.0006 nats lower, with a standard error of 0.0046. The second seed moved each of them by 0.006 or more. These runs do not say which is better, and the first two alone would have named a winner. For an
+# error of half that gap you would need some 450 runs of each, if they go on to vary as these do.
+#
+# </details>
+
+# %%
+# stub
+# Call your function here.
+# solution
+runs = {name: [zoo.card(f"speeches-{name}{seed}")["quality"]["nats"] for seed in ("", "-seed-1")] for name in ("depth-4", "width-96")}
+difference, error = gap(*runs.values())
+print(f"width-96 minus depth-4: {difference:.4f} nats, with a standard error of {error:.4f}")
+# end
+
+# %% [markdown]
+# An error from two runs each is itself not known well: it comes from two differences. It gives the order of magnitude.
+#
+# ## Task 6. Fewer layers, or narrower ones?
+#
+# *Transfer, difficulty 4: a model that is not ours.* Someone has a model of GPT-2's kind, with a large vocabulary, and at most `budget` parameters to spend. There are two ways to get there: take away layers and keep the width, or keep
+# the layers and make all of them narrower.
+#
+# `config` has `vocab` $V$, `context` $S$, `layers` $L$, `heads`, `dim` $C$ and `ffn` $F$. The head is tied, as in the course's models. Then the parameters are
+#
+# $$VC + SC + L\,(4C^2 + 4C + 2CF + F + C + 4C) + 2C$$
+#
+# Write `depth_or_width(config, budget)`, which returns two whole numbers:
+#
+# - the largest number of layers that fits, the width kept;
+# - the largest width that fits, the layers kept. A width has to be a multiple of `heads`, whose number stays. The feed-forward stays $F / C$ times as wide as the rest; in the configs of the check that is a whole number.
+#
+# A model with exactly `budget` parameters fits. There is always room for one layer, and always for a width of `heads`; the whole model never fits.
+
+# %%
+def depth_or_width(config, budget):
+    # stub
+    raise NotImplementedError
+    # solution
+    times = config.ffn // config.dim
+    def size(L, C):
+        F = times * C
+        layer = 4 * C * C + 4 * C + 2 * C * F + F + C + 4 * C
+        return config.vocab * C + config.context * C + L * layer + 2 * C
+    depths = range(1, config.layers + 1)
+    widths = range(config.heads, config.dim + 1, config.heads)
+    layers = max(L for L in depths if size(L, config.dim) <= budget)
+    return layers, max(C for C in widths if size(config.layers, C) <= budget)
+    # end
+
+check.depth_or_width(depth_or_width)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Write the formula as a function of $L$ and $C$ first. When the width shrinks, which letters shrink with it?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Parameters grow in equal steps with the layers. With the width they grow partly in proportion, partly with the square. You need not solve an equation: there are few candidates, so try them all.
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# `range(heads, dim + 1, heads)` has all widths that can be built. The answer is the `max` of those whose size is `<= budget`.
+#
+# </details>
+#
+# Now use it twice.
+#
+# - GPT-2's smallest model has a vocabulary of 50,257, a context of 1,024, 12 layers, 12 heads and a width of 768. What does half of its 124,439,808 parameters buy?
+# - The base of the zoo: what do the 1,071,872 parameters of `depth-4` buy?
+#
+# <details><summary>Answer</summary>
+#
+# For half of GPT-2's parameters you keep 3 of its 12 layers, because the token vectors alone take 38.6 million, or a width of 492, which is 0.64 of its own. In the zoo it is 4 layers, or a width of 92, which is close to
+# `width-96`. Their quality is nearly the same (Task 5): parameters do not decide between the two ways. Time may; lesson 01 measured it.
+#
+# </details>
+
+# %%
+# stub
+# Call your function here.
+# solution
+for name, config, budget in (("GPT-2", Config(50257, 1024, 12, 12, 768), 124_439_808 // 2), ("base", Config(2048, 128, 8, 4, 128), 1_071_872)):
+    layers, width = depth_or_width(config, budget)
+    print(f"{name}: {layers} layers of width {config.dim}, or {config.layers} layers of width {width}")
+# end
+
+# %% [markdown]
+# **Next in the course:** zeros in the weights, and when they are worth anything.
