@@ -19,7 +19,7 @@ too short.
 """
 
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import ceil, inf
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,11 @@ class Recipe:
     def same_as(self, tables: dict[str, Any]) -> bool:
         """Whether the tables of a card or a checkpoint are this recipe's, keys left out at their defaults."""
         return parse(self.name, self.folder, tables) == self
+
+    def trains_like(self, tables: dict[str, Any]) -> bool:
+        """The same, whatever the two say about `weights`: what ships is decided after the training."""
+        other = parse(self.name, self.folder, tables)
+        return replace(other, train=replace(other.train, weights=self.train.weights)) == self
 
     def check(self, world: int = 1) -> Corpus | Pairs:
         """The corpus, once everything fits together; ValueError otherwise. `world` is the number of

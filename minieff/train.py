@@ -114,7 +114,7 @@ class Run:
         if not self.checkpoint.exists():
             return
         tensors, state = read_tensors(self.checkpoint)
-        if not self.recipe.same_as(state["recipe"]) or state["text"] != self.text:
+        if not self.recipe.trains_like(state["recipe"]) or state["text"] != self.text:
             raise ValueError(
                 f"{self.checkpoint} was made by another recipe of this name or from another text; bring the "
                 "old ones back, rename the recipe, or delete the checkpoint"

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import nan
+from unittest.mock import patch
 
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from exercises.graders import NotYet, Verdict
+from exercises.graders import NotYet, Verdict, guard
 
 
 @dataclass
@@ -65,7 +66,8 @@ def faults(check: Callable, answers: Answers, seeds: tuple[int, ...] = (0, 1)) -
                 found.append(f"{name}: the second verdict differs")
         messages[seed] = {name: first[name][1] for name in first}
     found += mixed_up(answers, messages)
-    found += [f"{name}: {said}" for name, said in abused(check, answers.reference)]
+    with patch.object(guard, "LIMIT", 0.3):  # for the endless loop
+        found += [f"{name}: {said}" for name, said in abused(check, answers.reference)]
     if (check.__defaults__, check.__kwdefaults__) != defaults:
         found.append("the grader changed its defaults")
     return found

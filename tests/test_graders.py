@@ -91,8 +91,7 @@ def test_each_task_has_a_difficulty_and_three_hints(topic):
 
 
 @each_task
-def test_a_grader_has_no_faults(topic, name, monkeypatch):
-    monkeypatch.setattr(guard, "LIMIT", 0.3)
+def test_a_grader_has_no_faults(topic, name):
     found = ANSWERS[topic, name]
     assert len(found.wrong) >= 4 and found.right
     assert faults(tasks(grader(topic))[name], found) == []
@@ -101,7 +100,7 @@ def test_a_grader_has_no_faults(topic, name, monkeypatch):
 @each_task
 def test_verdicts_do_not_depend_on_the_inputs_that_are_drawn(topic, name):
     check, found = tasks(grader(topic))[name], ANSWERS[topic, name]
-    for seed in range(2, 12):
+    for seed in range(2, 6):
         for mine in (found.reference, *found.right):
             assert outcome(check, mine, seed)[0] == "passed", (mine, seed)
         for mine, fragment in found.wrong:
@@ -227,14 +226,12 @@ BAD = {
 }
 
 
-def test_an_honest_grader_is_found_to_be_one(monkeypatch):
-    monkeypatch.setattr(guard, "LIMIT", 0.2)
+def test_an_honest_grader_is_found_to_be_one():
     assert faults(honest, TOY) == []
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.__name__)
 def test_bad_graders_are_caught(bad, monkeypatch):
-    monkeypatch.setattr(guard, "LIMIT", 0.2)
     if bad is unguarded:  # it would hang on the endless loop
         monkeypatch.setattr("grading.abused", lambda check, reference: [])
     assert BAD[bad] in faults(bad, TOY)
@@ -454,9 +451,9 @@ def test_a_misconception_counts_only_if_it_explains_all_answers():
     with pytest.raises(NotYet, match="You add") as refused:
         judge(lambda n: 2 * n, cases, lambda n: n * n, mistakes)
     assert refused.value.picture and len(refused.value.alt) > 40
-    with pytest.raises(NotYet, match=r"For n=3 you returned 6, which is too small by 3. Which part"):
+    with pytest.raises(NotYet, match=r"For n=3: you returned 6, which is too small by 3. Take this"):
         judge(lambda n: 2 * n if n < 5 else 25, cases, lambda n: n * n, mistakes)
-    with pytest.raises(NotYet, match="For n=2 and b, you returned 0, which is too small by 2"):
+    with pytest.raises(NotYet, match="For n=2: b: you returned 0, which is too small by 2"):
         judge(lambda n: (n, 0), cases, lambda n: (n, n), {}, kind=numbers("a", "b"))
 
 

@@ -221,6 +221,17 @@ def test_a_changed_recipe_is_not_finished(folder):
     assert zoo.finished(read(folder / "tiny.toml"))
 
 
+def test_weights_can_be_shipped_after_a_training_that_shipped_none(folder):
+    weights, before = folder / "tiny.safetensors", zoo.card("tiny", folder)
+    change(folder / "tiny.toml", "batch = 4", "batch = 4\nweights = false")
+    weights.unlink()
+    zoo.make(folder / "tiny.toml", resume=True)
+    assert not weights.exists()
+    change(folder / "tiny.toml", "weights = false", "weights = true")
+    after = zoo.make(folder / "tiny.toml", resume=True)
+    assert after["sha256"] == before["sha256"] == sha256(weights) and after["log"] == before["log"]
+
+
 def test_a_card_of_keys_that_no_recipe_knows_is_not_finished(folder):
     change(folder / "tiny.json", '"warmup"', '"warm_up"')
     assert not zoo.finished(read(folder / "tiny.toml"))

@@ -49,7 +49,7 @@ def judge(
             raise NotYet(message, picture, alt)
     trios = zip(cases, got, expected, strict=True)
     case, mine, wanted = next(trio for trio in trios if not same(*trio[1:], tolerance))
-    raise NotYet(f"For {case.label} {difference(mine, wanted, tolerance)}", picture, alt)
+    raise NotYet(f"For {case.label}: {difference(mine, wanted, tolerance)}", picture, alt)
 
 
 def answer(run: Callable, case: Case, kind: Callable[[Any], Any]) -> Any:
@@ -76,7 +76,7 @@ def difference(mine: Any, wanted: Any, tolerance: float) -> str:
     """How an answer differs, without the right one: by a factor if that is telling, else by how much."""
     if isinstance(mine, dict):
         name = next(name for name in mine if not same(mine[name], wanted[name], tolerance))
-        return f"and {name}, " + difference(mine[name], wanted[name], tolerance)
+        return f"{name}: " + difference(mine[name], wanted[name], tolerance)
     if not isinstance(mine, int | float) or not isinstance(wanted, int | float):
         return f"you returned {mine}, which is not what is expected."
     found, off = f"you returned {mine:,.6g}", mine - wanted
@@ -88,7 +88,7 @@ def difference(mine: Any, wanted: Any, tolerance: float) -> str:
         if abs(factor - round(factor)) < 1e-6 * factor or factor > 2:
             return f"{found}, which is too {size} by a factor of {factor:,.4g}."
     if mine == int(mine) and wanted == int(wanted):
-        return f"you returned {mine:,.0f}, which is too {size} by {abs(off):,.0f}. Which part could have that size?"
+        return f"you returned {mine:,.0f}, which is too {size} by {abs(off):,.0f}. Take this case and compute each term by hand."
     return f"{found}, which is too {size} by {abs(off):.4g}."
 
 

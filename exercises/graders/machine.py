@@ -46,7 +46,11 @@ def mistaken(old: list[float], new: list[float]) -> dict[str, list[float]]:
             [middle(new[COLD:]) / middle(old[COLD:]) for middle in MIDDLES]
         ),
         "The mean follows the interrupted runs: a few of them move it far. Which statistic do they hardly move?": (
-            [mean(old[skip:]) / mean(new[skip:]) for skip in warm(old)]
+            [
+                a(old[skip:]) / b(new[skip:])
+                for a, b in ((mean, mean), (mean, median), (median, mean))
+                for skip in warm(old)
+            ]
         ),
         "The fastest run is an exception too: here one ended early. Take a statistic that no single run decides.": (
             [min(old[skip:]) / min(new[skip:]) for skip in (0, *warm(old))]

@@ -115,10 +115,8 @@ def stored_bytes(run: Callable, draw: Random) -> Verdict:
         return list(model.state_dict().values())
 
     mistakes = {
-        "A shared tensor is counted once for each of its names. state_dict() makes a new object for each name, so neither names "
-        "nor `id` tell: what do two views of the same memory have in common?": lambda m: sum(
-            t.nbytes for t in saved(m)
-        ),
+        "A shared tensor is counted once for each of its names, also if you put tensors into a set or compare `id`. What do two "
+        "names of the same memory have in common?": lambda m: sum(t.nbytes for t in saved(m)),
         "You tell tensors apart as objects. Two objects can be the same memory: compare addresses.": (
             lambda m: sum(
                 t.nbytes for t in {id(t): t for t in m.state_dict(keep_vars=True).values()}.values()
@@ -230,6 +228,10 @@ def parameters(run: Callable, draw: Random) -> Verdict:
         "The biases are missing: every linear inside a block has one.": wrong(
             lambda V, L, C, F, tied, every: {"biases": 0}
         ),
+        "The two biases of the feed-forward are missing.": wrong(
+            lambda V, L, C, F, tied, every: {"biases": 4 * C}
+        ),
+        "The four biases of attention are missing.": wrong(lambda V, L, C, F, tied, every: {"biases": C + F}),
         "A bias has one number for each output of its linear. How many outputs has the one that leads back to `dim`?": (
             wrong(lambda V, L, C, F, tied, every: {"biases": 4 * C + 2 * F})
         ),

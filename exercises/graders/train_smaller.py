@@ -127,8 +127,9 @@ def front(run, draw: Random) -> Verdict:
             (case.arguments[0], strings(run(*case.arguments)), cost.pareto(*case.arguments)) for case in cases
         ]
         models, mine, wanted = next((trio for trio in trios if trio[1] != sorted(trio[2])), trios[0])
+        message = str(refusal) if "not what is expected" not in str(refusal) else one_off(mine, wanted)
         raise NotYet(
-            str(refusal), *sides("loss", ("bytes: yours", models, mine), ("bytes: expected", models, wanted))
+            message, *sides("loss", ("bytes: yours", models, mine), ("bytes: expected", models, wanted))
         ) from None
     rows = load_results("00_start_here")["scoreboard"]
     small = {row["name"]: (row["stored_bytes"] / 1e6, row["bits_per_byte"]) for row in rows}
@@ -139,6 +140,14 @@ def front(run, draw: Random) -> Verdict:
         "what is on the front depends on what you count.",
         *sides("bits a byte", *[(label, models, strings(run(models))) for label, models in panels]),
     )
+
+
+def one_off(mine: list[str], wanted: list[str]) -> str:
+    """A name that does not belong on the front, or one that is missing."""
+    extra, missing = sorted(set(mine) - set(wanted)), sorted(set(wanted) - set(mine))
+    if extra:
+        return f"You keep {extra[0]}, and another model dominates it. The picture has your front and the expected one."
+    return f"You leave out {missing[0]}, and nothing dominates it. The picture has your front and the expected one."
 
 
 def sides(quality: str, *panels: tuple[str, dict, list]) -> tuple:
@@ -253,7 +262,7 @@ def offered(draw: Random, *limits: str | int | None) -> Case:
         {"some": draw.choice(costs)[x], "less": min(c[x] for c in costs) - 1}.get(limit, limit)
         for x, limit in zip(("bytes", "ms"), limits, strict=True)
     ]
-    return Case((models, *found), f"{models}, most_bytes={found[0]}, most_ms={found[1]}")
+    return Case((models, *found), f"most_bytes={found[0]}, most_ms={found[1]} and these models: {models}")
 
 
 @task
@@ -440,8 +449,8 @@ def reading(
 
 
 LOSS_MISTAKES = {
-    "Two things are wrong: the price of a token, and what you return where nobody looked. Begin with the price: what does a "
-    "training step compute besides the forward pass?": reading(passes=1, ends=("clamp", "clamp")),
+    "More than one thing is wrong. Begin with one look by hand: 100 tokens, 2 MACs a token. What has training spent by then, "
+    "and what does your code say?": reading(passes=1, ends=("clamp", "clamp")),
     "You charge one forward pass for a token. What does a training step compute besides?": reading(passes=1),
     "You charge two passes for a token. Backward takes two products for each one of forward: see the task for the sum.": (
         reading(passes=2)
@@ -506,9 +515,11 @@ def joined(spread=stdev, root=sqrt, join=hypot):
 
 
 GAP_MISTAKES = {
-    "Two things are wrong with the error: how the two are added, and the spread that goes into each. Begin with adding: chance "
-    "that raises one mean does not have to raise the other.": difference(joined(pstdev, join=add)),
-    "You add the two errors as they are. Errors that are independent partly cancel: what of them is it that adds up?": difference(
+    "More than one thing is wrong with the error. Go through the last three sentences of the text by hand, with two runs each: the "
+    "variance, the error of each mean, the error of the difference. Where does the code differ first?": difference(
+        joined(pstdev, join=add)
+    ),
+    "You add the two errors as they are. Errors that are independent partly cancel: which power of them adds up?": difference(
         joined(join=add)
     ),
     "You divide the sum of squares by n. The runs lie closer to their own mean than to the true one: what corrects for that? "
@@ -527,6 +538,10 @@ GAP_MISTAKES = {
     ),
     "The sign of the difference is turned: it is positive where the second recipe has the higher loss.": difference(
         joined(), sign=-1
+    ),
+    "The sign of the difference is lost: it is negative where the second recipe has the lower loss.": lambda first, second: (
+        abs(mean(second) - mean(first)),
+        joined()(first, second),
     ),
     "You compare the best run of each. The best of many is lower than the best of few by chance alone.": difference(
         joined(), mid=min

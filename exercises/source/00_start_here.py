@@ -3,8 +3,8 @@
 #
 # Six tasks after [lesson 00](../notebooks/00_start_here.ipynb). Nothing is trained; every check takes a few seconds at most.
 #
-# Write your code where it says `raise NotImplementedError`, or mend the code that stands there, and run the cell: its last line checks your
-# function on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look. Run it as often as you like. Below each task are three hints; open one at a time.
+# Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks your
+# function on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look, often with a picture of your answer beside the expected one. Run it as often as you like. Below each task are three hints; open one at a time.
 # `python -m minieff progress` in a terminal lists what you have passed. One way to solve each task is in `solutions/`.
 
 # %%
@@ -26,7 +26,7 @@ progress.FILE = None        # running a solution is not your progress
 # %% [markdown]
 # ## Task 1. Bits a byte, with the lesson closed
 #
-# *Retrieval, difficulty 1 of 5.* A colleague sends you what is left of an evaluation: the mean loss of each window in nats a token, the number of tokens in each window,
+# *Retrieval, difficulty 1 of 5.* A colleague sends you the results of an evaluation: the mean loss of each window in nats a token, the number of tokens in each window,
 # and the text of all windows in one string; files of text are UTF-8. The windows are not equally long.
 #
 # Write `bits_per_byte(losses, tokens, text)`: two lists of the same length and a string; returns one number.
@@ -200,7 +200,7 @@ check.macs(macs)
 #
 # <details><summary>Answer to the question on paper</summary>
 #
-# $4TC^2 + 2T^2C = 8TC^2$, so $T = 2C$: 256 tokens for this width. Below that, the feed-forward is the larger part.
+# $4TC^2 + 2T^2C = 8TC^2$, so $T = 2C$: 256 tokens for $C = 128$. Below that, the feed-forward is the larger part. (The lesson's $6C$ compares the two products alone with *all* linears.)
 #
 # </details>
 

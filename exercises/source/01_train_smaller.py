@@ -3,8 +3,9 @@
 #
 # Six tasks after [lesson 01](../notebooks/01_train_smaller.ipynb). Nothing is trained; every check takes a few seconds at most.
 #
-# Write your code where it says `raise NotImplementedError`, or mend the code that stands there, and run the cell: its last line checks your function
-# on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look. Below each task are three hints; open one at a time.
+# Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks your function
+# on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look, often with a picture of your answer beside the expected one. Below each task are three hints; open one at a time.
+# The models here are six of the lesson's seven: `depth-1` is left out.
 
 # %%
 import numpy as np
@@ -68,7 +69,7 @@ check.front(front)
 #
 # <details><summary>Answer</summary>
 #
-# All six, both times. A front does not say which model to take. It says which ones need not be considered, and of these six none can be ruled out by size and quality alone.
+# All six, both times. (In the lesson `width-64` was dominated, by `depth-1`, which is not among these.) A front does not say which model to take. It says which ones need not be considered, and of these six none can be ruled out by size and quality alone.
 #
 # </details>
 
@@ -125,8 +126,8 @@ check.pick(pick)
 #
 # </details>
 #
-# Now use it on the models of lesson 00. `load_results("00_start_here")["scoreboard"]` is a list of dictionaries: `name`, `stored_bytes`, `bits_per_byte`, and `seconds`, which holds the lower quartile, the
-# median and the upper quartile. Which one do you take for at most 2,150,000 bytes, which for at most half of the base's time, and which for the 1,048,576 bytes of lesson 00's microcontroller?
+# Now use it on the models of lesson 00. `load_results("00_start_here")["scoreboard"]` is a list of dictionaries with other keys: `name`, `stored_bytes`, `bits_per_byte`, and `seconds`, which holds the lower quartile, the
+# median and the upper quartile. Build a list with the keys of this task from it, with the median as the time, in milliseconds. Which one do you take for at most 2,150,000 bytes, which for at most half of the base's time, and which for the 1,048,576 bytes of lesson 00's microcontroller?
 #
 # Among them is the model that lost four layers without training. It has exactly the bytes of `depth-4`, and no limit ever picks it: why not?
 #
@@ -197,7 +198,7 @@ check.tokens_for(tokens_for)
 #
 # <details><summary>Answer</summary>
 #
-# `depth-4` gets 21.3 million tokens and reads the text 7 times, `depth-2` 34.9 million and 12 times, `width-64` 38.4 million and 13 times.
+# `depth-6` gets 15.4 million tokens and reads the text 5 times, `depth-4` 21.3 million and 7 times, `depth-2` 34.9 million and 12 times, `width-96` 19.7 million and 7 times, `width-64` 38.4 million and 13 times.
 #
 # </details>
 
@@ -214,12 +215,12 @@ for name, shape in shapes.items():
 
 # %% [markdown]
 # Compute buys readings, and no text: after the first time, the tokens are the same ones again. In lesson 00, a model that read five addresses over and over got worse in the end. Here there
-# are 213 addresses. Whether twelve readings of them are too many is for a run to say.
+# are 213 addresses. Whether the twelve readings of `depth-2` would be too many is for a run to say.
 #
 # ## Task 4. What had it reached by then?
 #
-# *Spot the bug, difficulty 3.* A card keeps the log of its training. Every row has `step`, `tokens` (seen so far), `seconds` and `train`, the training loss. In some rows there was a look at held-out text as well:
-# these have `valid`.
+# *Spot the bug, difficulty 3.* A card keeps the log of its training. Every row has `step`, `tokens` (seen so far), `seconds` and `train`, the training loss. In some rows the model was also tested on held-out text, a *look*:
+# these rows have `valid`.
 #
 # `loss_at(log, macs, budget)` is meant to say what held-out loss a run had reached when it had spent `budget` MACs. `macs` is a forward pass for one token; a training step takes **three** times that for each of its
 # tokens. Between two looks the answer is on the straight line between them. Before the first look, and after the last, nobody looked, and the answer is `None`. (At a look itself it is that look's
@@ -260,14 +261,16 @@ check.loss_at(loss_at)
 #
 # </details>
 #
-# Now use it. For budgets of 10, 20, 25, 30, 40, 50, 60 and 70 trillion MACs (`10e12` and so on), which of the six models has the lowest loss, and what is it? In their logs the look has the key `valid_first_256` (it
-# takes the first 256 held-out windows), so map it: `row | {"valid": row["valid_first_256"]}`.
+# Now use it. For budgets of 10, 20, 25, 30, 40, 50, 60 and 70 trillion MACs (`10e12` and so on), which of the six models has the lowest loss, and what is it? Their logs are `cards[name]["log"]`. In these the look has the key `valid_first_256` (it
+# takes the first 256 held-out windows). Keep the rows that have it, under the other name: `[row | {"valid": row["valid_first_256"]} for row in log if "valid_first_256" in row]`.
 #
 # From 25 to 30 trillion MACs, the best loss gets *worse*. How can more compute do harm?
 #
 # <details><summary>Answer</summary>
 #
-# It does not. `depth-2` is best until its run ends at 26 trillion, and is out of the comparison from there on. Whoever is left is in the middle of a longer plan, and its learning rate has not yet fallen to zero. A run
+# `depth-2` with 3.73, 3.38 and 3.31 nats at 10, 20 and 25 trillion; `depth-4` with 3.37 and 3.25 at 30 and 40; `depth-6` with 3.23 at 50; the base with 3.22 and 3.17 at 60 and 70.
+#
+# More compute does no harm. `depth-2` is best until its run ends at 26 trillion, and is out of the comparison from there on. The runs that are left were planned to be longer, and their learning rate has not yet fallen to zero. A run
 # that is cut off is worse than one that was planned to end there. So this table shows when plans end as much as it shows sizes. Lesson 01 therefore trained other depths once more, each with a plan that ends at one
 # budget.
 #
@@ -288,7 +291,7 @@ for trillions in (10, 20, 25, 30, 40, 50, 60, 70):
 # %% [markdown]
 # ## Task 5. Is the difference more than chance?
 #
-# *Spot the bug, difficulty 3.* Two recipes were each trained several times, with another seed each time. `first` and `second` are the held-out losses, at least two in each list, and not necessarily
+# *Spot the bug, difficulty 3.* Two recipes were each trained several times, with a new seed for every run, so that no two runs have anything in common. `first` and `second` are the held-out losses, at least two in each list, and not necessarily
 # equally many.
 #
 # `gap(first, second)` is meant to return two numbers: by how much the mean of `second` is higher than that of `first`, and the standard error of that difference. The variance $s^2$ of a few runs is the sum of the squared distances from
@@ -330,8 +333,10 @@ check.gap(gap)
 #
 # <details><summary>Answer</summary>
 #
-# `width-96` is 0.0006 nats lower, with a standard error of 0.0046. The second seed moved each of them by 0.006 or more. These runs do not say which is better, and the first two alone would have named a winner. For an
-# error of half that gap you would need some 450 runs of each, if they go on to vary as these do.
+# `width-96` is 0.0006 nats lower, with a standard error of 0.0046. The second seed moved each of them by 0.006 or more. These runs do not say which is better, and the first two alone would have named a winner.
+#
+# But look at the four numbers: with the second seed both fell. Runs with the same seed read the same text in the same order, so they are *not* independent, and the formula does not fit them. Compared seed by seed, `width-96` is ahead by 0.0011 and
+# by 0.0002: a mean of 0.0006 with a standard error of 0.0004. Pairing takes away what both have in common. Two pairs still decide nothing.
 #
 # </details>
 
@@ -342,10 +347,12 @@ check.gap(gap)
 runs = {name: [zoo.card(f"speeches-{name}{seed}")["quality"]["nats"] for seed in ("", "-seed-1")] for name in ("depth-4", "width-96")}
 difference, error = gap(*runs.values())
 print(f"width-96 minus depth-4: {difference:.4f} nats, with a standard error of {error:.4f}")
+pairs = [b - a for a, b in zip(*runs.values())]
+print(f"seed by seed: {pairs[0]:.4f} and {pairs[1]:.4f}, mean {mean(pairs):.4f}, standard error {stdev(pairs) / sqrt(2):.4f}")
 # end
 
 # %% [markdown]
-# An error from two runs each is itself not known well: it comes from two differences. It gives the order of magnitude.
+# An error from two runs each is itself not known well. It gives the order of magnitude.
 #
 # ## Task 6. Fewer layers, or narrower ones?
 #
@@ -398,7 +405,7 @@ check.depth_or_width(depth_or_width)
 #
 # </details>
 #
-# Now use it twice.
+# Now use it twice. `Config(vocab, context, layers, heads, dim)` takes its sizes in this order; `ffn` is four times `dim` unless you say otherwise.
 #
 # - GPT-2's smallest model has a vocabulary of 50,257, a context of 1,024, 12 layers, 12 heads and a width of 768. What does half of its 124,439,808 parameters buy?
 # - The base of the zoo: what do the 1,071,872 parameters of `depth-4` buy?

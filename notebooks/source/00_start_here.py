@@ -11,7 +11,7 @@
 # | Axes | training time, inference time, model size, energy, and what happens to quality |
 # | Who says so | Angela Fan's talk "Efficient Transformers": models are overparameterized, redundant, they overfit, and they are too large for practical applications. Sections 4 to 6 measure that on one model |
 #
-# Where you see **Predict**, write your answer down before you run the next cell.
+# Where you see **Predict**, write your answer down before you run the next cell. "Bits a byte", "nats a token", "MACs a token" mean *per* byte and *per* token.
 
 # %%
 import torch

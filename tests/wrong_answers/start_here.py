@@ -234,6 +234,14 @@ def wide_biases(vocab, context, layers, dim, ffn, tied, every):
     return count(vocab, context, layers, dim, ffn, tied, every) + (ffn - dim) * ceil(layers / every)
 
 
+def no_biases_in_the_feed_forward(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, tied, every) - (ffn + dim) * ceil(layers / every)
+
+
+def no_biases_in_attention(vocab, context, layers, dim, ffn, tied, every):
+    return count(vocab, context, layers, dim, ffn, tied, every) - 4 * dim * ceil(layers / every)
+
+
 def weights_of_norms_alone(vocab, context, layers, dim, ffn, tied, every):
     return count(vocab, context, layers, dim, ffn, tied, every) - 2 * dim * ceil(layers / every) - dim
 
@@ -674,7 +682,7 @@ WRONG = {
         (file_on_disk, "headers and names"),
         (by_identity, "tell tensors apart as objects"),
         (table_of_types, "KeyError: torch.int64"),
-        (halves_what_has_two_names, "Which part could have that size"),
+        (halves_what_has_two_names, "For block shared: you returned"),
         (half_for_all, "changes what it was given (model)"),
     ],
     "parameters": [
@@ -695,6 +703,8 @@ WRONG = {
         (biased_head, "matrix of its own, the head has no bias"),
         (biased_head_always, "The head has no bias here"),
         (wide_biases, "leads back to `dim`"),
+        (no_biases_in_the_feed_forward, "two biases of the feed-forward"),
+        (no_biases_in_attention, "four biases of attention"),
         (weights_of_norms_alone, "A norm has two vectors"),
         (one_norm_a_block, "Half of the norms' parameters"),
         (three_norms_a_block, "which is too large by"),
@@ -713,7 +723,7 @@ WRONG = {
         (causal_pairs, "causal mask hides. Here all"),
         (projections_of_each_head, "do not multiply with H"),
         (counts_biases, "Biases are counted too"),
-        (capped_pairs, "For T=300, C=128, F=512, H=4 and attention"),
+        (capped_pairs, "For T=300, C=128, F=512, H=4: attention"),
         (adds_them_up, "asks for a tuple of 2 numbers"),
     ],
     "speedup": [
@@ -753,7 +763,7 @@ WRONG = {
         (still_counter_turns, "did not count a whole turn"),
         (negative_is_zero, "you count nothing"),
         (never_divides, "Both are joules of the pass"),
-        (largest_package, "and joules, you returned"),
+        (largest_package, "joules: you returned"),
         (other_order, "in the other order: joules first"),
         (loses_a_microjoule, "has 10 values"),
         (adds_up_first, "mend each difference"),

@@ -489,6 +489,12 @@ def in_tensors(log, macs, budget):
 # Task 5
 
 
+def without_sign(first, second):
+    return abs(mean(second) - mean(first)), sqrt(
+        stdev(first) ** 2 / len(first) + stdev(second) ** 2 / len(second)
+    )
+
+
 def population_and_linear(first, second):
     return mean(second) - mean(first), pstdev(first) / sqrt(len(first)) + pstdev(second) / sqrt(len(second))
 
@@ -719,7 +725,7 @@ WRONG = {
         (dominated_by_all, "keep every model"),
         (pops_what_is_dominated, "changes what it was given (models)"),
         (returns_points, "asks for a list of names"),
-        (every_second, "which is not what is expected"),
+        (every_second, "You leave out"),
     ],
     "pick": [
         (largest_that_fits, "the largest model that fits"),
@@ -763,7 +769,7 @@ WRONG = {
         (returns_macs, "which is too large"),
     ],
     "loss_at": [
-        (one_pass_and_clamps, "Two things are wrong"),
+        (one_pass_and_clamps, "Begin with one look by hand"),
         (one_pass, "You charge one forward pass"),
         (two_passes, "You charge two passes"),
         (clamps, "the loss of the nearest one, though nobody looked there"),
@@ -785,7 +791,8 @@ WRONG = {
         (drops_rows_without_look, "changes what it was given (log)"),
     ],
     "gap": [
-        (population_and_linear, "Two things are wrong"),
+        (without_sign, "sign of the difference is lost"),
+        (population_and_linear, "last three sentences of the text"),
         (linear, "add the two errors as they are"),
         (population, "divide the sum of squares by n."),
         (single_runs, "the error of two single runs"),
