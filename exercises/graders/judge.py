@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isclose
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from exercises.graders.guard import guarded
@@ -97,36 +98,33 @@ def beside(
 ) -> tuple[Figure | None, str]:
     """Yours beside the expected, bars for each case, and a description; None where answers are not numbers.
 
-    Where the two are so close that bars would look alike, their difference.
+    Of several numbers, the first that is wrong. Where bars would look alike, the difference.
     """
     name = ""
     if isinstance(got[0], dict):
-        name = next(
-            (
-                n
-                for n in got[0]
-                if any(not same(g[n], e[n], tolerance) for g, e in zip(got, expected, strict=True))
-            ),
-            "",
-        )
+        wrong = [
+            n for n in got[0] for g, e in zip(got, expected, strict=True) if not same(g[n], e[n], tolerance)
+        ]
+        name = wrong[0]
         got, expected = ([answers[name] for answers in side] for side in (got, expected))
     if not all(isinstance(value, int | float) and abs(value) < 1e100 for value in [*got, *expected]):
         return None, ""
     figure, (ax,) = plot.panels(1, width=1.2 + 1.3 * len(cases), height=2.6)
-    places = list(range(len(cases)))
     if all(abs(g - e) <= 0.1 * abs(e) for g, e in zip(got, expected, strict=True)):
-        ax.bar(places, [g - e for g, e in zip(got, expected, strict=True)], 0.4, color=plot.PALETTE["red"])
+        off = [g - e for g, e in zip(got, expected, strict=True)]
+        bars(ax, off, 0, "red", "")
         ax.axhline(0, color=plot.PALETTE["grey"])
         ax.set_ylabel(f"{name} yours minus expected".strip())
     else:
-        for shift, values, whose, colour in (
-            (-0.2, expected, "expected", "grey"),
-            (0.2, got, "yours", "red"),
-        ):
-            ax.bar([i + shift for i in places], values, 0.4, color=plot.PALETTE[colour], label=whose)
+        bars(ax, expected, -0.2, "grey", "expected")
+        bars(ax, got, 0.2, "red", "yours")
         if min(*got, *expected) > 0 and max(*got, *expected) > 20 * min(*got, *expected):
             ax.set_yscale("log")
         ax.set_ylabel(name)
         ax.legend(frameon=False)
-    ax.set_xticks(places, [case.label.replace(", ", "\n") for case in cases], fontsize=7.5)
+    ax.set_xticks(range(len(cases)), [case.label.replace(", ", "\n") for case in cases], fontsize=7.5)
     return figure, "What your function returned beside what was expected, as bars for each of the cases."
+
+
+def bars(ax: Axes, values: Sequence[float], shift: float, colour: str, label: str) -> None:
+    ax.bar([i + shift for i in range(len(values))], values, 0.4, color=plot.PALETTE[colour], label=label)

@@ -20,13 +20,8 @@ from minieff import plot
 
 COLD, RUNS = 10, 30  # what the task asks for: runs before measuring, and runs measured
 TOO_MANY = 1_000
-
-
-MIDDLES = (
-    median,
-    median_low,
-    median_high,
-)  # of an even number of runs, either of the two in the middle will do
+# of an even number of runs, either of the two in the middle will do
+MIDDLES = (median, median_low, median_high)
 
 
 def near(a: float, b: float, tolerance: float) -> bool:
@@ -67,15 +62,8 @@ def mistaken(old: list[float], new: list[float]) -> dict[str, list[float]]:
 class Machine:
     """`slowing` is by what factor the machine slows down in 80 runs. A copy of a machine is the machine itself."""
 
-    __slots__ = (
-        "_draw",
-        "_log",
-        "_now",
-        "_reads",
-        "_seconds",
-        "_slowing",
-        "_threads",
-    )  # machine.threads = 1 fails
+    # with slots, `machine.threads = 1` is an error and not a silent assignment
+    __slots__ = ("_draw", "_log", "_now", "_reads", "_seconds", "_slowing", "_threads")
 
     def __init__(self, draw: Random, slowing: float) -> None:
         self._draw, self._slowing = Random(draw.random()), slowing
@@ -159,11 +147,9 @@ class Machine:
             return "The warm-up ran on 2 threads and the measured runs on 1: set the threads before the first run."
         if len(set(used)) > 1:
             return "The two did not run on the same number of threads, so their times do not compare."
-        return (
-            ""
-            if set(used) == {1}
-            else "Everything ran on 2 threads: the machine starts with 2, and the task asks for 1."
-        )
+        if set(used) != {1}:
+            return "Everything ran on 2 threads: the machine starts with 2, and the task asks for 1."
+        return ""
 
     def _turns(self) -> str:
         places = {
@@ -206,8 +192,13 @@ class Machine:
         for name, colour, mark in (("old", "blue", "o"), ("new", "orange", "^")):
             runs = [(i, 1e3 * seconds) for i, (model, _, seconds) in enumerate(self._log) if model == name]
             ax.plot(
-                *zip(*runs, strict=True), mark, color=plot.PALETTE[colour], label=name, ms=4
-            ) if runs else None
+                [i for i, _ in runs],
+                [ms for _, ms in runs],
+                mark,
+                color=plot.PALETTE[colour],
+                label=name,
+                ms=4,
+            )
         ax.set(xlabel="run, in the order in which they ran", ylabel="ms", yscale="log")
         ax.legend(frameon=False)
         return (
