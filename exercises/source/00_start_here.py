@@ -196,7 +196,7 @@ check.macs(macs)
 #
 # </details>
 #
-# Once it passes, a picture below the check is drawn with your function.
+# Once it passes, a picture below the check shows both for $C = 128$.
 #
 # <details><summary>Answer to the question on paper</summary>
 #
