@@ -333,7 +333,7 @@ assert packed[LONGER, 8][0] < packed["base", 4][0] and packed[LONGER, 8][1] + 0.
 # The second reason holds for models of equal tokens: the larger, the less it loses at 4 bits. `base` at 4 bits and `depth-4` at 8 are equal in quality, and the base is 0.89 of the size; `depth-4` at 5 bits has the bytes of `depth-2` at 8 and is better.
 #
 # But the base cost 1.8 times the compute of `depth-4`. Put in the 2 layers that had `depth-4`'s compute: at 8 bits they take 0.69 MB and are better than the base at 4 bits with 0.98 MB, after 0.56 of its training. From 1.2 MB on, the base at 5 bits is better than anything
-# smaller. So on this page: **below 1 MB the small model that was trained longer wins; above it, the compressed large one.** Two layers with the base's compute were not trained, and rounding is the crudest compression. Lesson 16 settles the question with the others.
+# smaller. So on this page: **up to 1.2 MB the small model that was trained longer wins; from there on, the compressed large one.** Two layers with the base's compute were not trained, and rounding is the crudest compression. Lesson 16 settles the question with the others.
 #
 # ## 7. Your turn: a device picks the model
 #
