@@ -179,10 +179,15 @@ def quality(
     return Quality(nats / tokens, exp(nats / tokens), nats / log(2) / size if size else None, tokens)
 
 
+def dominates(a: Sequence[int | float], b: Sequence[int | float]) -> bool:
+    """Whether `a` is nowhere more than `b`, and somewhere less."""
+    return all(x <= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
+
+
 def pareto(points: Mapping[str, Sequence[int | float]]) -> list[str]:
     """The names of the points that no other dominates, in their order. Less is better on every axis.
 
-    One point dominates another if it is nowhere more and somewhere less; of equal points both stay.
+    Of equal points both stay.
     ValueError for NaN, and for points with different numbers of axes.
     """
     if len({len(point) for point in points.values()}) > 1:
@@ -190,10 +195,6 @@ def pareto(points: Mapping[str, Sequence[int | float]]) -> list[str]:
     for name, point in points.items():
         if any(isnan(value) for value in point):
             raise ValueError(f"{name} has a NaN in {tuple(point)}, which compares with nothing; leave it out")
-
-    def dominates(a: Sequence[int | float], b: Sequence[int | float]) -> bool:
-        return all(x <= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
-
     return [name for name, point in points.items() if not any(dominates(q, point) for q in points.values())]
 
 

@@ -39,7 +39,7 @@ def call(mine: Callable, *args: Any, **kwargs: Any) -> Any:
     args, kwargs = deepcopy((args, kwargs))
     before = frozen((args, kwargs))
     result = guarded(mine, lambda: mine(*args, **kwargs), fits(mine, args, kwargs))
-    if frozen((args, kwargs)) != before:
+    if edited(before, (args, kwargs)):
         raise NotYet(
             f"Your function changes what it was given ({changed(mine, before, (args, kwargs))}). Whoever calls it still needs "
             "that: work on a copy, or build something new."
@@ -120,6 +120,14 @@ def untouched() -> Iterator[None]:
             os.chdir(folder)
 
 
+def edited(before: Any, given: tuple[tuple, dict]) -> bool:
+    """Whether the arguments are no longer what they were; one that now contains itself is not."""
+    try:
+        return frozen(given) != before
+    except RecursionError:
+        return True
+
+
 def fits(mine: Callable, args: tuple, kwargs: dict) -> bool:
     """Whether the function takes these arguments; True where it does not say."""
     try:
@@ -193,6 +201,9 @@ def changed(mine: Callable, before: Any, given: tuple[tuple, dict]) -> str:
         names = []
     names += [f"argument {i + 1}" for i in range(len(names), len(args))]
     (_, ((_, frozen_args), (_, frozen_kwargs))) = before
-    edited = [name for name, old, new in zip(names, frozen_args, args, strict=False) if old != frozen(new)]
-    edited += [name for name, old in frozen_kwargs if old != frozen(kwargs.get(name))]
-    return ", ".join(edited)
+    pairs = [(name, old, new) for name, old, new in zip(names, frozen_args, args, strict=False)]
+    pairs += [(name, old, kwargs.get(name)) for name, old in frozen_kwargs]
+    try:
+        return ", ".join(name for name, old, new in pairs if old != frozen(new))
+    except RecursionError:
+        return "one now contains itself"

@@ -79,14 +79,14 @@ def difference(mine: Any, wanted: Any, tolerance: float) -> str:
         name = next(name for name in mine if not same(mine[name], wanted[name], tolerance))
         return f"{name}: " + difference(mine[name], wanted[name], tolerance)
     if not isinstance(mine, int | float) or not isinstance(wanted, int | float):
-        return f"you returned {mine}, which is not what is expected."
+        return f"you returned {str(mine)[:80] or 'an empty text'}, which is not what is expected."
     found, off = f"you returned {mine:,.6g}", mine - wanted
     size = "large" if off > 0 else "small"
     if abs(off) <= 0.005 * abs(wanted) and not (mine == int(mine) and wanted == int(wanted)):
-        return f"{found}, which is too {size} by {abs(off / wanted):.2g} of what is expected. Is something rounded?"
+        return f"{found}, which is too {size} by {abs(off / wanted):.2g} of what is expected. Is something rounded, or a small term too many?"
     if mine * wanted > 0:
         factor = max(mine / wanted, wanted / mine)
-        if abs(factor - round(factor)) < 1e-6 * factor or factor > 2:
+        if factor > 2 or abs(factor - round(factor)) < 1e-6 * factor:
             return f"{found}, which is too {size} by a factor of {factor:,.4g}."
     if mine == int(mine) and wanted == int(wanted):
         return f"you returned {mine:,.0f}, which is too {size} by {abs(off):,.0f}. Take this case and compute each term by hand."
@@ -109,6 +109,7 @@ def beside(
         got, expected = ([answers[name] for answers in side] for side in (got, expected))
     if not all(isinstance(value, int | float) and abs(value) < 1e100 for value in [*got, *expected]):
         return None, ""
+    got, expected = ([float(value) for value in side] for side in (got, expected))
     figure, (ax,) = plot.panels(1, width=1.2 + 1.3 * len(cases), height=2.6)
     if all(abs(g - e) <= 0.1 * abs(e) for g, e in zip(got, expected, strict=True)):
         off = [g - e for g, e in zip(got, expected, strict=True)]

@@ -4,7 +4,8 @@ Each of these takes what a learner's function returned and gives back a plain va
 shape, NaN and infinity.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, KeysView
 from inspect import iscoroutine, isgenerator
 from math import isfinite
 from numbers import Real
@@ -73,11 +74,12 @@ def named(name: str, kind: Callable[[Any], float], item: Any) -> float:
 
 def strings(value: Any) -> list[str]:
     """A list, tuple or set of strings, in alphabetical order; a repeated one is refused."""
+    value = list(value) if isinstance(value, KeysView) else value
     if not isinstance(value, list | tuple | set | frozenset) or not all(
         isinstance(item, str) for item in value
     ):
         raise NotYet(f"Your function returns {kind_of(value)}, and the task asks for a list of names.")
-    twice = sorted({item for item in value if list(value).count(item) > 1})
+    twice = sorted(item for item, count in Counter(value).items() if count > 1)
     if twice:
         raise NotYet(f"Your function returns {twice[0]!r} more than once.")
     return sorted(value)

@@ -38,6 +38,7 @@ def scattered(draw: Random, stairs: int) -> dict[str, tuple[int, float]]:
     points = [*zip(sizes[::2], losses[::2], strict=True), (sizes[i], losses[i])]
     points += [(sizes[i], losses[i - 1]), (sizes[i + 1], losses[i]), (sizes[i + 1], losses[i - 1])]
     points += [(sizes[-1] + 7, losses[0] + 9), (sizes[-1] + 13, losses[-3])]
+    points += [(sizes[i + 1], losses[i - 1]), (sizes[0], losses[0] + 1), (sizes[-2] + 1, losses[-2])]
     draw.shuffle(points)
     return {"ABCDEFGHIJKLMNOP"[n]: (10_000 * size, loss / 100) for n, (size, loss) in enumerate(points)}
 
@@ -63,7 +64,24 @@ def swept(key, running=True):
     return names
 
 
+def doubled(models: dict) -> list[str]:
+    """Keeps every model that has an equal."""
+    front, points = cost.pareto(models), list(models.values())
+    return [name for name, point in models.items() if name in front or points.count(point) > 1]
+
+
 FRONT_MISTAKES = {
+    "You keep models that have an equal. Equal to each other, both may be dominated by a third.": doubled,
+    "Of the smallest size you keep all models, also the worse ones.": lambda models: [
+        name
+        for name in models
+        if name in cost.pareto(models) or models[name][0] == min(size for size, _ in models.values())
+    ],
+    "Of the lowest loss you keep all models, also the larger ones.": lambda models: [
+        name
+        for name in models
+        if name in cost.pareto(models) or models[name][1] == min(loss for _, loss in models.values())
+    ],
     "You keep models that another one equals in one respect and beats in the other. To dominate, does it have to be strictly "
     "better in both?": kept(lambda a, b: a[0] < b[0] and a[1] < b[1]),
     "You keep a model that is larger than another one and has the same loss. What would its bytes pay for?": kept(
@@ -90,11 +108,11 @@ FRONT_MISTAKES = {
         min(models, key=lambda name: models[name][1])
     ],
     "You look at the bytes alone. A larger model stays where none is as small and as good.": lambda models: [
-        min(models, key=models.get)
+        min(models, key=lambda name: models[name][0])
     ],
-    "You keep the smallest model and the best one. What lies between them may be beaten by neither.": lambda models: [
-        min(models, key=lambda name: models[name][place]) for place in (0, 1)
-    ],
+    "You keep the smallest model and the best one. What lies between them may be beaten by neither.": lambda models: (
+        list({min(models, key=lambda name: models[name][place]) for place in (0, 1)})
+    ),
     "You treat a higher loss as the better one.": lambda models: cost.pareto(
         {name: (size, -loss) for name, (size, loss) in models.items()}
     ),
@@ -120,21 +138,34 @@ def front(run, draw: Random) -> Verdict:
         FRONT_MISTAKES,
         strings,
     )
+    answers: dict[int, list[str]] = {}
+
+    def kept(models: dict) -> list[str]:  # the learner's function, called once for each case
+        answers[len(answers)] = strings(run(models))
+        return answers[len(answers) - 1]
+
     try:
-        judge(run, cases, cost.pareto, FRONT_MISTAKES, kind=strings)
+        judge(kept, cases, cost.pareto, FRONT_MISTAKES, kind=strings)
     except NotYet as refusal:
-        trios = [
-            (case.arguments[0], strings(run(*case.arguments)), cost.pareto(*case.arguments)) for case in cases
-        ]
-        models, mine, wanted = next((trio for trio in trios if trio[1] != sorted(trio[2])), trios[0])
-        message = str(refusal) if "not what is expected" not in str(refusal) else one_off(mine, wanted)
-        raise NotYet(
-            message, *sides("loss", ("bytes: yours", models, mine), ("bytes: expected", models, wanted))
-        ) from None
+        if len(answers) < len(cases):
+            raise
+        wrong = next(i for i, case in enumerate(cases) if answers[i] != sorted(cost.pareto(*case.arguments)))
+        (models,), mine = cases[wrong].arguments, answers[wrong]
+        wanted = cost.pareto(models)
+        message = (
+            str(refusal) if "not what is expected" not in str(refusal) else one_off(models, mine, wanted)
+        )
+        fronts = ("bytes: yours", models, mine), ("bytes: expected", models, wanted)
+        raise NotYet(message, *sides("loss", *fronts)) from None
+    if strings(run({"A": (10_000, 3.0)})) != ["A"]:
+        raise NotYet("A single model is on the front: what would dominate it?")
     rows = load_results("00_start_here")["scoreboard"]
-    small = {row["name"]: (row["stored_bytes"] / 1e6, row["bits_per_byte"]) for row in rows}
-    fast = {row["name"]: (1e3 * row["seconds"][1], row["bits_per_byte"]) for row in rows}
-    panels = ("size in MB, 16 bits a number", small), ("ms for a pass, as lesson 00 measured it", fast)
+    small = {row["name"]: (row["stored_bytes"], row["bits_per_byte"]) for row in rows}
+    fast = {row["name"]: (round(1e6 * row["seconds"][1]), row["bits_per_byte"]) for row in rows}
+    panels = (
+        ("size in bytes, 16 bits a number", small),
+        ("microseconds for a pass, as lesson 00 measured it", fast),
+    )
     return Verdict(
         "No model that you keep is dominated, and equal ones stay. The lines through the models of lesson 00 are your function's: "
         "what is on the front depends on what you count.",
@@ -142,9 +173,11 @@ def front(run, draw: Random) -> Verdict:
     )
 
 
-def one_off(mine: list[str], wanted: list[str]) -> str:
+def one_off(models: dict, mine: list[str], wanted: list[str]) -> str:
     """A name that does not belong on the front, or one that is missing."""
     extra, missing = sorted(set(mine) - set(wanted)), sorted(set(wanted) - set(mine))
+    if extra and extra[0] not in models:
+        return f"{extra[0]!r} is the name of no model."
     if extra:
         return f"You keep {extra[0]}, and another model dominates it. The picture has your front and the expected one."
     return f"You leave out {missing[0]}, and nothing dominates it. The picture has your front and the expected one."
@@ -204,7 +237,62 @@ def choosing(
     return chosen
 
 
+def strict_on(x: str):
+    """A model has to stay below the limit on `x`."""
+
+    def chosen(models, most_bytes, most_ms):
+        most = {"bytes": most_bytes, "ms": most_ms}
+        below = [m for m in models if most[x] is None or m[x] < most[x]]
+        return choosing()(below, most_bytes, most_ms)
+
+    return chosen
+
+
+def sifted(beaten):
+    """First the models that no other one beats, whatever the limits; then the limits."""
+    return lambda models, *most: choosing()(
+        [m for m in models if not any(beaten(m, o) for o in models)], *most
+    )
+
+
+def winner_of_all(models, most_bytes, most_ms):
+    """The quality of the best that fits, then the smallest of all that have it."""
+    name = choosing()(models, most_bytes, most_ms)
+    best = next((m["bits_per_byte"] for m in models if m["name"] == name), None)
+    return min((m for m in models if m["bits_per_byte"] == best), key=by_quality, default={"name": None})[
+        "name"
+    ]
+
+
+def one_by_one(models, most_bytes, most_ms):
+    """The best quality that keeps the first limit; then whether it keeps the second."""
+    best = choosing(limits=["bytes"])(models, most_bytes, None)
+    return choosing(limits=["ms"])([m for m in models if m["name"] == best], None, most_ms)
+
+
 PICK_MISTAKES = {
+    "A model that has exactly `most_bytes` fits.": strict_on("bytes"),
+    "A model that takes exactly `most_ms` fits.": strict_on("ms"),
+    "You first drop models that lose on bytes and quality, whatever the limits. One of them may be the only one that is fast enough.": (
+        sifted(lambda m, o: o["bytes"] <= m["bytes"] and o["bits_per_byte"] < m["bits_per_byte"])
+    ),
+    "You first drop the larger of two equally good models, whatever the limits. The smaller one may be too slow.": sifted(
+        lambda m, o: o["bytes"] < m["bytes"] and o["bits_per_byte"] == m["bits_per_byte"]
+    ),
+    "You find the best quality among the models that fit, and then take a model of that quality from *all* of them.": winner_of_all,
+    "You take the best that keeps `most_bytes`, and only then look at its time. Another one may keep both.": one_by_one,
+    "A time of 7.3 ms does not keep a limit of 7 ms: compare the times as they are.": lambda models, *most: (
+        choosing()([{**model, "ms": int(model["ms"])} for model in models], *most)
+    ),
+    "You have exchanged the two limits.": lambda models, most_bytes, most_ms: choosing()(
+        models, most_ms, most_bytes
+    ),
+    "You read `most_bytes` of 0 as no limit. Does `if limit` tell 0 from None?": lambda models, most_bytes, most_ms: (
+        choosing()(models, most_bytes or None, most_ms)
+    ),
+    "You read `most_ms` of 0 as no limit. Does `if limit` tell 0 from None?": lambda models, most_bytes, most_ms: (
+        choosing()(models, most_bytes, most_ms or None)
+    ),
     "You take the largest model that fits. A larger one need not be the better one: which entry says how good it is?": (
         choosing(lambda model: -model["bytes"])
     ),
@@ -259,10 +347,21 @@ def offered(draw: Random, *limits: str | int | None) -> Case:
     draw.shuffle(models)
     models = [{"name": name, **model} for name, model in zip("ABCDEFG", models, strict=True)]
     found = [
-        {"some": draw.choice(costs)[x], "less": min(c[x] for c in costs) - 1}.get(limit, limit)
+        {"some": draw.choice(costs)[x], "less": round(min(c[x] for c in costs) - 1, 1)}.get(limit, limit)
         for x, limit in zip(("bytes", "ms"), limits, strict=True)
     ]
     return Case((models, *found), f"most_bytes={found[0]}, most_ms={found[1]} and these models: {models}")
+
+
+def close_call(draw: Random) -> Case:
+    """One model a little over the limit, and two that differ a little in quality: nothing may be rounded."""
+    most, best = draw.randrange(5, 50), round(draw.uniform(1.2, 1.5), 3)
+    models = [
+        {"name": "A", "bytes": 900_000, "ms": most + 0.3, "bits_per_byte": best - 0.1},
+        {"name": "B", "bytes": 800_000, "ms": most - 1.5, "bits_per_byte": best},
+        {"name": "C", "bytes": 700_000, "ms": most - 2.5, "bits_per_byte": round(best + 0.001, 3)},
+    ]
+    return Case((models, None, most), f"most_bytes=None, most_ms={most} and these models: {models}")
 
 
 @task
@@ -278,7 +377,9 @@ def pick(run, draw: Random) -> Verdict:
         ("some", "less"),
     ]
     cases = telling(
-        lambda: [offered(draw, *pair) for pair in [*limits, *limits[:4]]],
+        lambda: (
+            [offered(draw, *pair) for pair in [*limits, *limits[:4], *(4 * limits[:3])]] + [close_call(draw)]
+        ),
         choosing(),
         PICK_MISTAKES,
         name_or_none,
@@ -295,10 +396,10 @@ def built(config: Config, count=cost.parameters) -> float:
         return count(Transformer(config))
 
 
-def macs_of(config: Config, head=1, products=2, ffn=None, context=None) -> int:
+def macs_of(config: Config, head=1, products=2, ffn=None, context=None, vocab=None) -> int:
     """MACs a token in closed form, with parts that can be wrong."""
     C, F, S = config.dim, ffn or config.ffn, context or config.context
-    return config.layers * (4 * C**2 + 2 * C * F + products * S * C) + head * config.vocab * C
+    return config.layers * (4 * C**2 + 2 * C * F + products * S * C) + head * (vocab or config.vocab) * C
 
 
 def odd(draw: Random, vocab: int, layers: int) -> Config:
@@ -357,6 +458,12 @@ TOKENS_MISTAKES = {
     "You count both models over the other's context. Each has its own.": lambda base, tokens, other: (
         tokens * macs_of(base, context=other.context) / macs_of(other)
     ),
+    "You give both models the base's vocabulary. Each has its own.": lambda base, tokens, other: (
+        tokens * macs_of(base) / macs_of(other, vocab=base.vocab)
+    ),
+    "You give both models the other's vocabulary. Each has its own.": lambda base, tokens, other: (
+        tokens * macs_of(base, vocab=other.vocab) / macs_of(other)
+    ),
     "You compare whole sequences, and the two are not equally long. The question is about tokens.": ratio(
         lambda c: c.context * macs_of(c)
     ),
@@ -366,16 +473,12 @@ TOKENS_MISTAKES = {
 @task
 def tokens_for(run, draw: Random) -> Verdict:
     """`tokens_for(base, tokens, other)`: the tokens that `other` gets for the compute of `tokens` tokens on `base`."""
-    pairs = [
-        [odd(draw, vocab, n) for n in draw.sample(range(2, 9), 2)] for vocab in draw.sample(range(50, 400), 4)
-    ]
-    cases = [
-        Case(
-            (base, draw.randrange(10**8, 10**9), other),
-            f"base {sizes(base)}, other {sizes(other)}, V={base.vocab}",
-        )
-        for base, other in pairs
-    ]
+    cases = []
+    for _ in range(4):
+        vocabs, layers = draw.sample(range(50, 400), 2), draw.sample(range(2, 9), 2)
+        base, other = (odd(draw, *pair) for pair in zip(vocabs, layers, strict=True))
+        label = f"base {sizes(base)} V={base.vocab}, other {sizes(other)} V={other.vocab}"
+        cases.append(Case((base, draw.randrange(10**8, 10**9), other), label))
     judge(run, cases, ratio(lambda config: built(config, cost.macs)), TOKENS_MISTAKES)
     return Verdict("Equal to the MACs counted on models that were built, feed-forward and context their own.")
 
@@ -412,6 +515,7 @@ def places(log: list[dict], draw: Random) -> dict[str, int]:
     i = draw.randrange(1, len(looks))
     return {
         "exactly at the first look": looks[0],
+        "exactly at a look": looks[i],
         "between two looks": looks[i] - int(draw.uniform(0.6, 0.8) * (looks[i] - looks[i - 1])),
         "between two other looks": looks[-i] - int(draw.uniform(0.2, 0.4) * (looks[-i] - looks[-i - 1])),
         "exactly at the last look": looks[-1],
@@ -466,7 +570,14 @@ LOSS_MISTAKES = {
     "You draw the line on beyond the looks. A log does not say what nobody looked at.": reading(
         ends=("extend", "extend")
     ),
-    "At the first look itself, or at the last, you return None. Somebody looked there.": reading(edge=lt),
+    "At the first look itself, or at the last, you return None. Somebody looked there. (If you divide by 1e12 first, rounding can do this: compare in MACs.)": reading(
+        edge=lt
+    ),
+    "At a look between the first and the last you return None. At a look itself, the answer is its loss.": lambda log, macs, budget: (
+        None
+        if budget in [3 * macs * row["tokens"] for row in log if "valid" in row][1:-1]
+        else at_budget(log, macs, budget)
+    ),
     "You return the training loss at the looks. On which text is that one measured?": reading(key="train"),
     "You return the training loss, of all rows. The held-out loss has another key, which some rows lack.": reading(
         key="train", all_rows=True
@@ -486,7 +597,9 @@ LOSS_MISTAKES = {
     "Between two looks you return the nearer one. The task asks for the straight line.": reading(
         share=lambda s: s > 0.5
     ),
-    "You return None in every case. Is there a `return`, and is it reached?": lambda *_: None,
+    "You return None in every case. Is there a `return`, is it reached, and are the budget and what was spent in the same unit?": (
+        lambda *_: None
+    ),
 }
 
 
@@ -559,6 +672,19 @@ GAP_MISTAKES = {
     "You take the spread of all runs together. That contains the very difference that you ask about.": difference(
         lambda a, b: stdev([*a, *b]) * sqrt(1 / len(a) + 1 / len(b))
     ),
+    "You return the error first. The task asks for the difference, then its error.": lambda first, second: (
+        joined()(first, second),
+        mean(second) - mean(first),
+    ),
+    "Where the lists are equally long you take differences run by run. Runs with the same place in the list have nothing in common.": (
+        difference(
+            lambda a, b: (
+                stdev([y - x for x, y in zip(a, b, strict=True)]) / sqrt(len(a))
+                if len(a) == len(b)
+                else joined()(a, b)
+            )
+        )
+    ),
     "You pair the runs. Nothing connects the first run of one recipe with the first of the other, and some have no partner.": (
         difference(
             lambda a, b: stdev([y - x for x, y in zip(a, b, strict=False)]) / sqrt(min(len(a), len(b)))
@@ -578,7 +704,7 @@ def gap(run, draw: Random) -> Verdict:
     """`gap(first, second)`: by how much the mean of the second list is higher, and the standard error of that."""
     cases = [
         Case((seeds(draw, n, 3.3), seeds(draw, m, 3.3 + shift)), f"{n} and {m} runs")
-        for n, m, shift in ((2, 5, 0.3), (4, 3, -0.4), (3, 7, -0.5), (6, 2, 0.4))
+        for n, m, shift in ((2, 5, 0.3), (4, 3, -0.4), (3, 7, -0.5), (6, 2, 0.4), (4, 4, 0.3))
     ]
     right = difference(lambda a, b: np.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b)), np.mean)
     judge(run, cases, right, GAP_MISTAKES, kind=numbers("difference", "standard error"), tolerance=1e-3)
@@ -601,7 +727,9 @@ def size_of(*without: str, heads=0, ffn=lambda config, dim: config.ffn * dim // 
             "tokens": (1 + heads) * config.vocab * dim,
             "positions": config.context * dim,
             "matrices": layers * (4 * dim**2 + 2 * dim * ffn(config, dim)),
-            "biases": layers * (5 * dim + ffn(config, dim)),
+            "attention biases": layers * 4 * dim,
+            "up bias": layers * ffn(config, dim),
+            "down bias": layers * dim,
             "norms": layers * 4 * dim,
             "last norm": 2 * dim,
         }
@@ -611,6 +739,7 @@ def size_of(*without: str, heads=0, ffn=lambda config, dim: config.ffn * dim // 
 
 
 SIZE = size_of()
+BIASES = ("attention biases", "up bias", "down bias")
 
 
 def both_ways(config: Config, budget: int, count=SIZE, bisect=bisect_right, step=None) -> tuple[int, int]:
@@ -628,7 +757,18 @@ def wrong(*without: str, **change):
     return partial(both_ways, count=size_of(*without, **change))
 
 
+def width_without(*parts: str):
+    """The layers right, and the width as if the model lacked some parts."""
+    return lambda config, budget: (both_ways(config, budget)[0], wrong(*parts)(config, budget)[1])
+
+
 WAYS_MISTAKES = {
+    "Your layers are right. For the width you forget the last norm.": width_without("last norm"),
+    "Your layers are right. For the width you forget the biases.": width_without(*BIASES),
+    "Your layers are right. For the width you forget the norms in the layers.": width_without("norms"),
+    "Your layers are right. For the width you forget biases and norms.": width_without(
+        *BIASES, "norms", "last norm"
+    ),
     "You return the width first. The task asks for the layers, then the width.": lambda c, b: both_ways(c, b)[
         ::-1
     ],
@@ -638,10 +778,16 @@ WAYS_MISTAKES = {
     "The token vectors are missing, and here they are a large part of the model.": wrong("tokens"),
     "The position vectors are missing: one for each place of the context.": wrong("positions"),
     "The head is counted beside the token vectors. It is tied: both are the same numbers.": wrong(heads=1),
-    "The biases are missing: each linear in a layer has one.": wrong("biases"),
-    "The norms in the layers are missing: two in each, with a weight and a bias.": wrong("norms"),
+    "The biases are missing: each linear in a layer has one.": wrong(*BIASES),
+    "The biases of the feed-forward are missing: one of width F, one of width C.": wrong(
+        "up bias", "down bias"
+    ),
+    "The bias that leads back from the feed-forward is missing: it is C wide.": wrong("down bias"),
+    "In each layer 4 C parameters are missing: its two norms, or the four biases of attention.": wrong(
+        "norms"
+    ),
     "You count matrices and vectors of tokens and positions. Biases and norms are parameters too.": wrong(
-        "biases", "norms", "last norm"
+        *BIASES, "norms", "last norm"
     ),
     "The last norm is missing, after all layers.": wrong("last norm"),
     "You return the first sizes that do not fit.": lambda c, b: (
@@ -680,21 +826,33 @@ WAYS_MISTAKES = {
 
 
 def elsewhere(draw: Random, short: int) -> Case:
-    """A model of GPT-2's kind; its budget just lets a depth fit, lacks for it this or that part, or just lets a width fit."""
-    heads, width, times = draw.choice((6, 8, 10, 12)), draw.choice((48, 64)), draw.choice((2, 3, 5))
+    """A model of GPT-2's kind, and a budget that just lets a size fit, or lacks for it this or that part."""
+    heads, width, times = draw.choice((6, 8, 10, 12)), draw.choice((48, 64)), draw.choice((2, 5))
     C, n, fit = heads * width, draw.randrange(10, 14), draw.randrange(3, 9)
     config = Config(draw.randrange(12_000, 30_000), draw.randrange(500, 1500), n, heads, C, ffn=times * C)
-    missing = [0, C, 2 * fit * C, (9 + times) * fit * C // 2, (7 + times) * fit * C, (12 + times) * fit * C]
-    exact = SIZE(config, fit, C), SIZE(config, n, C - heads * draw.randrange(2, 9))
-    budget = exact[1] if short == 6 else exact[0] - missing[short]
-    return Case((config, budget), f"{sizes(config)}, V={config.vocab}, heads={heads}, budget={budget}")
+    w = C - heads * draw.randrange(2, 9)
+    lacking = [0, -1, 1, C, 2 * C, fit * C, 2 * fit * C, 4 * fit * C, (1 + times) * fit * C]
+    lacking += [
+        k * fit * C // d for k, d in ((9 + times, 2), (7 + times, 1), (9 + times, 1), (12 + times, 1))
+    ]
+    budgets = [SIZE(config, fit, C) - lack for lack in lacking]
+    budgets += [
+        SIZE(config, n, w) - lack
+        for lack in (0, 1, w, 4 * n * w, (9 + times) * n * w // 2, (7 + times) * n * w)
+    ]
+    return Case(
+        (config, budgets[short]), f"{sizes(config)}, V={config.vocab}, heads={heads}, budget={budgets[short]}"
+    )
+
+
+BUDGETS = 19
 
 
 @task
 def depth_or_width(run, draw: Random) -> Verdict:
     """`depth_or_width(config, budget)`: the layers that fit at full width, and the width that fits at full depth."""
     kind = numbers("layers", "width", kind=whole)
-    cases = telling(lambda: [elsewhere(draw, n) for n in range(7)], both_ways, WAYS_MISTAKES, kind)
+    cases = telling(lambda: [elsewhere(draw, n) for n in range(BUDGETS)], both_ways, WAYS_MISTAKES, kind)
     judge(run, cases, partial(both_ways, count=counted), WAYS_MISTAKES, kind=kind)
     return Verdict(
         "These fit, and one layer or one step of width more does not: counted on models that were built."

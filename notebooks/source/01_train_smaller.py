@@ -25,6 +25,7 @@ corpus = data.speeches()
 NAMES = ["base", "depth-6", "depth-4", "depth-2", "depth-1", "width-96", "width-64"]
 cards = {name: zoo.card(f"speeches-{name}") for name in NAMES}
 models = {name: zoo.load(f"speeches-{name}") for name in NAMES}
+print({name: f"{card['recipe']['model']['layers']} x {card['recipe']['model']['dim']}" for name, card in cards.items()})
 
 # %% [markdown]
 # The base model has 8 layers of width 128. The others have fewer layers or are narrower. Each was trained from nothing on 12 million tokens with the same settings; the narrow ones have 3 and 2 heads, of 32 channels as in the base.
@@ -292,6 +293,8 @@ def packed_bytes(model, bits):                       # codes, a 16-bit scale a r
         return 2 * cost.parameters(model)
     return sum(p.numel() * bits // 8 + 2 * len(p) if p.dim() == 2 else 2 * p.numel() for p in model.parameters())
 
+print({bits: f"{packed_bytes(models['base'], bits):,} bytes" for bits in (16, 8, 4)})
+
 def on_86(model):                                    # the same 86 windows, spread over the held-out text
     return cost.quality(model, corpus, windows=86).bits_per_byte
 
@@ -472,7 +475,7 @@ plot.show(plot.scoreboard(rows, highlight=[row["name"] for row in short]), alt="
 # %%
 from minieff.files import save_results
 
-saved = save_results("01_train_smaller", {
+saved = save_results("01_train_smaller", {                 # to a temporary folder, unless `make lessons` runs
     "equal_compute": [{"layers": layers, "tokens": card["tokens"], "bits_per_byte": card["quality"]["bits_per_byte"]} for layers, card in planned.items()],
     "seeds": {name: [points[name][1], again[name]] for name in again},
     "step_seconds": {name: (t.low, t.median, t.high) for name, t in steps.items()},

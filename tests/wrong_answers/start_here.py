@@ -668,7 +668,7 @@ WRONG = {
         (strips_the_text, "Spaces and line ends"),
         (takes_log2_of_the_loss, "too small by"),
         (composes_the_text, "Composing or lowering"),
-        (rounds_ln2, "Is something rounded?"),
+        (rounds_ln2, "Is something rounded"),
     ],
     "stored_bytes": [
         (by_name, "once for each of its names"),

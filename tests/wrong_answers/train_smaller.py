@@ -705,8 +705,126 @@ def goes_down(config, budget):
     return [layers, width]
 
 
+def keeps_whatever_has_an_equal(models):
+    points = list(models.values())
+    return [n for n, p in models.items() if points.count(p) > 1 or not any(dominates(q, p) for q in points)]
+
+
+def keeps_all_of_the_smallest(models):
+    smallest = min(size for size, _ in models.values())
+    return [
+        n for n, p in models.items() if p[0] == smallest or not any(dominates(q, p) for q in models.values())
+    ]
+
+
+def keeps_all_of_the_lowest(models):
+    lowest = min(loss for _, loss in models.values())
+    return [
+        n for n, p in models.items() if p[1] == lowest or not any(dominates(q, p) for q in models.values())
+    ]
+
+
+def lower_names(models):
+    return [n.lower() for n, p in models.items() if not any(dominates(q, p) for q in models.values())]
+
+
+def keeps(models, most_bytes, most_ms):
+    small = [m for m in models if most_bytes is None or m["bytes"] <= most_bytes]
+    return [m for m in small if most_ms is None or m["ms"] <= most_ms]
+
+
+def best_of(models):
+    return min(models, key=lambda m: (m["bits_per_byte"], m["bytes"]))["name"] if models else None
+
+
+def front_first(models, most_bytes, most_ms):
+    def beaten(m):
+        return any(o["bytes"] <= m["bytes"] and o["bits_per_byte"] < m["bits_per_byte"] for o in models)
+
+    return best_of(keeps([m for m in models if not beaten(m)], most_bytes, most_ms))
+
+
+def twins_first(models, most_bytes, most_ms):
+    smallest = {}
+    for m in sorted(models, key=lambda m: -m["bytes"]):
+        smallest[m["bits_per_byte"]] = m
+    return best_of(keeps(list(smallest.values()), most_bytes, most_ms))
+
+
+def quality_from_those_that_fit(models, most_bytes, most_ms):
+    fit = keeps(models, most_bytes, most_ms)
+    bits = min((m["bits_per_byte"] for m in fit), default=None)
+    return best_of([m for m in models if m["bits_per_byte"] == bits])
+
+
+def time_last(models, most_bytes, most_ms):
+    best = best_of(keeps(models, most_bytes, None))
+    return best_of(keeps([m for m in models if m["name"] == best], None, most_ms))
+
+
+def below_the_bytes(models, most_bytes, most_ms):
+    return best_of([m for m in keeps(models, most_bytes, most_ms) if m["bytes"] != most_bytes])
+
+
+def below_the_time(models, most_bytes, most_ms):
+    return best_of([m for m in keeps(models, most_bytes, most_ms) if m["ms"] != most_ms])
+
+
+def limits_exchanged(models, most_bytes, most_ms):
+    return best_of(keeps(models, most_ms, most_bytes))
+
+
+def no_bytes_is_no_limit(models, most_bytes, most_ms):
+    return best_of(keeps(models, most_bytes or None, most_ms))
+
+
+def no_time_is_no_limit(models, most_bytes, most_ms):
+    return best_of(keeps(models, most_bytes, most_ms or None))
+
+
+def rounds_times(models, most_bytes, most_ms):
+    return best_of(keeps([{**m, "ms": int(m["ms"])} for m in models], most_bytes, most_ms))
+
+
+def one_vocabulary(base, tokens, other):
+    def macs(c):
+        return c.layers * (4 * c.dim**2 + 2 * c.dim * c.ffn + 2 * c.context * c.dim) + base.vocab * c.dim
+
+    return tokens * macs(base) / macs(other)
+
+
+def looked(log, macs):
+    rows = [row for row in log if "valid" in row]
+    return [3 * macs * row["tokens"] for row in rows], [row["valid"] for row in rows]
+
+
+def none_at_inner_looks(log, macs, budget):
+    spent, losses = looked(log, macs)
+    if budget in (spent[0], spent[-1]):
+        return losses[0] if budget == spent[0] else losses[-1]
+    for i in range(1, len(spent)):
+        if spent[i - 1] < budget < spent[i]:
+            return float(np.interp(budget, spent, losses))
+    return None
+
+
+def error_first(first, second):
+    return sqrt(variance(first) / len(first) + variance(second) / len(second)), mean(second) - mean(first)
+
+
+def pairs_if_equally_long(first, second):
+    error = sqrt(variance(first) / len(first) + variance(second) / len(second))
+    if len(first) == len(second):
+        error = stdev([b - a for a, b in zip(first, second, strict=True)]) / sqrt(len(first))
+    return mean(second) - mean(first), error
+
+
 WRONG = {
     "front": [
+        (keeps_whatever_has_an_equal, "both may be dominated by a third"),
+        (keeps_all_of_the_smallest, "Of the smallest size you keep all"),
+        (keeps_all_of_the_lowest, "Of the lowest loss you keep all"),
+        (lower_names, "is the name of no model"),
         (strictly_better_in_both, "does it have to be strictly better in both"),
         (keeps_larger_of_equal_loss, "larger than another one and has the same loss"),
         (keeps_worse_of_equal_size, "as large as another one and has a higher loss"),
@@ -728,6 +846,16 @@ WRONG = {
         (every_second, "You leave out"),
     ],
     "pick": [
+        (front_first, "drop models that lose on bytes and quality"),
+        (twins_first, "drop the larger of two equally good"),
+        (quality_from_those_that_fit, "from *all* of them"),
+        (time_last, "only then look at its time"),
+        (below_the_bytes, "exactly `most_bytes` fits"),
+        (below_the_time, "exactly `most_ms` fits"),
+        (limits_exchanged, "exchanged the two limits"),
+        (no_bytes_is_no_limit, "You read `most_bytes` of 0"),
+        (no_time_is_no_limit, "You read `most_ms` of 0"),
+        (rounds_times, "A time of 7.3 ms"),
         (largest_that_fits, "the largest model that fits"),
         (smallest_that_fits, "the smallest model that fits"),
         (fastest_that_fits, "the fastest model that fits"),
@@ -752,6 +880,7 @@ WRONG = {
         (says_none, "you returned none, which is not"),
     ],
     "tokens_for": [
+        (one_vocabulary, "the base's vocabulary"),
         (inverted, "wrong way round"),
         (equal_tokens, "the same number of tokens"),
         (by_parameters, "compare parameters"),
@@ -769,6 +898,7 @@ WRONG = {
         (returns_macs, "which is too large"),
     ],
     "loss_at": [
+        (none_at_inner_looks, "between the first and the last"),
         (one_pass_and_clamps, "Begin with one look by hand"),
         (one_pass, "You charge one forward pass"),
         (two_passes, "You charge two passes"),
@@ -791,6 +921,8 @@ WRONG = {
         (drops_rows_without_look, "changes what it was given (log)"),
     ],
     "gap": [
+        (error_first, "You return the error first"),
+        (pairs_if_equally_long, "take differences run by run"),
         (without_sign, "sign of the difference is lost"),
         (population_and_linear, "last three sentences of the text"),
         (linear, "add the two errors as they are"),
@@ -816,7 +948,7 @@ WRONG = {
         (no_positions, "The position vectors are missing"),
         (head_counted, "The head is counted beside"),
         (no_biases, "The biases are missing"),
-        (no_norms_in_layers, "The norms in the layers are missing"),
+        (no_norms_in_layers, "In each layer 4 C parameters are missing"),
         (no_biases_no_norms, "Biases and norms are parameters too"),
         (no_last_norm, "The last norm is missing"),
         (first_that_does_not_fit, "the first sizes that do not fit"),
