@@ -819,6 +819,18 @@ def pairs_if_equally_long(first, second):
     return mean(second) - mean(first), error
 
 
+def width_without_norms(config, budget):
+    return search(config, budget)[0], search(config, budget, lambda *a: count(*a, norm=0))[1]
+
+
+def width_without_last_norm(config, budget):
+    return search(config, budget)[0], search(config, budget, lambda *a: count(*a, last=0))[1]
+
+
+def width_without_biases(config, budget):
+    return search(config, budget)[0], search(config, budget, lambda *a: count(*a, bias=0))[1]
+
+
 WRONG = {
     "front": [
         (keeps_whatever_has_an_equal, "both may be dominated by a third"),
@@ -942,6 +954,9 @@ WRONG = {
         (sorts_the_runs, "changes what it was given"),
     ],
     "depth_or_width": [
+        (width_without_norms, "For the width you forget the norms in the layers"),
+        (width_without_last_norm, "For the width you forget the last norm"),
+        (width_without_biases, "For the width you forget the biases."),
         (width_first, "return the width first"),
         (no_vectors, "Token and position vectors are missing"),
         (no_tokens, "The token vectors are missing"),
