@@ -151,7 +151,7 @@ def crash(error: BaseException, mine: Callable | None, fits: bool) -> str:
 
 
 def where(error: BaseException, mine: Callable | None) -> str:
-    """ " in line 3: `the line`": the last line of the file that `mine` stands in that was running, if any."""
+    """As in: in line 3: `the line`. The last line that ran in the file of `mine`; empty if none did."""
     if mine is None:
         return ""
     while isinstance(mine, partial):
@@ -201,7 +201,7 @@ def changed(mine: Callable, before: Any, given: tuple[tuple, dict]) -> str:
         names = []
     names += [f"argument {i + 1}" for i in range(len(names), len(args))]
     (_, ((_, frozen_args), (_, frozen_kwargs))) = before
-    pairs = [(name, old, new) for name, old, new in zip(names, frozen_args, args, strict=False)]
+    pairs = list(zip(names, frozen_args, args, strict=False))
     pairs += [(name, old, kwargs.get(name)) for name, old in frozen_kwargs]
     try:
         return ", ".join(name for name, old, new in pairs if old != frozen(new))

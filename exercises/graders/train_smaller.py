@@ -51,6 +51,16 @@ def telling(propose, right, mistakes, kind) -> list[Case]:
     return next(filter(apart, (propose() for _ in range(1000))))
 
 
+def redrawn(refusal: NotYet, cases: list[Case], answers: list[list[str]]) -> NotYet:
+    """The refusal of a front, with the first wrong one drawn beside the expected one."""
+    wrong = next(i for i, case in enumerate(cases) if answers[i] != sorted(cost.pareto(*case.arguments)))
+    (models,), mine = cases[wrong].arguments, answers[wrong]
+    wanted = cost.pareto(models)
+    generic = "not what is expected" in str(refusal)
+    fronts = ("bytes: yours", models, mine), ("bytes: expected", models, wanted)
+    return NotYet(one_off(models, mine, wanted) if generic else str(refusal), *sides("loss", *fronts))
+
+
 @task
 def front(run, draw: Random) -> Verdict:
     """`front(models)`: the names of the models that no other dominates; `models` has (bytes, loss) by name."""
@@ -60,25 +70,18 @@ def front(run, draw: Random) -> Verdict:
         FRONT_MISTAKES,
         strings,
     )
-    answers: dict[int, list[str]] = {}
+    answers: list[list[str]] = []
 
-    def kept(models: dict) -> list[str]:  # the learner's function, called once for each case
-        answers[len(answers)] = strings(run(models))
-        return answers[len(answers) - 1]
+    def noted(models: dict) -> list[str]:  # for the picture, without asking the learner's function twice
+        answers.append(strings(run(models)))
+        return answers[-1]
 
     try:
-        judge(kept, cases, cost.pareto, FRONT_MISTAKES, kind=strings)
+        judge(noted, cases, cost.pareto, FRONT_MISTAKES, kind=strings)
     except NotYet as refusal:
         if len(answers) < len(cases):
             raise
-        wrong = next(i for i, case in enumerate(cases) if answers[i] != sorted(cost.pareto(*case.arguments)))
-        (models,), mine = cases[wrong].arguments, answers[wrong]
-        wanted = cost.pareto(models)
-        message = (
-            str(refusal) if "not what is expected" not in str(refusal) else one_off(models, mine, wanted)
-        )
-        fronts = ("bytes: yours", models, mine), ("bytes: expected", models, wanted)
-        raise NotYet(message, *sides("loss", *fronts)) from None
+        raise redrawn(refusal, cases, answers) from None
     if strings(run({"A": (10_000, 3.0)})) != ["A"]:
         raise NotYet("A single model is on the front: what would dominate it?")
     rows = load_results("00_start_here")["scoreboard"]
