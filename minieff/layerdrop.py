@@ -6,25 +6,39 @@ training each layer is replaced by the identity with probability p, without resc
     x <- x                with probability p
     x <- layer(x)         otherwise, and always in eval mode
 
-Of L layers L (1 - p) run in an average step, so to prune to r layers the paper trains with p = 1 - r / L.
+Of L layers L (1 - p) run in an average step, so to prune to r layers the paper trains with p = 1 - r / L. A
+layer must hold its own residual connection; a bare sub-layer would turn x + f(norm(x)) into x + norm(x).
 Saves: training time, about p of the time spent in the layers; and after `finalize(keep=...)` parameters,
 bytes, MACs and latency, in proportion to the layers removed. Costs: some quality at full depth when training
-is short. It does not save: anything at inference before layers are removed, nor the embedding.
+is short. It does not save: anything at inference before layers are removed, nor the embedding; and skipped
+heads or sub-layers remove nothing that `finalize` could leave out.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
-from minieff.surgery import Where, Wrap, clone, is_a, swap
-from minieff.transformer import Block, Transformer
+from minieff.attention import Adopted, Attention, unchanged
+from minieff.surgery import Where, Wrap, clone, is_a, pick, record, swap
+from minieff.transformer import Block, FeedForward, Transformer
 
 STAGE = "depth"
 
+# what has no residual connection of its own
+is_bare = is_a(
+    Attention, Adopted, FeedForward, nn.MultiheadAttention, nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm
+)
+
 
 class Skip(Wrap):
-    """A layer with a coin in front: with probability p, in training, x passes unchanged."""
+    """A layer with a coin in front: with probability p, in training, x passes unchanged.
+
+    The coin is tossed on the CPU, once a call, from `generator` (None: torch's global one): processes whose
+    generators start alike drop the same layers. Recomputation (activation checkpointing) belongs inside.
+    """
 
     def __init__(self, inner: nn.Module, p: float, generator: torch.Generator | None = None) -> None:
         super().__init__(inner)
@@ -40,17 +54,77 @@ class Skip(Wrap):
         return f"p={self.p}"
 
 
+class HeadSkip(nn.Module):
+    """Attention weights (B, H, T, S) with each head at zero with probability p, in training; no rescaling."""
+
+    def __init__(self, p: float, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.p = p
+        self.generator = generator
+
+    def forward(self, attn: Tensor, distance: Tensor) -> Tensor:
+        if not self.training:
+            return attn
+        stays = torch.rand(attn.shape[-3], generator=self.generator) >= self.p  # (H,)
+        return attn * stays.to(attn)[:, None, None]
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
 def apply(
-    model: nn.Module, *, p: float, where: Where = is_a(Block), generator: torch.Generator | None = None
+    model: nn.Module,
+    *,
+    p: float | list,
+    where: Where = is_a(Block),
+    generator: torch.Generator | None = None,
 ) -> nn.Module:
     """A copy whose layers are skipped with probability `p` in train mode; p=0 changes nothing.
 
-    `generator` draws the coins (None: torch's global one). ValueError when p is no probability or no layer
-    matches.
+    `p` is one number, or a list with one a layer, in running order. `where=is_a(Residual)` skips sub-layers.
+    ValueError when p is no probability, the list is of another length, no layer matches, or `where` picks a
+    module without a residual connection of its own.
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"p={p}: the probability of skipping a layer lies from 0 to 1")
-    return swap(model, where, lambda layer: Skip(layer, p, generator))
+    layers = pick(model, where)
+    bare = [name for layer, name in layers.items() if is_bare(name, layer)]
+    if bare:
+        kind = type(model.get_submodule(bare[0])).__name__
+        raise ValueError(
+            f"where picks {bare[0] or 'the root'}, a bare {kind}: skipped, it would pass on its own input, "
+            "and x + f(norm(x)) would become x + norm(x); pick what holds the residual connection, a "
+            "Residual or a whole layer"
+        )
+    rates = iter(_probabilities(p, len(layers)))
+    return swap(model, where, lambda layer: Skip(layer, next(rates), generator))
+
+
+def apply_heads(model: nn.Module, *, p: float, generator: torch.Generator | None = None) -> nn.Module:
+    """A copy in which each attention head is skipped with probability `p` in train mode.
+
+    It holds the seam `reweight` of our Attention (`adopt` brings it to nn.MultiheadAttention), and so takes
+    the explicit path, which is slower than the fused one. ValueError when p is no probability, or the seam
+    is taken.
+    """
+    (rate,) = _probabilities(p, 1)
+
+    def coin(attention: nn.Module) -> nn.Module:
+        if attention.reweight is not unchanged:
+            raise ValueError(f"reweight={attention.reweight}: the seam is taken; a technique holds it alone")
+        attention.reweight = HeadSkip(rate, generator)
+        return attention
+
+    return swap(model, is_a(Attention), coin)
+
+
+def _probabilities(p: float | list, layers: int) -> list[float]:
+    """One a layer."""
+    rates = list(p) if isinstance(p, list | tuple) else [p] * layers
+    if len(rates) != layers:
+        raise ValueError(f"p has {len(rates)} values for {layers} layers; give one number, or one a layer")
+    for rate in rates:
+        if not 0 <= rate <= 1:
+            raise ValueError(f"p={p}: the probability of skipping a layer lies from 0 to 1")
+    return rates
 
 
 def finalize(model: nn.Module, *, keep: list[int] | None = None, where: Where = is_a(Block)) -> nn.Module:
@@ -60,9 +134,23 @@ def finalize(model: nn.Module, *, keep: list[int] | None = None, where: Where = 
     wrapped, too; `where` then says what a layer is. ValueError for an empty, unordered or impossible `keep`.
     """
     model = clone(model) if keep is None else _prune(model, keep, where)
-    if any(isinstance(m, Skip) for m in model.modules()):
-        model = swap(model, is_a(Skip), lambda skip: skip.inner)
+    if any(_has_coin("", module) for module in model.modules()):
+        model = swap(model, _has_coin, _without_coin)
     return model.eval()
+
+
+def _has_coin(name: str, module: nn.Module) -> bool:
+    return isinstance(module, Skip) or (
+        isinstance(module, Attention) and isinstance(module.reweight, HeadSkip)
+    )
+
+
+def _without_coin(module: nn.Module) -> nn.Module:
+    if isinstance(module, Skip):
+        return module.inner
+    del module.reweight
+    module.reweight = unchanged
+    return module
 
 
 def _prune(model: nn.Module, keep: list[int], where: Where) -> nn.Module:
@@ -88,3 +176,81 @@ def _prune(model: nn.Module, keep: list[int], where: Where) -> nn.Module:
     if isinstance(model, Transformer):
         model.config = replace(model.config, layers=len(keep))
     return model
+
+
+def keep_evenly(layers: int, kept: int) -> list[int]:
+    """`kept` of `layers` layers at equal distances, first and last among them (of one, the first).
+
+    The paper's rule, every layer d with d = 0 modulo floor(1 / p), can only drop 1/2, 1/3, 1/4 ... of the
+    layers, and drops all of them for p > 1/2. ValueError unless 1 <= kept <= layers.
+    """
+    if not 1 <= kept <= layers:
+        raise ValueError(f"kept={kept}: from 1 to all {layers} layers")
+    gaps = max(1, kept - 1)
+    return [(i * (layers - 1) + gaps // 2) // gaps for i in range(kept)]
+
+
+def keep_best(layers: int, kept: int, loss: Callable[[list[int]], float]) -> list[int]:
+    """The `kept` of `layers` layers with the least `loss(keep)`: all combinations are tried.
+
+    Give it the loss on held-out text, and judge the winner on other text: the least of many losses is
+    too low. ValueError unless 1 <= kept <= layers.
+    """
+    keep_evenly(layers, kept)  # refuses
+    return min((list(keep) for keep in combinations(range(layers), kept)), key=loss)
+
+
+class Gate(Wrap):
+    """x + gate (layer(x) - x): a layer between absent, gate 0, and present, gate 1."""
+
+    gate: Tensor | float = 1.0
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        return x + self.gate * (self.inner(x, *args, **kwargs) - x)
+
+
+def keep_learned(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    kept: int,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    where: Where = is_a(Block),
+    rate: float = 0.05,
+) -> list[int]:
+    """The `kept` layers whose learned share is largest: the paper's data-driven pruning, on a trained model.
+
+    h_d (C,) is the mean activation that layer d leaves; its share is softmax over d of w_d . tanh(h_d) + b_d,
+    its gate min(1, kept * share). Adam with the learning rate `rate` trains w and b alone, a step for each
+    (ids, targets) in `batches`. Shares are averaged over the second half of them. ValueError unless
+    1 <= kept <= layers, and without batches.
+    """
+    gated = swap(finalize(model), where, Gate).requires_grad_(False)
+    gates = [module for module in gated.modules() if isinstance(module, Gate)]
+    keep_evenly(len(gates), kept)  # refuses
+    shares, scores = [], None
+    for ids, targets in batches:
+        h = _mean_activations(gated, gates, ids)  # (L, C)
+        if scores is None:
+            scores = [torch.zeros_like(h), torch.zeros_like(h[:, 0])]
+            optimizer = torch.optim.Adam([s.requires_grad_() for s in scores], lr=rate)
+        shares.append(((scores[0] * h.tanh()).sum(-1) + scores[1]).softmax(0))  # (L,)
+        for gate, share in zip(gates, shares[-1], strict=True):
+            gate.gate = (kept * share).clamp(max=1)
+        optimizer.zero_grad()
+        loss(gated(ids), targets).backward()
+        optimizer.step()
+    if not shares:
+        raise ValueError("no batches: the shares are learned from them; give some (ids, targets)")
+    mean = torch.stack(shares[len(shares) // 2 :]).detach().mean(0)
+    return sorted(mean.topk(kept).indices.tolist())
+
+
+@torch.no_grad()
+def _mean_activations(gated: nn.Module, gates: list[Gate], ids: Tensor) -> Tensor:
+    """What each layer leaves when all are present, averaged over batch and positions: (L, C)."""
+    for gate in gates:
+        gate.gate = 1.0
+    with record(gated, is_a(Gate)) as calls:
+        gated(ids)
+    return torch.stack([call.output.flatten(0, -2).mean(0) for call in calls])
