@@ -24,7 +24,7 @@ lessons: .venv/test
 	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python notebooks/build.py $(FORCE)
 
 zoo: .venv/course
-	$(BIN)/python -m minieff train zoo/*.toml --resume --workers 2
+	$(BIN)/python -m minieff train zoo/*.toml zoo/*/*.toml --resume --workers 2
 
 bench: .venv/test
 	MINIEFF_RESULTS="$(CURDIR)/results" $(BIN)/python benchmarks/bench_transformer.py

@@ -43,10 +43,10 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def zoo(arguments: argparse.Namespace) -> int:
-    """The table."""
+    """The table, and those of its folders."""
     from minieff import zoo
 
-    print(zoo.table())
+    print("\n\n".join(f"{folder.name}/\n{zoo.table(folder)}" for folder in zoo.folders()))
     return 0
 
 

@@ -21,6 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minieff import transformer
+from minieff.surgery import Where, is_a
+
 STAGES = ("mixer", "stack", "depth", "seam", "weight")
 
 Techniques = list[tuple[ModuleType, dict]]
@@ -47,16 +50,25 @@ def check(table: dict) -> dict:
     """The knobs of a recipe's technique. ValueError for one that is unknown, missing or of another type."""
     name, knobs = table.get("name", ""), {key: value for key, value in table.items() if key != "name"}
     parameters = inspect.signature(find(name).apply).parameters
-    known = {key: p for key, p in parameters.items() if key not in ("model", "where", "generator")}
+    known = {key: p for key, p in parameters.items() if key not in ("model", "generator")}
     if knobs.keys() - known:
         raise ValueError(f"{name} has no knob {sorted(knobs.keys() - known)}; it has {sorted(known)}")
     missing = [key for key, p in known.items() if p.default is p.empty and key not in knobs]
     if missing:
         raise ValueError(f"{name} needs a value for {missing}")
     for key, value in knobs.items():
-        if not fits(value, known[key].annotation):
+        if key != "where" and not fits(value, known[key].annotation):
             raise ValueError(f"{name}: {key}={value!r} is not of type {known[key].annotation}")
-    return knobs
+    return knobs | ({"where": matcher(knobs["where"])} if "where" in knobs else {})
+
+
+def matcher(kind: Any) -> Where:
+    """`where` of a recipe, the name of a type of ours or of torch.nn, as a question about modules."""
+    for home in (transformer, nn):
+        found = getattr(home, str(kind), None)
+        if isinstance(found, type) and issubclass(found, nn.Module):
+            return is_a(found)
+    raise ValueError(f"where={kind!r}: name a module of minieff.transformer or torch.nn, such as Residual")
 
 
 def fits(value: Any, annotation: Any) -> bool:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from minieff import energy
-from minieff.attention import Attention
+from minieff.attention import Attention, causal
 from minieff.checkpoint import pack
-from minieff.data import SILENT, Corpus, Pairs, loss
+from minieff.data import SILENT, Source, Trainable, loss
 from minieff.surgery import clone, is_a, record
 from minieff.transformer import Transformer
 
@@ -159,7 +159,7 @@ class Quality:
 
 @torch.no_grad()
 def quality(
-    model: nn.Module, corpus: Corpus | Pairs, context: int | None = None, windows: int | None = None
+    model: nn.Module, corpus: Source, context: int | None = None, windows: int | None = None
 ) -> Quality:
     """Over all validation windows of `context` tokens (None: the model's), or `windows` spread over the text.
 
@@ -167,10 +167,12 @@ def quality(
     """
     context = model.config.context if context is None else context
     device = next(model.parameters()).device
+    asked = () if corpus.mask is causal else (corpus.mask,)  # a model need not know masks to be causal
     nats, tokens, size = 0.0, 0, 0
     with evaluating(model):
         for ids, targets in corpus.windows(context, count=windows):
-            nats += loss(model(ids.to(device)), targets.to(device), "none").double().sum().item()
+            logits = model(ids.to(device), *asked)
+            nats += loss(logits, targets.to(device), "none").double().sum().item()
             kept = targets[targets != SILENT]
             tokens += kept.numel()
             size += int(corpus.tokenizer.sizes[kept].sum())
@@ -230,7 +232,7 @@ class Report:
 def report(
     name: str,
     model: nn.Module,
-    corpus: Corpus | Pairs,
+    corpus: Trainable,
     *,
     rows: int = 8,
     runs: int = 30,

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from minieff.attention import Mask, causal
 from minieff.files import ROOT
 from minieff.tokenizer import BPE, Bytes, Sounds, Tokenizer, needs
 
@@ -47,9 +48,37 @@ def spread(ids: Tensor, targets: Tensor, rows: int, count: int | None) -> Iterat
     return zip(ids.split(rows), targets.split(rows), strict=True)
 
 
+@runtime_checkable
+class Source(Protocol):
+    """What a model is judged on: validation windows, and who may see whom in them."""
+
+    name: str
+    tokenizer: Any  # of which only `sizes` is asked for: bytes a token, 0 where bytes mean nothing
+    mask: Mask
+
+    def windows(
+        self, context: int, rows: int = 32, count: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@runtime_checkable
+class Trainable(Source, Protocol):
+    """What a model is trained on, too."""
+
+    vocab: int
+
+    def fingerprint(self) -> str: ...
+
+    def check(self, context: int) -> None: ...
+
+    def batch(self, rows: int, context: int, generator: torch.Generator) -> tuple[Tensor, Tensor]: ...
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Running text in two parts, each one long row of tokens."""
+
+    mask = causal  # each token is guessed from those before it
 
     name: str
     tokenizer: Tokenizer
@@ -108,7 +137,7 @@ class Corpus:
         return spread(ids, targets, rows, count)
 
 
-def split(documents: list[str]) -> dict[str, list[str]]:
+def split(documents: list) -> dict[str, list]:
     """Every 10th document from index 5 validates."""
     return {"train": [d for i, d in enumerate(documents) if i % 10 != 5], "valid": documents[5::10]}
 
@@ -171,6 +200,8 @@ def _read(path: Path) -> str:
 @dataclass(frozen=True)
 class Pairs:
     """Sequence to sequence in one row: source, separator, target, padding. Loss on the target alone."""
+
+    mask = causal
 
     name: str
     tokenizer: Any

@@ -58,7 +58,7 @@ def writable() -> bool:
 
 def models() -> Iterator[Check]:
     """Each trained model that the course loads."""
-    for recipe in sorted((ROOT / "zoo").glob("*.toml")):
+    for recipe in sorted((ROOT / "zoo").glob("*.toml")):  # those in folders of the zoo have cards alone
         yield (
             f"trained model {recipe.stem}",
             lambda name=recipe.stem: loads(name),

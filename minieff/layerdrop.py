@@ -76,12 +76,14 @@ def apply(
     model: nn.Module,
     *,
     p: float | list,
+    heads: float = 0.0,
     where: Where = is_a(Block),
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     """A copy whose layers are skipped with probability `p` in train mode; p=0 changes nothing.
 
-    `p` is one number, or a list with one a layer, in running order. `where=is_a(Residual)` skips sub-layers.
+    `p` is one number, or a list with one a layer, in running order. `where=is_a(Residual)` skips sub-layers;
+    `heads` is the probability for `apply_heads`, in addition.
     ValueError when p is no probability, the list is of another length, no layer matches, or `where` picks a
     module without a residual connection of its own.
     """
@@ -95,7 +97,8 @@ def apply(
             "Residual or a whole layer"
         )
     rates = iter(_probabilities(p, len(layers)))
-    return swap(model, where, lambda layer: Skip(layer, next(rates), generator))
+    model = swap(model, where, lambda layer: Skip(layer, next(rates), generator))
+    return apply_heads(model, p=heads, generator=generator) if heads else model
 
 
 def apply_heads(model: nn.Module, *, p: float, generator: torch.Generator | None = None) -> nn.Module:

@@ -1,7 +1,7 @@
 """A training run as a TOML file: data, model, training, techniques.
 
     [data]
-    corpus = "speeches"            # or "pronunciations", or "files" with paths = [...]
+    corpus = "speeches"            # or "masked", "pronunciations", "files" with paths = [...]
     vocab = 2048
     [model]
     layers = 8
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from minieff import compose
-from minieff.data import Corpus, Pairs, pronunciations, speeches, text_files
+from minieff.data import Trainable, pronunciations, speeches, text_files
+from minieff.masked import Masked
 from minieff.transformer import Config
 
 
@@ -39,8 +40,11 @@ class Data:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.corpus not in ("speeches", "pronunciations", "files"):
-            raise ValueError(f"corpus={self.corpus!r}: there are speeches, pronunciations and files")
+        if self.corpus not in ("speeches", "masked", "pronunciations", "files"):
+            raise ValueError(
+                f"corpus={self.corpus!r}: there are speeches, masked (the speeches for an encoder), "
+                "pronunciations and files"
+            )
         if (self.corpus == "files") != bool(self.paths) or not all(isinstance(p, str) for p in self.paths):
             raise ValueError(
                 f"corpus={self.corpus!r}, paths={self.paths!r}: paths is a list of file names, for "
@@ -49,11 +53,12 @@ class Data:
         if self.every < 1:
             raise ValueError(f"every={self.every}: 1 trains on all documents, 10 on every tenth")
 
-    def load(self) -> Corpus | Pairs:
+    def load(self) -> Trainable:
         if self.corpus == "pronunciations":
             return pronunciations().thinned(self.every)
-        corpus = speeches(self.vocab) if self.corpus == "speeches" else text_files(self.paths, self.vocab)
-        return corpus.thinned(self.every)
+        files = self.corpus == "files"
+        corpus = (text_files(self.paths, self.vocab) if files else speeches(self.vocab)).thinned(self.every)
+        return Masked(corpus) if self.corpus == "masked" else corpus
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ class Recipe:
         other = parse(self.name, self.folder, tables)
         return replace(other, train=replace(other.train, weights=self.train.weights)) == self
 
-    def check(self, world: int = 1) -> Corpus | Pairs:
+    def check(self, world: int = 1) -> Trainable:
         """The corpus, once everything fits together; ValueError otherwise. `world` is the number of
         processes.
         """

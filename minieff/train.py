@@ -32,7 +32,7 @@ from minieff.checkpoint import (
     unpack_optimizer,
     write_tensors,
 )
-from minieff.data import SILENT, Corpus, Pairs, loss
+from minieff.data import SILENT, Trainable, loss
 from minieff.files import cache, write
 from minieff.recipe import Recipe
 from minieff.transformer import Transformer
@@ -64,10 +64,10 @@ class Run:
     """All that a step changes, and its place on the disk."""
 
     def __init__(
-        self, recipe: Recipe, corpus: Corpus | Pairs, rank: int, world: int, device: torch.device
+        self, recipe: Recipe, corpus: Trainable, rank: int, world: int, device: torch.device
     ) -> None:
         self.recipe, self.rank, self.world = recipe, rank, world
-        self.text = corpus.fingerprint()
+        self.text, self.mask = corpus.fingerprint(), corpus.mask
         self.folder = cache() / "train" / recipe.name
         self.techniques = compose.parse(recipe.techniques)
         seed = recipe.train.seed
@@ -167,7 +167,7 @@ def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tenso
     for piece, (x, y) in enumerate(zip(*own, strict=True), start=1):
         last = piece == plan.accumulate
         with nullcontext() if last or run.world == 1 else model.no_sync():
-            part = loss(model(x), y, "sum") / count
+            part = loss(model(x, run.mask), y, "sum") / count
             total += part.detach().double().cpu()
             part = part * run.world  # processes average their gradients
             (part + compose.penalty(run.model, run.techniques) if last else part).backward()
@@ -205,7 +205,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
     return run
 
 
-def loop(run: Run, model: nn.Module, corpus: Corpus | Pairs, device: torch.device) -> None:
+def loop(run: Run, model: nn.Module, corpus: Trainable, device: torch.device) -> None:
     """The remaining steps, with log, validation and checkpoints."""
     plan, steps, context = run.recipe.train, run.recipe.steps, run.recipe.model["context"]
     rows, losses, often = run.log(), [], max(1, steps // 100)
@@ -229,7 +229,7 @@ def loop(run: Run, model: nn.Module, corpus: Corpus | Pairs, device: torch.devic
                 run.save()
 
 
-def row(run: Run, losses: list[float], corpus: Corpus | Pairs, looked: bool) -> dict:
+def row(run: Run, losses: list[float], corpus: Trainable, looked: bool) -> dict:
     """One row of the log: losses since the last, and with `looked` a quick look at the validation text."""
     context = run.recipe.model["context"]
     entry = {"step": run.step, "tokens": run.step * run.recipe.train.batch * context}

@@ -17,7 +17,7 @@ from torch import nn
 
 from minieff import compose, cost
 from minieff.checkpoint import pack, read_tensors, unpack, write_tensors
-from minieff.files import ROOT, environment, read_json, sha256, write_json
+from minieff.files import ROOT, cache, environment, read_json, sha256, write_json
 from minieff.recipe import Recipe, parse, read
 from minieff.train import Run, train
 from minieff.transformer import Transformer
@@ -78,8 +78,9 @@ def finished(recipe: Recipe) -> bool:
 
 def remake(name: str, folder: Path) -> str:
     """The commands that bring a model back."""
+    place = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     return (
-        f"`git checkout zoo/{name}.*` brings back the shipped files, "
+        f"`git checkout {place}/{name}.*` brings back the shipped files, "
         f"`python -m minieff train {folder / name}.toml --resume` trains again"
     )
 
@@ -101,15 +102,23 @@ def card(name: str, folder: Path = FOLDER) -> dict:
 
 
 def check_weights(name: str, folder: Path, made: dict) -> Path:
-    """The weights of a model, if they are those that its card `made` describes; errors as for `card`."""
-    path = folder / f"{name}.safetensors"
+    """The weights of a model, if they are those that its card `made` describes; errors as for `card`.
+
+    Weights that do not ship are looked for where a training of this machine left them.
+    """
+    ships = parse(name, folder, made["recipe"]).train.weights
+    path = (folder if ships else cache() / "train" / name) / f"{name}.safetensors"
     if not path.exists():
-        shipped = parse(name, folder, made["recipe"]).train.weights
-        why = "is missing" if shipped else "does not ship, only its card and log do"
+        why = "is missing" if ships else "does not ship, only its card and log do"
         raise FileNotFoundError(f"{path} {why}; {remake(name, folder)}")
     if sha256(path) != made["sha256"]:
         raise ValueError(f"{path} is not the file that its card describes; {remake(name, folder)}")
     return path
+
+
+def folders() -> list[Path]:
+    """The zoo, and the folders in it: runs that a lesson compares, whose weights do not ship."""
+    return [FOLDER, *sorted(path for path in FOLDER.iterdir() if path.is_dir())]
 
 
 def names(folder: Path = FOLDER) -> list[str]:
