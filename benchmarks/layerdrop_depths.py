@@ -1,0 +1,139 @@
+"""What is left of a model when layers are removed: results/layerdrop_depths.json, for lesson 08.
+
+    python benchmarks/layerdrop_depths.py           after `make zoo`: an hour, most weights do not ship
+    python benchmarks/layerdrop_depths.py --quick   the base model alone, on a few windows
+
+`curves`: every model pruned to every depth by `keep_evenly`, on all held-out windows. `subsets`: for some
+models the loss with each of the 255 sets of layers, on two halves of 256 windows, so that a search can be
+judged on windows that it did not see. `choices`: what the strategies keep, and its loss. `heads`: the loss
+with a random half of the heads of each layer off.
+"""
+
+import argparse
+from collections.abc import Iterator
+from itertools import combinations
+from statistics import mean
+
+import torch
+from torch import Tensor, nn
+
+from minieff import cost, layerdrop, zoo
+from minieff.data import Corpus, loss, speeches
+from minieff.files import save_results
+from minieff.surgery import clone
+from minieff.transformer import Transformer
+
+PLAIN = ["speeches-base", "speeches-base-seed-1", "speeches-base-seed-2"]
+DROPPED = ["speeches-layerdrop-20", "speeches-layerdrop-20-seed-1", "speeches-layerdrop-20-seed-2"]
+RATES = ["speeches-layerdrop-10", "speeches-layerdrop-35", "speeches-layerdrop-50"]
+VARIANTS = ["speeches-layerdrop-planned", "speeches-residualdrop-20", "speeches-headdrop-20"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one model and few windows")
+    quick = parser.parse_args(argv).quick
+    names = PLAIN[:1] if quick else PLAIN + DROPPED + RATES + VARIANTS
+    searched = names[:1] if quick else [PLAIN[0], DROPPED[0], *RATES]
+    windows, batches = (4, 2) if quick else (256, 100)
+    corpus = speeches()
+    results: dict[str, dict] = {"curves": {}, "subsets": {}, "choices": {}, "heads": {}}
+    for name in names:
+        model = layerdrop.finalize(load(name))
+        results["curves"][name] = curve(model, corpus, windows if quick else None)
+        results["heads"][name] = half_of_the_heads(model, corpus, windows)
+        if name in searched:
+            results["subsets"][name] = subsets(model, corpus, windows)
+            results["choices"][name] = choices(model, corpus, results["subsets"][name], batches)
+        print(name, [round(q["nats"], 3) for q in results["curves"][name].values()], flush=True)
+    print(save_results("layerdrop_depths", {"windows": windows, **results}))
+
+
+def load(name: str) -> nn.Module:
+    """A model of the zoo or of its folder layerdrop."""
+    folder = next(f for f in (zoo.FOLDER, zoo.FOLDER / "layerdrop") if (f / f"{name}.json").exists())
+    return zoo.load(name, folder)
+
+
+def curve(model: Transformer, corpus: Corpus, windows: int | None) -> dict[str, dict]:
+    """Quality by the number of layers kept evenly."""
+    layers, found = model.config.layers, {}
+    for kept in range(layers, 0, -1):
+        small = layerdrop.finalize(model, keep=layerdrop.keep_evenly(layers, kept))
+        quality = cost.quality(small, corpus, windows=windows)
+        found[str(kept)] = {"nats": quality.nats, "bits_per_byte": quality.bits_per_byte}
+    return found
+
+
+@torch.no_grad()
+def subsets(model: Transformer, corpus: Corpus, windows: int) -> dict[str, list[float]]:
+    """Nats with each set of layers, "0,2,5,7", on even and on odd windows."""
+    nats: dict[str, list[float]] = {}
+    for ids, targets in corpus.windows(model.config.context, count=windows):
+        for keep, logits in runs(model, ids):
+            each = loss(logits, targets, "none").view(targets.shape).double().mean(1)
+            sums = nats.setdefault(",".join(map(str, keep)), [0.0, 0.0])
+            for half in (0, 1):
+                sums[half] += float(each[half::2].sum()) / (windows // 2)
+    return nats
+
+
+def runs(model: Transformer, ids: Tensor) -> Iterator[tuple[list[int], Tensor]]:
+    """(layers kept, logits) for every set of layers. What two sets have in common at the bottom runs once."""
+    layers = model.blocks.layers
+
+    def visit(x: Tensor, depth: int, keep: list[int]) -> Iterator[tuple[list[int], Tensor]]:
+        if depth < len(layers):
+            yield from visit(x, depth + 1, keep)
+            yield from visit(layers[depth](x), depth + 1, [*keep, depth])
+        elif keep:
+            yield keep, model.norm(x) @ model.tok.weight.T
+
+    return visit(model.embed(ids, 0), 0, [])
+
+
+def choices(
+    model: Transformer, corpus: Corpus, nats: dict[str, list[float]], batches: int
+) -> dict[str, dict[str, list]]:
+    """For each number of layers: what every strategy keeps, and its nats on the odd windows.
+
+    The search looks at the even windows alone; the learned shares see training text.
+    """
+    layers = model.config.layers
+    draw = torch.Generator().manual_seed(0)
+    found: dict[str, dict[str, list]] = {}
+    for kept in range(1, layers):
+        text = (corpus.batch(8, model.config.context, draw) for _ in range(batches))
+        picks = {
+            "evenly": layerdrop.keep_evenly(layers, kept),
+            "search": layerdrop.keep_best(layers, kept, lambda keep: at(nats, keep)[0]),
+            "learned": layerdrop.keep_learned(model, text, kept, loss),
+            "first": list(range(kept)),
+            "last": list(range(layers - kept, layers)),
+        }
+        found[str(kept)] = {how: [keep, at(nats, keep)[1]] for how, keep in picks.items()}
+        every = [at(nats, keep)[1] for keep in combinations(range(layers), kept)]
+        found[str(kept)]["any"] = [None, mean(every), min(every), max(every)]
+    return found
+
+
+def at(nats: dict[str, list[float]], keep: tuple | list) -> list[float]:
+    return nats[",".join(map(str, keep))]
+
+
+def half_of_the_heads(model: Transformer, corpus: Corpus, windows: int, draws: int = 10) -> list[float]:
+    """Nats with a random half of the heads of each layer off, for each of `draws` draws."""
+    heads, layers = model.config.heads, model.config.layers
+    draw = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(draws):
+        off = torch.rand(layers, heads, generator=draw).argsort(1) < heads // 2
+        small = clone(model)
+        for layer, hidden in zip(small.blocks.layers, off, strict=True):
+            layer.mix.inner.reweight = lambda attn, distance, hidden=hidden: attn * ~hidden[:, None, None]
+        found.append(cost.quality(small, corpus, windows=windows).nats)
+    return found
+
+
+if __name__ == "__main__":
+    main()

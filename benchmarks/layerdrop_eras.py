@@ -1,0 +1,107 @@
+"""An encoder pretrained with LayerDrop, pruned, finetuned: results/layerdrop_eras.json, for lesson 08.
+
+    python benchmarks/layerdrop_eras.py           after `make zoo`: half an hour, on two threads
+    python benchmarks/layerdrop_eras.py --quick   a few steps on random weights: whether it runs
+
+Encoders were trained to guess hidden tokens of the speeches. Here they learn to name the era of a passage of
+127 tokens, 30 years each from 1790, from the training addresses; accuracy is on passages of held-out
+addresses. An encoder is pruned before it is finetuned, as the paper does with RoBERTa, or afterwards, with
+LayerDrop on in both trainings or in none.
+"""
+
+import argparse
+
+import torch
+from torch import nn
+
+from minieff import cost, layerdrop, zoo
+from minieff.data import loss
+from minieff.files import save_results
+from minieff.masked import Eras, eras
+from minieff.train import adamw, rate_at
+from minieff.transformer import Config, Transformer
+
+CONTEXT = 128
+FOLDER = zoo.FOLDER / "layerdrop"
+# name: (pretrained model, layers kept before finetuning, p while finetuning)
+STARTS = {
+    "6 layers": ("masked-6", 6, 0.0),
+    "6 layers, LayerDrop": ("masked-6-layerdrop-20", 6, 0.2),
+    "3 of 6": ("masked-6", 3, 0.0),
+    "3 of 6, LayerDrop": ("masked-6-layerdrop-20", 3, 0.0),
+    "3 layers": ("masked-3", 3, 0.0),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="random weights and a few steps")
+    quick = parser.parse_args(argv).quick
+    steps, rows, seeds, windows = (2, 2, 1, 4) if quick else (200, 32, 3, None)
+    corpus = eras(CONTEXT)
+    results: dict[str, dict] = {}
+    for name, (start, kept, p) in STARTS.items():
+        model = start_from(start, kept, corpus, quick)
+        tuned = [finetune(model, p, corpus, steps, rows, seed) for seed in range(seeds)]
+        results[name] = {"accuracy": [accuracy(m, corpus, windows) for m in tuned]}
+        if kept == 6:  # pruned afterwards, to every depth
+            results[name]["pruned"] = {
+                str(n): [accuracy(pruned(m, n), corpus, windows) for m in tuned] for n in range(6, 0, -1)
+            }
+        print(name, results[name], flush=True)
+    passages = corpus.valid[1][:, 0]
+    setting = {"steps": steps, "rows": rows, "passages": len(passages), "chance": largest_share(passages)}
+    print(save_results("layerdrop_eras", {"setting": setting, "accuracy": results}))
+
+
+def start_from(name: str, kept: int, corpus: Eras, quick: bool) -> nn.Module:
+    """A pretrained encoder with `kept` of its layers."""
+    if quick:
+        layers = 3 if name == "masked-3" else 6
+        model = Transformer(Config(corpus.vocab, CONTEXT, layers, heads=2, dim=16))
+    else:
+        model = zoo.load(name, FOLDER)
+    return pruned(model, kept)
+
+
+def pruned(model: nn.Module, kept: int) -> nn.Module:
+    return layerdrop.finalize(model, keep=layerdrop.keep_evenly(model.config.layers, kept))
+
+
+def finetune(model: nn.Module, p: float, corpus: Eras, steps: int, rows: int, seed: int) -> nn.Module:
+    """A copy, trained to name the era: AdamW, warm-up and cosine from 1e-3."""
+    draw = torch.Generator().manual_seed(seed)
+    model = layerdrop.apply(model, p=p, generator=torch.Generator().manual_seed(seed)).train()
+    optimizer = adamw(model, decay=0.1)
+    ids, targets = corpus.train
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, steps, steps // 10, 1e-3)
+        picked = torch.randint(len(ids), (rows,), generator=draw)
+        loss(model(ids[picked], corpus.mask), targets[picked]).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, corpus: Eras, windows: int | None) -> float:
+    """The share of held-out passages whose era is the likeliest among the eras."""
+    right = count = 0
+    first = corpus.text.vocab + 1
+    with cost.evaluating(model):
+        for ids, targets in corpus.windows(CONTEXT, count=windows):
+            guess = model(ids, corpus.mask)[:, 0, first:].argmax(-1) + first
+            right += int((guess == targets[:, 0]).sum())
+            count += len(ids)
+    return right / count
+
+
+def largest_share(labels: torch.Tensor) -> float:
+    """The accuracy of always naming the commonest era."""
+    return float(labels.unique(return_counts=True)[1].max() / len(labels))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""LayerDrop as a regularizer, where data are few: results/layerdrop_few.json, for lesson 08.
+
+    python benchmarks/layerdrop_few.py           after `make zoo`: reads cards and weights of its runs
+
+A tenth of the speeches and a tenth of the pronunciations; nothing, LayerDrop, or dropout; three seeds each.
+Held-out loss is given at the end of training and at the best look during it, and for the pronunciations the
+share of held-out words of which every sound is right.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from minieff import cost, zoo
+from minieff.data import SILENT, Source
+from minieff.files import save_results
+from minieff.recipe import parse
+
+FOLDER = zoo.FOLDER / "layerdrop"
+KINDS = ["plain", "layerdrop-20", "dropout-10"]
+TASKS = ["tenth", "sounds"]
+SEEDS = ["", "-seed-1", "-seed-2"]
+
+
+def main() -> None:
+    found: dict[str, dict] = {}
+    for task in TASKS:
+        for kind in KINDS:
+            runs = [outcome(f"{task}-{kind}{seed}") for seed in SEEDS]
+            found[f"{task}-{kind}"] = {key: [run[key] for run in runs] for key in runs[0]}
+            print(task, kind, found[f"{task}-{kind}"], flush=True)
+    print(save_results("layerdrop_few", found))
+
+
+def outcome(name: str) -> dict[str, Any]:
+    """What came out of one run."""
+    card = zoo.card(name, FOLDER)
+    looks = [row for row in card["log"] if "valid" in row]
+    best = min(looks, key=lambda row: row["valid"])
+    numbers = {
+        "end": card["quality"]["nats"],
+        "best": best["valid"],
+        "best_tokens": best["tokens"],
+        "train": card["log"][-1]["train"],
+    }
+    if name.startswith("sounds"):
+        corpus = parse(name, FOLDER, card["recipe"]).data.load()
+        numbers["words_right"] = words_right(zoo.load(name, FOLDER), corpus)
+    return numbers
+
+
+@torch.no_grad()
+def words_right(model: nn.Module, corpus: Source) -> float:
+    """The share of rows of which every target is the likeliest token: what greedy decoding gets right."""
+    right = rows = 0
+    with cost.evaluating(model):
+        for ids, targets in corpus.windows(model.config.context):
+            good = (model(ids).argmax(-1) == targets) | (targets == SILENT)
+            right += int(good.all(1).sum())
+            rows += len(ids)
+    return right / rows
+
+
+if __name__ == "__main__":
+    main()
