@@ -61,6 +61,56 @@ def test_the_page_shows_every_measured_row(results):
         assert f"{part['probe']}: " in page and f"**{part['share']['median']:.0%}**" in page
 
 
+def quick(script: str, folder, *launcher: str) -> dict:
+    """The results of a benchmark's quick run."""
+    run = subprocess.run(
+        [sys.executable, *launcher, ROOT / "benchmarks" / f"{script}.py", "--quick"],
+        cwd=folder,
+        env={**os.environ, "MINIEFF_RESULTS": str(folder), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return read_json(folder / f"{script}.json")
+
+
+def test_layerdrops_steps_are_measured_against_their_limit(tmp_path):
+    found = quick("bench_layerdrop", tmp_path)
+    page = table.section(found)
+    assert list(found["speed"]) == ["0.1", "0.2", "0.35", "0.5"]
+    for part in found["speed"].values():
+        assert 0 < part["f"]["median"] < 1 < part["limit"] and all(
+            ordered(part[k]) for k in ("faster", "share")
+        )
+    assert page.count("a list that re-draws") == 2 and page.count("without its skipped layers") == 4
+
+
+def test_two_ranks_drop_the_same_layers(tmp_path):
+    found = quick("layerdrop_ranks", tmp_path, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    assert found["same_coins"] and all(found["same_weights"].values()) and len(found["same_weights"]) == 5
+    assert found["without_the_walk"].startswith("Expected to have finished reduction")
+
+
+def test_layers_are_removed_and_heads_switched_off(tmp_path):
+    found = quick("layerdrop_depths", tmp_path)
+    curve, subsets = found["curves"]["speeches-base"], found["subsets"]["speeches-base"]
+    assert list(map(int, curve)) == list(range(8, 0, -1)) and len(subsets) == 255
+    assert curve["8"]["nats"] == pytest.approx(sum(subsets["0,1,2,3,4,5,6,7"]) / 2, abs=1e-3)
+    assert curve["4"]["nats"] == pytest.approx(sum(subsets["0,2,5,7"]) / 2, abs=1e-3)
+    four = found["choices"]["speeches-base"]["4"]
+    best = min((k for k in subsets if k.count(",") == 3), key=lambda k: subsets[k][0])
+    assert four["search"][0] == [int(i) for i in best.split(",")]
+    assert len(set(found["heads"]["speeches-base"])) == 10
+
+
+def test_an_encoder_is_finetuned_and_pruned(tmp_path):
+    found = quick("layerdrop_eras", tmp_path)
+    assert found["setting"]["passages"] == 2759 and 0.15 < found["setting"]["chance"] < 0.25
+    for name, part in found["accuracy"].items():
+        assert ("pruned" in part) == name.startswith("6 layers")
+        assert part.get("pruned", {"6": part["accuracy"]})["6"] == part["accuracy"]
+
+
 @pytest.mark.skipif(not any((ROOT / "results").glob("bench_*.json")), reason="nothing was measured yet")
 def test_the_readme_is_the_rendering_of_the_results():
     assert (ROOT / "benchmarks" / "README.md").read_text() == table.render()

