@@ -5,7 +5,7 @@ JUPYTER_FLAGS ?=
 BIN := .venv/bin
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: course setup test lessons zoo bench clean
+.PHONY: course setup test lessons zoo bench evidence clean
 
 course: .venv/course
 	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) --ServerApp.root_dir="$(CURDIR)" \
@@ -28,7 +28,15 @@ zoo: .venv/course
 
 bench: .venv/test
 	MINIEFF_RESULTS="$(CURDIR)/results" $(BIN)/python benchmarks/bench_transformer.py
+	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_layerdrop.py
 	$(BIN)/python benchmarks/table.py
+
+# What lessons show of models whose weights do not ship: after `make zoo`, an hour or two
+evidence: export MINIEFF_RESULTS = $(CURDIR)/results
+evidence: export OMP_NUM_THREADS = 1
+evidence: .venv/test
+	$(BIN)/torchrun --nproc-per-node 2 benchmarks/layerdrop_ranks.py
+	for what in depths few eras minilm; do $(BIN)/python benchmarks/layerdrop_$$what.py || exit 1; done
 
 clean:
 	rm -rf .venv

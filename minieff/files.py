@@ -100,6 +100,6 @@ def load_results(name: str) -> dict[str, Any]:
     path = ROOT / "results" / f"{name}.json"
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; `make lessons` (or `make bench` for bench_*) measures it"
+            f"{path} is missing; `make lessons`, `make bench` (bench_*) or `make evidence` measures it"
         )
     return read_json(path)
