@@ -39,7 +39,7 @@ class Plan:
     warmup: int
 
 
-FULL = Plan(Config(2048, 128, layers=8, heads=4, dim=128), 8, 10, 30, 3)
+FULL = Plan(Config(2048, 128, layers=8, heads=4, dim=128), 8, 5, 24, 2)
 QUICK = Plan(Config(64, 32, layers=4, heads=2, dim=32), 2, 2, 3, 1)
 
 

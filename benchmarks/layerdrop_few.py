@@ -2,9 +2,9 @@
 
     python benchmarks/layerdrop_few.py           after `make zoo`: reads cards and weights of its runs
 
-A tenth of the speeches and a tenth of the pronunciations; nothing, LayerDrop, or dropout; three seeds each.
-Held-out loss is given at the end of training and at the best look during it, and for the pronunciations the
-share of held-out words of which every sound is right.
+A tenth and a fiftieth of the speeches, a tenth of the pronunciations; nothing, LayerDrop, or dropout; three
+seeds each. Held-out loss is given at the end of training and at the best look during it, and for the
+pronunciations the share of held-out words of which every sound is right.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from minieff.recipe import parse
 
 FOLDER = zoo.FOLDER / "layerdrop"
 KINDS = ["plain", "layerdrop-20", "dropout-10"]
-TASKS = ["tenth", "sounds"]
+TASKS = ["tenth", "fiftieth", "sounds"]
 SEEDS = ["", "-seed-1", "-seed-2"]
 
 
