@@ -26,15 +26,16 @@ from minieff.transformer import Transformer
 PLAIN = ["speeches-base", "speeches-base-seed-1", "speeches-base-seed-2"]
 DROPPED = ["speeches-layerdrop-20", "speeches-layerdrop-20-seed-1", "speeches-layerdrop-20-seed-2"]
 RATES = ["speeches-layerdrop-10", "speeches-layerdrop-35", "speeches-layerdrop-50"]
-VARIANTS = ["speeches-layerdrop-planned", "speeches-residualdrop-20", "speeches-headdrop-20"]
+SPARED = ["speeches-layerdrop-spared-20", "speeches-layerdrop-spared-50"]  # layers 0, 2, 5, 7 have no coin
+OTHERS = ["speeches-layerdrop-20-long", "speeches-residualdrop-20", "speeches-headdrop-20"]
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one model and few windows")
     quick = parser.parse_args(argv).quick
-    names = PLAIN[:1] if quick else PLAIN + DROPPED + RATES + VARIANTS
-    searched = names[:1] if quick else [PLAIN[0], DROPPED[0], *RATES]
+    names = PLAIN[:1] if quick else PLAIN + DROPPED + RATES + SPARED + OTHERS
+    searched = names[:1] if quick else [PLAIN[0], DROPPED[0], *RATES, *SPARED]
     windows, batches = (4, 2) if quick else (256, 100)
     corpus = speeches()
     results: dict[str, dict] = {"curves": {}, "subsets": {}, "choices": {}, "heads": {}}
