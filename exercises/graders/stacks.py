@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from random import Random
 from typing import Self
 
@@ -38,7 +39,7 @@ class Coin:
 class Layer:
     """x + tanh(x W + memory), which notes which layer ran with which memory."""
 
-    def __init__(self, number: int, weight: Tensor, memories: list[Tensor], log: list) -> None:
+    def __init__(self, number: int, weight: Tensor, memories: list[list[float]], log: list) -> None:
         self.number, self.weight, self.memories, self.log = number, weight, memories, log
 
     def __deepcopy__(self, memo: dict) -> Self:
@@ -49,12 +50,12 @@ class Layer:
             raise NotYet(
                 f"Layer {self.number} was called with {kind_of(x)} for x. It takes the tensor that came so far."
             )
-        known = [isinstance(memory, Tensor) and torch.equal(memory, m) for m in self.memories]
-        if True not in known:
+        key = memory.tolist() if isinstance(memory, Tensor) and memory.shape == (WIDTH,) else None
+        if key not in self.memories:
             raise NotYet(
                 f"Layer {self.number} was called with {kind_of(memory)} for its memory. It takes one of `memories`."
             )
-        self.log.append((self.number, known.index(True)))
+        self.log.append((self.number, self.memories.index(key)))
         return x + torch.tanh(x @ self.weight + memory)
 
 
@@ -93,7 +94,8 @@ class Stack:
     def play(self, run: Callable) -> Played:
         """NotYet when what comes back is no x."""
         (weights, memories, x), ran, coin = self.numbers, [], Coin(list(self.tosses))
-        layers = [Layer(i, weight, memories, ran) for i, weight in enumerate(weights)]
+        known = [memory.tolist() for memory in memories]
+        layers = [Layer(i, weight, known, ran) for i, weight in enumerate(weights)]
         value = run(layers, list(memories), x, self.p, self.training, coin)
         return Played(read(value, x), ran, coin.used)
 
@@ -144,6 +146,11 @@ def above(coin: float, p: float) -> bool:
 
 
 RULES = (below, above)
+LOOSE = (
+    *RULES,
+    lambda coin, p: coin <= p,
+    lambda coin, p: coin > 1 - p,
+)  # wrong where p is 0 or 1, if nothing else is
 
 
 def walk(
@@ -171,8 +178,8 @@ def walk(
 
 
 def ways(**change) -> tuple[Callable, ...]:
-    """A mistake, with either rule for the coin."""
-    return tuple(walk(skips, **change) for skips in RULES)
+    """A mistake, with any rule for the coin."""
+    return tuple(walk(skips, **change) for skips in LOOSE)
 
 
 def stays(p: float) -> float:
@@ -235,7 +242,24 @@ def spared(keeps: Callable[[int, int], bool]):
 
         return forward
 
-    return *ways(**rate), *map(without, RULES)
+    return *ways(**rate), *map(without, LOOSE)
+
+
+def never_none(place: int, always: bool):
+    """Where all coins skip, one layer runs all the same; at p=1 only if `always`."""
+
+    def of(skips):
+        def forward(layers, memories, x, p, training, coin):
+            out = [training and skips(coin(), p) for _ in layers]
+            if all(out) and (always or p < 1):
+                out[place] = False
+            for layer, memory, skip in zip(layers, memories, out, strict=True):
+                x = x if skip else layer(x, memory)
+            return x
+
+        return forward
+
+    return tuple(map(of, LOOSE))
 
 
 STACK_MISTAKES: dict[str, tuple[Callable, ...]] = {
@@ -259,19 +283,19 @@ STACK_MISTAKES: dict[str, tuple[Callable, ...]] = {
     ),
     "In eval mode you multiply what a layer adds to x by 1 - p. That is its mean contribution in training, and LayerDrop does not "
     "use it.": ways(in_eval=lambda x, y, p: x + (1 - p) * (y - x)),
-    "One coin decides for all layers: either all run or none. How many coins does a step need?": tuple(map(one_coin, RULES)),
+    "One coin decides for all layers: either all run or none. How many coins does a step need?": tuple(map(one_coin, LOOSE)),
     "A skipped layer returns zeros, and all that came before it is lost. What should the next layer get?": ways(
         skipped=lambda x, first, p: torch.zeros_like(x)
     ),
     "A skipped layer returns what the stack was given, and undoes the layers before it. What should the next layer get?": ways(
         skipped=lambda x, first, p: first
     ),
-    "After the first layer that is skipped, no other one runs. What ends your loop?": tuple(map(ends_early, RULES)),
+    "After the first layer that is skipped, no other one runs. What ends your loop?": tuple(map(ends_early, LOOSE)),
     "After a skipped layer, the others meet the memory of another layer: you leave layers out of one list and not of the other.": (
-        tuple(map(filtered, RULES))
+        tuple(map(filtered, LOOSE))
     ),
     "In every step you skip the same number of layers, about p of them. With a coin for each, their number varies: which layers depend "
-    "on which coins?": tuple(ranked(turn, count) for turn in (1, -1) for count in (round, int)),
+    "on which coins?": tuple(ranked(turn, count) for turn in (1, -1) for count in (round, int, ceil)),
     "Your later layers are skipped more often than the earlier ones. That is stochastic depth (Huang et al. 2016); LayerDrop gives "
     "every layer the same p.": tuple(
         forward
@@ -284,6 +308,9 @@ STACK_MISTAKES: dict[str, tuple[Callable, ...]] = {
     ),
     "Your first layer is never skipped. LayerDrop makes no exception for it.": spared(lambda i, depth: i == 0),
     "Your last layer is never skipped. LayerDrop makes no exception for it.": spared(lambda i, depth: i == depth - 1),
+    "Where all coins say skip, you let a layer run. LayerDrop does not: in such a step x passes through as it is.": tuple(
+        forward for place in (0, -1) for always in (True, False) for forward in never_none(place, always)
+    ),
     "You add x to what a layer returns. A layer here has its residual connection inside.": ways(
         ran=lambda x, y, p: x + y, in_eval=lambda x, y, p: x + y
     ),
@@ -300,7 +327,8 @@ STACK_MISTAKES: dict[str, tuple[Callable, ...]] = {
 def stacks(draw: Random) -> list[Stack]:
     """Calls in both modes, at both ends of p, and one in which all coins skip; drawn until no two mistakes look alike."""
     while True:
-        found = [stack(draw, *how) for how in ((5, False), (7, True), (6, True, 1), (5, True, 1), (8, True))]
+        found = [stack(draw, 5, False), stack(draw, 7, True, sure=0), stack(draw, 8, True)]
+        found += [stack(draw, 6, True, 1, sure=0), stack(draw, 5, True, 1, sure=4)]
         found += [stack(draw, 3, True, p=0.0), stack(draw, 4, True, p=1.0), stack(draw, 4, False, p=1.0)]
         p = round(draw.uniform(0.65, 0.8), 2)
         found.append(Stack(5, p, True, tuple(between(draw, p) for _ in range(16)), draw.randrange(2**31)))
@@ -308,13 +336,17 @@ def stacks(draw: Random) -> list[Stack]:
             return found
 
 
-def stack(draw: Random, depth: int, training: bool, often: int = 0, p: float | None = None) -> Stack:
-    """One call. At p=0 and p=1 one coin is exactly 0."""
+def stack(
+    draw: Random, depth: int, training: bool, often: int = 0, p: float | None = None, sure: int | None = None
+) -> Stack:
+    """One call. At p=0 and p=1 one coin is exactly 0; the coin of layer `sure` decides alike by either rule."""
     ends = p is not None
     p = p if ends else round(draw.uniform(0.2, 0.42) + 0.4 * often, 2)
     tosses = [beyond(draw, p, 1 - p) for _ in range(2 * depth + 6)]
     if ends:
         tosses[draw.randrange(depth)] = 0.0
+    if sure is not None:
+        tosses[sure] = between(draw, p)
     return Stack(depth, p, training, tuple(tosses), draw.randrange(2**31))
 
 
@@ -351,7 +383,7 @@ def complaint(found: list[Stack], got: list[Played]) -> str:
             )
         if not call.training and mine.coins:
             return (
-                f"In eval mode you call coin() {mine.coins} times. x is right, but whoever counts on the random stream finds it moved. "
+                f"In eval mode you call coin() {mine.coins} times. x is right, but every later random number is another one. "
                 "What should be asked first: the mode, or the coin?"
             )
         if 0 < call.p < 1 and call.training and mine.coins != call.depth:
@@ -360,10 +392,10 @@ def complaint(found: list[Stack], got: list[Played]) -> str:
 
 
 def first_fault(found: list[Stack], got: list[Played]) -> str:
-    """No known misconception: the first sign of trouble."""
+    """No known misconception: the first thing that is wrong."""
     training = [(call, mine) for call, mine in zip(found, got, strict=True) if call.training]
     if not any(mine.coins for _, mine in training):
-        return "You never call coin(). Whether a layer is skipped has to depend on it."
+        return "In training you never call coin(). Whether a layer is skipped has to depend on it."
     for _, mine in training:
         for layer, memory in mine.ran:
             if layer != memory:
@@ -379,6 +411,8 @@ def first_fault(found: list[Stack], got: list[Played]) -> str:
         if not close(mine.x, nearest(call, mine).x)
     )
     ran = ", ".join(str(layer) for layer, _ in mine.ran) or "none"
+    if not call.training and mine.ran != nearest(call, mine).ran:
+        return f"In eval mode these of your {call.depth} layers run, in this order: {ran}. All of them should, from 0 on."
     if mine.ran == nearest(call, mine).ran:
         return f"For {call.label}: the right layers run ({ran}), and x is not what the last of them returns. What do you do with it?"
     return f"For {call.label}: these layers run, in this order: {ran}. That is not what the coins say. Coins are tossed in running order."
@@ -390,20 +424,31 @@ def nearest(call: Stack, mine: Played) -> Played:
     return min(both, key=lambda right: len(set(right.ran) ^ set(mine.ran)))
 
 
-def marks(found: list[Stack], got: list[Played]) -> tuple[Figure | None, str]:
-    """Which layers run in each call: rings where they should, dots where they did; None where nothing differs."""
-    figure, (ax,) = plot.panels(1, width=6.5, height=3.2)
-    for row, (call, mine) in enumerate(zip(found, got, strict=True)):
-        for ran, style in (([i for i, _ in nearest(call, mine).ran], {"marker": "o", "ms": 13, "mfc": "none", "mec": plot.PALETTE["grey"]}),
-                           ([i for i, _ in mine.ran], {"marker": "o", "ms": 6, "color": plot.PALETTE["red"]})):  # fmt: skip
-            ax.plot(ran, [row] * len(ran), linestyle="none", **style)
-    labels = [
+def marks(found: list[Stack], got: list[Played], always: bool = True) -> tuple[Figure | None, str]:
+    """Which layers run in each call: rings where they should, dots where they did; if not `always`, only where something differs."""
+    rows = [
+        ([i for i, _ in nearest(call, mine).ran], [i for i, _ in mine.ran])
+        for call, mine in zip(found, got, strict=True)
+    ]
+    names = [
         f"p={call.p:g}, {'training' if call.training else 'eval'}, {call.depth} layers" for call in found
     ]
-    ax.set_yticks(range(len(found)), labels)
-    ax.invert_yaxis()
-    ax.set(xlabel="layer", xlim=(-0.6, 7.6), title="ring: should run; dot: ran in yours")
+    other = [name for name, (should, did) in zip(names, rows, strict=True) if should != did]
+    if not other and not always:
+        return None, ""
+    figure, (ax,) = plot.panels(1, width=6.5, height=3.4)
+    for row, (should, did) in enumerate(rows):
+        ax.plot(should, [row] * len(should), "o", ms=13, mfc="none", mec=plot.PALETTE["grey"])
+        ax.plot(did, [row] * len(did), "o", ms=6, color=plot.PALETTE["red"])
+    ax.set_yticks(range(len(found)), names)
+    ax.set(
+        xlabel="layer",
+        title="ring: should run; dot: ran in yours",
+        xlim=(-0.6, 7.6),
+        ylim=(len(found) - 0.4, -0.6),
+    )
+    said = f"they differ for {'; '.join(other)}" if other else "they are the same everywhere"
     return (
         figure,
-        "For each call, the layers that should run as rings, and the layers that ran in your function as dots.",
+        f"For each call, the layers that should run as rings, and those that ran in your function as dots: {said}.",
     )

@@ -37,7 +37,7 @@ class Once:
         return 2 * torch.randn(2, 3, WIDTH, generator=generator) + 1, norm, inner
 
     def play(self, run: Callable) -> Played:
-        (x, norm, inner), coin = self.parts, Coin([self.toss] * 6)
+        (x, norm, inner), coin = self.parts, Coin([self.toss, 0.01, 0.99, 0.01, 0.99, 0.01])
         value = run(x, norm, inner, self.p, self.training, coin)
         return Played(read(value, x), [], coin.used)
 
@@ -96,12 +96,12 @@ FAULTS = {
         "a norm is left over. Skipped *whole*: what does x look like if neither `norm` nor `inner` were there?"
     ),
     ("skips", ("n",)): "you return norm(x). The sub-layer is skipped with its norm: what is left?",
-    ("skips", ("0",)): "you return zeros, and all that the layers before have computed is lost. What carries it past the sub-layer?",
+    ("skips", ("0",)): "you return zeros, and all that the layers before have computed is lost. What should the next sub-layer get?",
     ("skips", ("2 x",)): "you return twice x. What does a skipped sub-layer add to x?",
     ("skips", ("x / kept",)): "you divide x by 1 - p. x is what came from below, and has nothing to do with this coin.",
     ("skips", ("x + f", *SCALED)): "it runs all the same. The coin changes nothing.",
     ("inner", ("f",)): "x is missing: a sub-layer adds to x.",
-    ("inner", ("n + f",)): "you add to norm(x), and the residual connection carries x itself.",
+    ("inner", ("n + f",)): "you add to norm(x). The residual connection adds to x itself.",
     ("inner", ("x + bare", "bare")): "`inner` gets x, and it should get norm(x).",
     ("inner", ("x + norm(bare)", "norm(x + f)", "norm(x + bare)")): "the norm stands in another place. Here it comes first: x + inner(norm(x)).",
 }  # fmt: skip
@@ -125,6 +125,9 @@ def seen(found: list[Once], got: list[Played], place: str) -> str:
 
 def fault(found: list[Once], got: list[Played]) -> str:
     """What is wrong with what came of the calls; empty if nothing is."""
+    most = max(mine.coins for mine in got)
+    if most > 1:
+        return f"You toss {most} coins for one sub-layer, and it is skipped more or less often than with p. One coin decides."
     kinds = {place: seen(found, got, place) for place in WANTED}
     if kinds["runs"] in NOT_RUN and kinds["skips"] in ("x + f", *SCALED):
         return "p is the probability of skipping, and your sub-layer runs with probability p. Which coins are below 0.1, and how often?"
@@ -147,13 +150,19 @@ def described(found: list[Once], got: list[Played], wrong: dict[str, str]) -> st
     said = next(
         (text for (where, kinds), text in FAULTS.items() if where in (place, "inner") and kind in kinds), ""
     )
+    if not said and not any(mine.coins for mine in got):
+        return "You never call coin(). Chance has to come from it: one coin for the whole sub-layer, and not one for each number."
     if not said:
         call, mine = next(
             (c, m)
             for c, m in zip(found, got, strict=True)
             if c.place and not close(m.x, c.values[WANTED[c.place]])
         )
-        return f"For {call.label}: you return {mine.x.flatten()[0]:.4g} in the first place of x, and {call.values[WANTED[call.place]].flatten()[0]:.4g} is expected. Compute norm(x), then inner of it, by hand."
+        off = (mine.x - call.values[WANTED[call.place]]).flatten()[0]
+        return (
+            f"For {call.label}: the first number that you return is {mine.x.flatten()[0]:.4g}, which is off by {off:.4g}. Compute "
+            "norm(x), then `inner` of it, and compare each step with your code."
+        )
     if len(wrong) == 1:
         return f"Right except {PLACES[place]}: {said}"
     good = next(

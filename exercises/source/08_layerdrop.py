@@ -1,0 +1,423 @@
+# %% [markdown]
+# # Exercise 08: skip layers in training, remove them afterwards
+#
+# Six tasks after [lesson 08](../notebooks/08_layerdrop.ipynb). Nothing is trained; every check takes a few seconds at most.
+#
+# Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks your function
+# on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look, often with a picture of your answer beside the expected one. Below each task are three hints; open one at a time.
+
+# %%
+import torch
+import torch.nn.functional as F
+from copy import deepcopy
+from dataclasses import replace
+from math import prod
+from random import Random
+from statistics import mean
+from torch import nn
+
+from exercises.graders import layerdrop as check
+from minieff import cost, data, layerdrop, zoo
+from minieff.attention import causal
+from minieff.transformer import Transformer
+
+# %% [markdown] tags=["solution"]
+# **This notebook has the solutions.** They are folded: click the three dots, or the bar at the left of a cell, to see one.
+
+# %% tags=["solution"]
+from exercises.graders import progress
+
+progress.FILE = None        # running a solution is not your progress
+
+# %% [markdown]
+# ## Task 1. LayerDrop, with the lesson closed
+#
+# *Retrieval, difficulty 2 of 5.* A stack of layers is a list of functions. Layer `i` is called as `layers[i](x, memories[i])` and returns a new `x`; `memories[i]` is what belongs to that layer and to no other
+# (in a decoder, its cache of keys and values). The residual connection is inside the layer.
+#
+# Write `skip_some(layers, memories, x, p, training, coin)`, LayerDrop's forward, which returns `x`.
+#
+# - `p` is the probability of *skipping*, from 0 to 1, both included. `training` says which mode it is. What LayerDrop does in each mode, and whether it rescales anything, is the part to remember.
+# - `coin()` returns a number from 0 up to, not including, 1, another one in each call. Take all randomness from it, one coin for each layer, **in running order**: the check decides by that.
+# - A layer that is skipped is not called. Where no coin is needed, none is tossed.
+
+# %%
+def skip_some(layers, memories, x, p, training, coin):
+    # stub
+    raise NotImplementedError
+    # solution
+    for layer, memory in zip(layers, memories):
+        if training and coin() < p:
+            continue
+        x = layer(x, memory)
+    return x
+    # end
+
+check.skip_some(skip_some)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Write the plain loop over layers and memories first. Then put one condition before the call of a layer.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Say in words when a layer is skipped: in training, *and* when its coin says so. What does the opposite, "it runs", come to in eval mode?
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# `coin() < p` is true with probability `p`: never for `p=0`, always for `p=1`. `continue` goes on with the next layer of the loop.
+#
+# </details>
+#
+# Now use it. `speeches-base` was trained without LayerDrop. Its 8 layers are `model.blocks.layers`, and the memory of each is the mask `causal`. The first cell below evaluates any stack on 64 held-out windows. What is the
+# loss, in nats a token, if every layer is skipped with p = 0, 0.1, 0.2, 0.5? (`Random(0).random` is a coin.)
+#
+# <details><summary>Answer</summary>
+#
+# 3.29, 4.02, 4.75 and 6.31 nats. With p = 0.1 fewer than one layer in a pass is skipped in the mean, and it costs 0.73 nats. Nothing in this model's training asked it to work without one of its layers.
+#
+# </details>
+
+# %%
+model = zoo.load("speeches-base")
+windows = list(data.speeches().windows(context=128, rows=4, count=64))     # 16 pairs of ids and targets, each (4, 128)
+
+def loss_with(stack):
+    """Mean nats a token; `stack` takes x (4, 128, 128) through the layers."""
+    with torch.no_grad():
+        logits = [F.linear(model.norm(stack(model.embed(ids, 0))), model.tok.weight) for ids, _ in windows]
+    return mean(data.loss(found, targets).item() for found, (_, targets) in zip(logits, windows))
+
+# stub
+# Call your function here.
+# solution
+def skipping(p, coin):
+    return lambda x: skip_some(model.blocks.layers, [causal] * 8, x, p, True, coin)
+
+for p in (0, 0.1, 0.2, 0.5):
+    print(f"p = {p}: {loss_with(skipping(p, Random(0).random)):.2f} nats a token")
+# end
+
+# %% [markdown]
+# ## Task 2. Skipped whole
+#
+# *Spot the bug, difficulty 3.* LayerDrop can also skip sub-layers. In a pre-norm Transformer a sub-layer computes `x + inner(norm(x))`, where `inner` is attention or a feed-forward. `sub_layer(x, norm, inner, p, training, coin)`
+# is meant to be that sub-layer, skipped whole with probability `p` in training, as LayerDrop skips things. `coin()` is that of Task 1.
+#
+# The function runs, and its result always has the right shape. It is wrong for more than one reason.
+
+# %%
+def sub_layer(x, norm, inner, p, training, coin):
+    # stub
+    h = norm(x)
+    if training and coin() >= p:
+        h = inner(h) / (1 - p)
+    return x + h
+    # solution
+    if training and coin() < p:
+        return x
+    return x + inner(norm(x))
+    # end
+
+check.sub_layer(sub_layer)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# There are three cases: eval mode, training with a coin that lets it run, and training with a coin that skips. For each, write down what should come back. Then follow the code.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# In eval mode the condition is false, whatever the coin. Which line is left out then? And what does the last line add to `x` if that line is left out?
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# Decide first whether the sub-layer is skipped, and return early if it is. What remains is the plain sub-layer, and 1 - p does not occur in it.
+#
+# </details>
+#
+# <details><summary>Where the first of its faults comes from (read this after you passed)</summary>
+#
+# From the talk's slide, which runs a layer if *random > p and training*. The code that the paper's authors published asks for *not training, or random > p*.
+#
+# </details>
+
+# %% [markdown]
+# ## Task 3. What to expect of a step
+#
+# *Predict, difficulty 2.* Layers need not all have the same p. `rates` is a list with one probability of being skipped for each layer, each with a coin of its own. `share` is the part of a training step's time that is spent in the layers
+# when all of them run (0.9, say; the rest is spent in the embedding, the head, the loss and the optimizer). All layers take the same time. A skipped one takes none.
+#
+# Write `what_to_expect(rates, share)`, which returns three numbers:
+#
+# - how many layers run in a mean step;
+# - the probability that in a step *no* layer runs;
+# - how many times as fast training gets at best: the time of a step without skipping over its mean time with it.
+
+# %%
+def what_to_expect(rates, share):
+    # stub
+    raise NotImplementedError
+    # solution
+    running = sum(1 - p for p in rates)
+    return running, prod(rates), 1 / (1 - share * mean(rates))
+    # end
+
+check.what_to_expect(what_to_expect)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Means add up: each layer adds to the first number how often it runs. For the second, all coins have to agree, and they are independent.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# For the third, let the step take 1 without skipping: `share` in the layers, `1 - share` elsewhere. Which of the two parts becomes smaller, and by how much?
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# Of the layers' time, the mean of `rates` is saved, because they all take the same time. `math.prod` multiplies the numbers of a list.
+#
+# </details>
+#
+# Now use it. The lists below are eight rates that grow from layer to layer, and six equal ones. Compare your first two numbers with 10,000 steps of the course's own `layerdrop.Skip`. With $L = 6$ and $p = 0.5$, in which part of
+# the steps does no layer run, so that the model's head is trained on bare embeddings? And what does p = 0.5 bring at best if layers take 0.9 of the time?
+#
+# <details><summary>Answer</summary>
+#
+# In $0.5^6 = 1.6$ % of them. At best training is 1.82 times as fast. The paper reports about twice the words a second for p = 0.5; by the same formula that takes a share of 1.
+#
+# </details>
+
+# %%
+class AddOne(nn.Module):
+    """A layer that counts: x grows by 1 whenever it runs."""
+    def forward(self, x):
+        return x + 1
+
+def depths(rates, steps=10_000):
+    """How many layers ran in each of many training steps."""
+    generator = torch.Generator().manual_seed(0)
+    stack = nn.Sequential(*[layerdrop.Skip(AddOne(), p, generator) for p in rates])
+    return torch.stack([stack(torch.zeros(())) for _ in range(steps)])
+
+# stub
+# Call your function here.
+# solution
+for rates in ([0.05 * (i + 1) for i in range(8)], [0.5] * 6):
+    ran = depths(rates)
+    layers, none, faster = what_to_expect(rates, 0.9)
+    print(f"{len(rates)} layers: {layers:.2f} run in the mean, and {ran.mean():.2f} ran; none in {100 * none:.1f} % of the steps, "
+          f"and in {100 * (ran == 0).float().mean():.1f} %; {faster:.2f} times as fast at best")
+# end
+
+# %% [markdown]
+# ## Task 4. Which layers stay
+#
+# *Build, difficulty 3.* After training, layers are removed for good. The paper removes "every other" layer by a rule: layer $d$ is removed if $d$ is divisible by $\lfloor 1/p \rfloor$, where $p$ is the part to remove. For $p = 1/2$ that is every
+# second layer. For $p = 0.4$, $\lfloor 2.5 \rfloor = 2$ removes half. For every $p > 1/2$, $\lfloor 1/p \rfloor = 1$, and every number is divisible by 1: no layer is left.
+#
+# Write `keep_list(layers, kept)`, which says which layers *stay* and has no such gaps: a list of exactly `kept` layer numbers from 0 to `layers - 1`,
+#
+# - increasing, none of them twice;
+# - with the first layer and the last one, which matter most according to the paper, if `kept` is at least 2 (a single one may be any);
+# - spread evenly: the largest gap between neighbours is at most one more than the smallest.
+#
+# There is more than one right list. The check takes any, and tries all `layers` up to 24 with all `kept` from 1 to `layers`.
+
+# %%
+def keep_list(layers, kept):
+    # stub
+    raise NotImplementedError
+    # solution
+    gaps = max(kept - 1, 1)
+    return [i * (layers - 1) // gaps for i in range(kept)]
+    # end
+
+check.keep_list(keep_list)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Four layers have three gaps between them. Where on the line from 0 to `layers - 1` is the `i`-th of `kept` equally distant points?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# The points are fractions. Rounded all in the same way, they keep gaps that differ by at most one. Multiply first and divide afterwards, so that nothing is rounded twice.
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# `i * (layers - 1) // (kept - 1)` for `i` from 0 to `kept - 1`. For `kept=1` that divides by zero: there are no gaps then, and one number is enough.
+#
+# </details>
+#
+# Once it passes, the picture has your lists for 12 layers beside those of the paper's rule. To keep $r$ of $L$ layers, the paper's formula for p is $1 - r/L$. With that p, for which $r$ of 12 does the rule not keep $r$ layers?
+#
+# <details><summary>Answer</summary>
+#
+# For 1 to 5, where nothing is left, and for 7, where 6 are. For the others the number is right, but layer 0 is among those that go unless all stay.
+#
+# </details>
+
+# %% [markdown]
+# ## Task 5. A checkpoint with fewer layers
+#
+# *Build, difficulty 3.* A state dict maps names to tensors. These are some names of a model with 12 layers and, beside its language model's head, four heads for other tasks:
+#
+# `tok.weight`, `pos.weight`, `blocks.layers.0.mix.norm.weight`, `blocks.layers.2.feed.inner.2.weight`, `blocks.layers.11.mix.inner.q.bias`, `norm.weight`, `tasks.3.weight`
+#
+# The number after `blocks.layers.` says which layer. No other number does.
+#
+# Write `prune(state, keep)`: the state dict of the pruned model, as a new dictionary. `keep` is an increasing list of layer numbers. Tensors of other layers are gone; the layers that stay are numbered 0, 1, 2, ... in the order of `keep`; everything else is there as it was. `state` itself
+# does not change, and its names stand in no particular order.
+#
+# The check loads your checkpoint into a real model of fewer layers, and compares its logits with those of a model that was pruned.
+
+# %%
+def prune(state, keep):
+    # stub
+    raise NotImplementedError
+    # solution
+    small = {}
+    for name, tensor in state.items():
+        if not name.startswith("blocks.layers."):
+            small[name] = tensor
+            continue
+        number, rest = name.removeprefix("blocks.layers.").split(".", 1)
+        if int(number) in keep:
+            small[f"blocks.layers.{keep.index(int(number))}.{rest}"] = tensor
+    return small
+    # end
+
+check.prune(prune)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Go through the names one by one, and take each apart: is it a layer's, which layer's, and what comes after the number? Build the new name from the parts.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# `"11.mix.norm.weight".split(".", 1)` gives `["11", "mix.norm.weight"]`. Compare layer numbers as numbers: as a text, 11 begins with 1.
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# `keep.index(7)` is the place of 7 in `keep`: the new number of layer 7. Names that do not start with `blocks.layers.` go over as they are.
+#
+# </details>
+#
+# Now use it on the zoo's base, with your `keep_list`: keep 4 of its 8 layers. Load the result into `Transformer(replace(model.config, layers=4))`, and compare it with `layerdrop.finalize(model, keep=...)`. By which factor do the
+# bytes shrink?
+#
+# <details><summary>Answer</summary>
+#
+# Both have the same logits. The 7.46 MB (32 bits a number) became 4.29 MB, 1.74 times fewer and not 2 times: the token vectors do not shrink.
+#
+# </details>
+
+# %%
+# stub
+# Call your functions here.
+# solution
+keep = keep_list(8, 4)
+small = Transformer(replace(model.config, layers=4)).eval()
+small.load_state_dict(prune(model.state_dict(), keep))
+ids = windows[0][0]
+print("the same logits:", torch.equal(small(ids), layerdrop.finalize(model, keep=keep)(ids)))
+before, after = cost.stored_bytes(model), cost.stored_bytes(small)
+print(f"{before / 1e6:.2f} MB became {after / 1e6:.2f} MB, {before / after:.2f} times fewer")
+# end
+
+# %% [markdown]
+# ## Task 6. What is this feed-forward worth?
+#
+# *Transfer, difficulty 4: a model that is not ours.* Someone has an `nn.TransformerEncoder` from torch, and asks what the feed-forward of its layer `i` contributes. You switch that sub-layer off, evaluate, and see how much the result changes.
+#
+# A layer of such an encoder is one of two kinds. Its `norm_first` says which:
+#
+# | | with its feed-forward | without it |
+# |---|---|---|
+# | post-norm | `x = norm1(x + attention(x))`, then `x = norm2(x + feed_forward(x))` | the same, then `x = norm2(x)` |
+# | pre-norm | `x = x + attention(norm1(x))`, then `x = x + feed_forward(norm2(x))` | the first step alone |
+#
+# The feed-forward is `linear2(activation(linear1(x)))`, with dropout in training.
+#
+# Write `without_feed_forward(encoder, i)`: a copy of the encoder in which layer `i` lacks its feed-forward, and every other layer is as it was.
+#
+# - `encoder` itself does not change, and shares no tensor with the copy.
+# - The encoder is in eval mode with `batch_first=True`, its linears have biases, and the layers count from 0. It is called as `encoder(x)` or `encoder(x, src_key_padding_mask=mask)`.
+# - In eval mode the copy has to be right with gradients (someone wants the gradient of its input) and under `torch.no_grad()` (someone evaluates it). It changes nothing for other models.
+
+# %%
+def without_feed_forward(encoder, i):
+    # stub
+    raise NotImplementedError
+    # solution
+    encoder = deepcopy(encoder)
+    last = encoder.layers[i].linear2
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return encoder
+    # end
+
+check.without_feed_forward(without_feed_forward)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Begin with `deepcopy(encoder)`. Then compare, on any input, your copy with the original: with gradients, and under `torch.no_grad()`. Is the difference the same?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# In eval mode without gradients, the forward of `nn.TransformerEncoderLayer` hands its weights to one fused function (`_transformer_encoder_layer_fwd`), and calls none of its parts. What can you change that both paths use?
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# Both read the weight and the bias of `linear2`. Which values make its output zero, whatever goes in?
+#
+# </details>
+#
+# Now use it. In the cell below, `quick` is a copy in which the method that computes the feed-forward is replaced. How far, in the mean over all numbers of the output, does it move away from `encoder`, and how far does yours? Measure both with gradients
+# and under `torch.no_grad()`.
+#
+# <details><summary>Answer</summary>
+#
+# With gradients, both move by 0.11. Under `no_grad` yours still does, and `quick` moves by 0.00: it computes exactly what the whole encoder does. Whoever had evaluated it would have reported that the sub-layer is worth nothing.
+#
+# </details>
+
+# %%
+torch.manual_seed(0)
+layer = nn.TransformerEncoderLayer(64, 4, 256, batch_first=True)
+encoder = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False).eval()
+quick = deepcopy(encoder)
+quick.layers[2]._ff_block = torch.zeros_like
+x = torch.randn(8, 20, 64)
+
+# stub
+# Call your function here.
+# solution
+for name, other in (("quick", quick), ("yours", without_feed_forward(encoder, 2))):
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            moved = (other(x) - encoder(x)).abs().mean().item()
+        print(f"{name}, {'with gradients' if grad else 'under no_grad'}: moved by {moved:.2f}")
+# end
+
+# %% [markdown]
+# Where a measurement finds no effect, ask whether the change arrived. Here the sign was that two outputs were equal to the last bit. And what zeros do not do: they save neither bytes nor time, and training moves them again.
+#
+# **Next in the course:** sharing, one block for several layers.

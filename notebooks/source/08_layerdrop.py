@@ -1,0 +1,507 @@
+# %% [markdown]
+# # 08 LayerDrop: train one network, prune it to any depth
+#
+# **Promise.** You can train a Transformer so that whole layers can be taken out of it afterwards without repair, say how often to skip and which layers to keep, and say what it costs.
+#
+# | | |
+# |---|---|
+# | Takes | the cells run in about 30 seconds; the reading takes longer |
+# | Read before | [00 Start here](00_start_here.ipynb) for the measures, [01 Train a smaller model](01_train_smaller.ipynb) for what pruning has to beat |
+# | Axes | training time falls; after pruning inference time and model size fall; quality falls, and by how much is the question |
+# | Who says so | Fan, Grave, Joulin 2019, "Reducing Transformer Depth on Demand with Structured Dropout" (arXiv 1909.11556); Angela Fan's talk: "Train once, prune to any desired depth". Energy is not measured here |
+#
+# Where you see **Predict**, write your answer down before you run the next cell.
+
+# %%
+import torch
+from minieff import cost, data, layerdrop, plot, zoo
+from minieff.files import load_results, save_results
+from minieff.surgery import is_a
+from minieff.transformer import Residual
+
+torch.set_num_threads(1)
+corpus = data.speeches()
+
+# %% [markdown]
+# ## 1. A coin in front of each layer
+#
+# Lesson 00 took four of the base model's eight layers away, and the loss rose by more than a nat: each layer was trained to find all the others in place. LayerDrop trains the layers to do without one another. In every training step each layer is skipped with
+# probability $p$: what comes in goes out unchanged. In use, all layers run.
+
+# %%
+def forward(layers, x, p, training, coin):
+    for layer in layers:
+        if not training or coin() >= p:
+            x = layer(x)
+    return x
+
+# %% [markdown]
+# Here are eight layers that you can read: layer $i$ adds $10^i$, so each digit of the result says whether a layer ran. The last digit is layer 0.
+
+# %%
+layers = [lambda x, i=i: x + 10**i for i in range(8)]
+coins = torch.Generator().manual_seed(0)
+
+def coin():
+    return torch.rand((), generator=coins).item()
+
+print([f"{forward(layers, 0, 0.2, True, coin):08}" for step in range(6)], "in use:", forward(layers, 0, 0.2, False, coin))
+
+# %% [markdown]
+# **Predict.** With $p = 0.2$ and 8 layers: (a) how many layers run in an average step? (b) In what share of the steps do all eight run? (c) In what share none?
+
+# %%
+steps = [[1 if coin() >= 0.2 else 0 for layer in range(8)] for step in range(10_000)]
+depth = torch.tensor(steps).sum(1)
+print(f"measured  {depth.float().mean():.2f} layers, all in {(depth == 8).float().mean():.3f}, none in {(depth == 0).sum()} of 10,000 steps")
+print(f"expected  {8 * 0.8:.2f} layers, all in {0.8**8:.3f}, none in {0.2**8:.7f}")
+
+# %%
+from math import comb
+
+def draw_coins(ax, steps):
+    ax.imshow(torch.tensor(steps).T, cmap="Greys", vmin=0, vmax=1.4, origin="lower", aspect="auto")
+    ax.set(xlabel="training step", ylabel="layer", yticks=range(8))
+    ax.grid(False)
+
+figure, (left, right) = plot.panels(2, width=5)
+draw_coins(left, steps[:60])
+right.bar(range(9), torch.bincount(depth, minlength=9) / len(depth), color=plot.PALETTE["sky"], label="10,000 steps")
+right.plot(range(9), [comb(8, n) * 0.8**n * 0.2 ** (8 - n) for n in range(9)], "o", color=plot.PALETTE["black"], label="binomial")
+right.set(xlabel="layers that run in a step", ylabel="share of the steps")
+right.legend(frameon=False)
+plot.show(figure, alt="Left: a grid of 60 steps by 8 layers, dark where the layer ran, about four fifths of it dark and without a pattern. "
+          "Right: bars of the number of layers that run, highest at 7 and 6, on the dots of the binomial distribution.")
+
+# %% [markdown]
+# Every step trains another network: there are 256 of them, and they share their weights. To prune is to pick one of the 256. With a layer's coins independent, $L(1 - p)$ layers run on average; a network that is to be pruned to $r$ of $L$ layers is, says the paper,
+# best trained with $p = 1 - r / L$, and $p = 0.2$ did for most of what it reports.
+#
+# Nothing is divided by $1 - p$, as ordinary dropout would do. A layer *adds* to $x$, and when it is there it adds what it will add in use.
+#
+# ## 2. Two ways to get it wrong
+#
+# This is the code of the talk's slide. **Predict** what it returns in use, with `training` False.
+
+# %%
+def slide(layers, x, p, training, coin):
+    for layer in layers:
+        if coin() > p and training:
+            x = layer(x)
+    return x
+
+# %%
+print("in training", f"{slide(layers, 0, 0.2, True, coin):08}", "in use", f"{slide(layers, 0, 0.2, False, coin):08}")
+
+# %% [markdown]
+# No layer runs in use. The condition has to be *not training, or the coin says so*. It is worth a test in your own code: in use, the output equals that of the stack without coins, bit for bit.
+#
+# The second mistake is to skip the wrong thing. A sub-layer is $x + f(\mathrm{norm}(x))$. Skipped as a whole, it gives $x$. Skip only $f$, and its input passes instead of its output:
+
+# %%
+base = zoo.load("speeches-base")
+sub_layer = base.blocks.layers[3].feed                                # x + inner(norm(x))
+x = torch.randn(2, 5, 128, generator=coins)                           # (B, T, C)
+with torch.no_grad():
+    whole = layerdrop.Skip(sub_layer, p=1.0).train()(x)
+    bare = Residual(sub_layer.norm, layerdrop.Skip(sub_layer.inner, p=1.0)).train()(x)
+print("skipped whole, equal to x:", torch.equal(whole, x))
+print("only f skipped, equal to x + norm(x):", torch.equal(bare, x + sub_layer.norm(x)))
+
+# %% [markdown]
+# The second would add a copy of the normalized stream with each coin. `layerdrop.apply` refuses to wrap what has no residual connection of its own:
+
+# %%
+from minieff.attention import Attention
+
+try:
+    layerdrop.apply(base, p=0.2, where=is_a(Attention))
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# ## 3. The same in `minieff`
+#
+# `apply` puts a `Skip` around each layer of a copy. The list keeps its eight entries, so whatever counts layers, names weights or hands each layer its cache finds what it expects. (A list that changes its length whenever it is iterated, as in the best known implementation, does
+# not: pair it with a list of caches, and layer 5 gets the cache of layer 3.)
+
+# %%
+dropped = layerdrop.apply(base, p=0.2, generator=torch.Generator().manual_seed(0))
+print(dropped.blocks.layers[0])
+
+# %%
+ids, targets = next(corpus.windows(context=128, rows=4))              # (4, 128) each
+with torch.no_grad():
+    assert torch.equal(dropped.eval()(ids), base(ids))                # in use, any p: the plain stack
+    assert torch.equal(layerdrop.apply(base, p=0.0).train()(ids), base(ids))
+    hidden = torch.randn(4, 128, 128)
+    assert torch.equal(layerdrop.apply(base, p=1.0).train().blocks(hidden), hidden)
+    coins.manual_seed(7)
+    same = forward(base.blocks.layers, hidden, 0.2, True, coin)
+    skips = layerdrop.apply(base, p=0.2, generator=torch.Generator().manual_seed(7)).train()
+    assert torch.equal(skips.blocks(hidden), same)
+print("ours equals the loop above, coin for coin")
+
+# %% [markdown]
+# ## 4. Prune
+#
+# From here on nothing is trained. `finalize(keep=...)` leaves the layers that you name, here evenly spread.
+
+# %%
+model = zoo.load("speeches-layerdrop-20")
+for kept in (8, 6, 4, 2):
+    keep = layerdrop.keep_evenly(8, kept)
+    small = layerdrop.finalize(model, keep=keep)
+    print(f"{str(keep):26}{cost.stored_bytes(small):>10,} bytes {cost.macs(small):>10,.0f} MACs a token")
+
+# %% [markdown]
+# **Predict.** Four of eight layers are left. The base model lost more than a nat. How much does the model lose that was trained with $p = 0.2$?
+
+# %%
+def nats(model, keep):
+    return cost.quality(layerdrop.finalize(model, keep=keep), corpus, windows=64).nats
+
+half = layerdrop.keep_evenly(8, 4)
+for name, m in (("without", base), ("p = 0.2", model)):
+    whole, left = nats(m, list(range(8))), nats(m, half)
+    print(f"{name:8}{whole:.3f} nats a token with 8 layers, {left:.3f} with 4: lost {left - whole:.3f}")
+
+# %% [markdown]
+# (64 of the held-out windows.) So that is the claim of the talk, and it holds. Before you believe that it is a bargain, ask what else you could have had. Four curves: the model with LayerDrop, pruned to every depth; models of those depths, trained from nothing on the same 12 million
+# tokens (lesson 01); the model without LayerDrop, pruned; and, as a line, the model without LayerDrop, whole. All held-out windows; a band spans the seeds.
+
+# %%
+depths = load_results("layerdrop_depths")
+DEPTHS = range(8, 0, -1)
+
+def pruned(start):                                                       # all seeds of a model: (seeds, depths)
+    names = [name for name in depths["curves"] if name == start or name.startswith(f"{start}-seed")]
+    return torch.tensor([[depths["curves"][name][str(n)]["nats"] for n in DEPTHS] for name in names])
+
+plain, dropped = pruned("speeches-base"), pruned("speeches-layerdrop-20")
+print(f"{len(plain)} seeds without LayerDrop, {len(dropped)} with")
+SCRATCH = {8: "base", 6: "depth-6", 4: "depth-4", 2: "depth-2", 1: "depth-1"}
+scratch = {n: zoo.card(f"speeches-{name}")["quality"]["nats"] for n, name in SCRATCH.items()}
+
+# %%
+def curve(ax, found, style, colour, label):
+    ax.fill_between(DEPTHS, found.amin(0), found.amax(0), color=plot.PALETTE[colour], alpha=0.25, lw=0)
+    ax.plot(DEPTHS, found.mean(0), style, color=plot.PALETTE[colour], label=label)
+
+figure, (ax,) = plot.panels(1, width=6.5, height=4)
+curve(ax, plain, "s-", "black", "without LayerDrop, pruned")
+curve(ax, dropped, "o-", "red", "LayerDrop p = 0.2, pruned")
+ax.plot(list(scratch), list(scratch.values()), "D--", color=plot.PALETTE["blue"], label="trained from nothing at that depth")
+ax.axhline(plain[:, 0].mean(), ls=":", color=plot.PALETTE["black"], label="without LayerDrop, whole")
+ax.set(xlabel="layers left", ylabel="nats a token, held out", xlim=(8.3, 0.7), xticks=DEPTHS)
+ax.legend(frameon=False)
+plot.show(figure, alt="Nats a token over the number of layers left, from 8 to 1. Without LayerDrop the pruned model climbs steeply from 3.3 to above 5. "
+          "With LayerDrop it stays between 3.5 and 3.7 down to 4 layers. Models trained from nothing lie below both, from 3.3 at 8 layers to 3.56 at 1.")
+
+# %%
+for n in (8, 6, 4, 2, 1):
+    at = DEPTHS.index(n)
+    print(f"{n} layers: LayerDrop {dropped[:, at].mean():.3f}, from nothing {scratch[n]:.3f}, without LayerDrop {plain[:, at].mean():.3f}")
+
+# %%
+loses = [(found[:, DEPTHS.index(4)] - found[:, 0]).mean() for found in (plain, dropped)]
+print(f"pruned to half: {loses[0]:.2f} nats lost without, {loses[1]:.2f} with LayerDrop, {loses[0] / loses[1]:.1f} times less")
+assert loses[0] > 4 * loses[1]
+
+# %%
+family = sum(cost.macs(zoo.load(f"speeches-{name}")) for name in SCRATCH.values())
+print(f"training the five depths took {family / cost.macs(base):.1f} times the MACs of the base")
+assert all(scratch[n] < dropped[:, DEPTHS.index(n)].mean() for n in SCRATCH)
+
+# %% [markdown]
+# The model does what the talk promises: pruned to half it loses an eighth of what the base loses. And it is no bargain yet. With all its layers it is worse than the base, and **at each of the five depths a model that was trained from nothing on the same 12 million tokens is better** than the pruned one. The
+# paper reports the opposite for RoBERTa with six layers: 82.9 percent pruned against 82.3 from scratch on MNLI. Its models saw far more text; ours are still learning at the end of the run. What the pruned models do have over the small ones:
+# they are *one* training run, and the dashed line is five. Whether a longer run closes the gap is not shown here.
+#
+# ## 5. Which layers?
+#
+# "Specific pruning strategy is not important", says the talk. **Predict.** Of the 70 ways to keep four of eight layers, is the even one among the best? And what about the first four, or the last four?
+
+# %%
+STYLES = {"evenly": ("o-", "red"), "search": ("^--", "blue"), "learned": ("s:", "purple"), "first": ("v-", "green"), "last": ("x-", "orange")}
+
+def strategies(ax, found):
+    kept = [int(n) for n in found]
+    ax.fill_between(kept, *([found[n]["any"][i] for n in found] for i in (2, 3)), color="#DDDDDD", label="all sets of layers")
+    ax.plot(kept, [found[n]["any"][1] for n in found], "-", color=plot.PALETTE["grey"], label="their mean")
+    for how, (style, colour) in STYLES.items():
+        ax.plot(kept, [found[n][how][1] for n in found], style, ms=4, color=plot.PALETTE[colour], label=how)
+    ax.set(xlabel="layers left", xlim=(7.2, 0.8), ylim=(3.2, 10))
+
+# %%
+figure, axes = plot.panels(2, width=5, height=3.8)
+for ax, name, title in zip(axes, ("speeches-base", "speeches-layerdrop-20"), ("without LayerDrop", "LayerDrop, p = 0.2")):
+    strategies(ax, depths["choices"][name])
+    ax.set_title(title)
+axes[0].set_ylabel("nats a token, held out")
+axes[1].legend(frameon=False, fontsize=8)
+plot.show(figure, alt="Two panels of nats a token over the number of layers left. Left, without LayerDrop: even, search, learned and first lie close together and climb from 3.5 to above 5; the last layers alone lie near 8 and 9. Right, with LayerDrop: even, search and learned are one flat curve, the first layers slightly above it, the last ones far above.")
+
+# %% [markdown]
+# *Search* tries all sets on one half of 256 held-out windows; what is shown is its loss on the other half, as for all the others. *Learned* is the paper's data-driven choice: a softmax over scores that depend on each layer's activations, trained for 100 steps with the model frozen.
+
+# %%
+for name in ("speeches-base", "speeches-layerdrop-20"):
+    four = depths["choices"][name]["4"]
+    print(name, {how: f"{four[how][0]} {four[how][1]:.2f}" for how in STYLES})
+
+# %%
+def without(name, layer):
+    rest = ",".join(str(i) for i in range(8) if i != layer)
+    return sum(depths["subsets"][name][rest]) / 2
+
+for name in ("speeches-base", "speeches-layerdrop-20"):
+    print(f"{name:22} with one layer missing:", [round(without(name, layer), 2) for layer in range(8)])
+
+# %% [markdown]
+# With LayerDrop, even and searched layers are within 0.06 nats of each other at every depth: the talk is right that the choice between them is not important, and the even one costs nothing. The learned choice is as good, except that it once left out layer 0 (three layers left: 5.46 instead of 3.73). Consecutive layers are another
+# matter: the first four lose 0.20 nats against the even ones, and the last four are useless. So is, for the base, everything without layer 0, which first reads the token vectors. The search costs 70 evaluations for four of eight; it would be 12,870 for eight of sixteen.
+#
+# The paper states its even rule as a formula: drop layer $d$ when $d \equiv 0$ modulo $\lfloor 1/p \rfloor$. **Predict** what it keeps of layers 1 to 8 for $p = 0.4$ and for $p = 0.6$.
+
+# %%
+from math import floor
+
+for p in (0.25, 0.4, 0.5, 0.6):
+    print(f"p = {p}: the formula keeps {[d for d in range(1, 9) if d % floor(1 / p) != 0]}")
+print("keep_evenly(8, 3) =", layerdrop.keep_evenly(8, 3), "counted from 0")
+
+# %% [markdown]
+# For 0.4 it drops half, and above one half it drops everything, because $\lfloor 1/p \rfloor$ is 1. It can only leave out a half, a third, a quarter. `keep_evenly` takes the number of layers instead, and always keeps the first and the last.
+
+# %% [markdown]
+# ## 6. Aim
+#
+# If layers 0, 2, 5 and 7 are the ones to stay, why should they ever be skipped? $p$ can be one number a layer. In the next model those four have no coin, and each of the others is skipped in half of the steps. **Predict.** Compared with $p = 0.2$ for all: is the whole model better or worse? And the half?
+
+# %%
+aimed = zoo.card("speeches-layerdrop-spared-50", zoo.FOLDER / "layerdrop")
+print("p =", aimed["recipe"]["techniques"][0]["p"])
+for name, title in (("speeches-base", "without LayerDrop"), ("speeches-layerdrop-20", "p = 0.2 for all"), ("speeches-layerdrop-spared-50", "four layers spared")):
+    found = depths["curves"][name]
+    print(f"{title:20}{found['8']['nats']:.3f} nats a token with 8 layers, {found['4']['nats']:.3f} with layers 0, 2, 5, 7")
+print(f"from nothing, 4 layers  {scratch[4]:.3f}")
+
+# %%
+spared = depths["subsets"]["speeches-layerdrop-spared-50"]
+for keep in ("0,1,2,3,4,5,6,7", "0,1,2,4,5,7", "0,2,5,7", "0,2,5", "1,3,4,6"):
+    print(f"layers {keep:16}{sum(spared[keep]) / 2:.2f} nats a token (256 windows)")
+
+# %% [markdown]
+# Both are better, and by much: 0.10 nats behind the base with all layers instead of 0.18, and with four layers 0.03 behind the model that was trained from nothing with four, instead of 0.23. The price is in the last lines: this model can be pruned to one place, and not to any depth. The layers that were never skipped cannot be missed.
+#
+# ## 7. Your turn: choose p and the layers
+#
+# All 255 choices of layers were measured, for each value of $p$ in the list, on 256 held-out windows. Choose, and see the coins of 60 training steps, the stack that is left, and its measured perplexity, $e$ to the power of the nats a token.
+
+# %%
+NAMES = {0.0: "speeches-base", 0.2: "speeches-layerdrop-20"}
+
+# %%
+from math import exp
+from IPython.display import HTML, display
+
+def perplexity(p, keep):
+    return exp(sum(depths["subsets"][NAMES[p]][",".join(map(str, keep))]) / 2)
+
+def boxes(columns, left, width, fill):
+    return "".join(f'<rect x="{left + width * i}" y="{12 * (7 - layer)}" width="{width - 1}" height="11" fill="{fill if on else "#EEEEEE"}"/>'
+                   for i, column in enumerate(columns) for layer, on in enumerate(column))
+
+# %%
+def panel(p, keep):
+    coins = torch.rand(60, 8, generator=torch.Generator().manual_seed(0)) >= p
+    picture = boxes(coins.tolist(), 20, 6, "#8A8A8A") + boxes([[layer in keep for layer in range(8)]], 420, 60, "#0072B2")
+    words = [(20, 108, "60 training steps"), (420, 108, "what is left")] + [(6, 12 * (7 - i) + 9, i) for i in range(8)]
+    labels = "".join(f'<text x="{x}" y="{y}" font-size="10" fill="#555555">{word}</text>' for x, y, word in words)
+    megabytes = cost.stored_bytes(layerdrop.finalize(base, keep=keep)) / 1e6
+    return (f'<svg width="500" height="114" role="img" aria-label="which layers ran in 60 steps, and which are left">{picture}{labels}</svg><br>'
+            f"p = {p}, layers {keep}, {megabytes:.2f} MB: perplexity <b>{perplexity(p, keep):.1f}</b>. All 8 layers: {perplexity(p, list(range(8))):.1f}, "
+            f"and {perplexity(0.0, list(range(8))):.1f} without LayerDrop.")
+
+display(HTML(panel(0.2, half)))
+
+# %% tags=["nbval-ignore-output"]
+import ipywidgets as widgets
+
+rate = widgets.SelectionSlider(options=list(NAMES), value=0.2, description="p")
+switches = [widgets.ToggleButton(value=i in half, description=str(i), layout=widgets.Layout(width="44px")) for i in range(8)]
+shown = widgets.HTML()
+
+# %% tags=["nbval-ignore-output"]
+def update(_=None):
+    keep = [i for i, switch in enumerate(switches) if switch.value]
+    shown.value = panel(rate.value, keep) if keep else "keep at least one layer"
+
+for control in (rate, *switches):
+    control.observe(update, "value")
+update()
+widgets.VBox([rate, widgets.HBox(switches), shown])
+
+# %% [markdown]
+# Find the four layers with the lowest perplexity for $p = 0$ and for $p = 0.2$. Then leave out layer 0 alone.
+
+#
+# <details><summary>Answer</summary>
+#
+# Without LayerDrop the best four are 0, 1, 3 and 7, with a perplexity of 78.7; with p = 0.2 they are 0, 3, 5 and 6 with 37.9, and three other sets are within 0.2 of that. Without layer 0 alone, the base has a perplexity of 3,067; the model with LayerDrop goes from 33.6 to 37.5.
+#
+# </details>
+#
+# ## 8. The time of a training step
+#
+# **Predict.** With $p = 0.2$, a fifth of the layers is skipped. Is training 1.25 times as fast?
+
+# %%
+speed = load_results("bench_layerdrop")["speed"]
+for p, found in speed.items():
+    print(f"p = {p:4}: {found['faster']['median']:.2f} times as fast (quartiles {found['faster']['low']:.2f} to {found['faster']['high']:.2f}), "
+          f"limit {found['limit']:.2f}, reached {found['share']['median']:.0%}")
+print(f"share of a step that is spent in the layers: f = {found['f']['median']:.2f}")
+
+# %% [markdown]
+# Only the layers are skipped, not the token vectors, the last norm, the loss and their part of the optimizer: of a step's time the layers take the share $f$. So the limit is $1 / (1 - pf)$. The coins cost next to nothing: the steps come within a few percent of
+# the limit. (One thread, 8 windows of 128 tokens a step. "Reached" compares each group of steps with the layers that its coins let run.) A parameter without a gradient is also left alone by the optimizer: neither momentum nor weight decay moves a layer in a step that skips it.
+#
+# ## 9. Two processes
+#
+# On two machines each process computes gradients on its own rows, and they are averaged. If the processes skip different layers, one waits for gradients that the other never computes. Our coins come from a generator that starts alike everywhere, so all skip the same layers. PyTorch's
+# `DistributedDataParallel` does not know that and says:
+
+# %%
+ranks = load_results("layerdrop_ranks")
+print(ranks["without_the_walk"])
+print("same layers in both processes:", ranks["same_coins"], "- same weights after training:", all(ranks["same_weights"].values()))
+
+# %% [markdown]
+# `find_unused_parameters=True` makes it look through the graph of every step for what is missing. With coins that are shared there is another way: average exactly the gradients that are there, in one message. It is also shorter by the layers that were skipped.
+
+# %%
+def average(model, dist):
+    grads = [p.grad for p in model.parameters() if p.grad is not None]       # the same ones everywhere
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    for g, part in zip(grads, (flat / dist.get_world_size()).split([g.numel() for g in grads])):
+        g.copy_(part.view_as(g))
+
+# %%
+for name, (low, median, high) in ranks["steps_per_second"].items():
+    print(f"{name:28}{median:5.1f} steps a second (quartiles {low:.1f} to {high:.1f})")
+
+# %% [markdown]
+# Looking through the graph costs about 2 percent of a step here (two processes of one thread each); the message of the gradients alone does without, and with LayerDrop it is the fastest of the five. Both end with the same weights in both processes.
+#
+# ## 10. What it does not do
+#
+# **In use, with all layers, nothing is saved.** The file holds all eight; time and MACs are those of the base.
+
+# %%
+assert cost.stored_bytes(model) == cost.stored_bytes(base) and cost.macs(model) == cost.macs(base)
+
+# %% tags=["nbval-ignore-output"]
+window, _ = next(corpus.windows(context=128, rows=1))                        # (1, 128)
+models = {"without LayerDrop": base, "LayerDrop, 8 layers": model}
+models |= {f"pruned to {n}": layerdrop.finalize(model, keep=layerdrop.keep_evenly(8, n)) for n in (6, 4, 2)}
+with torch.no_grad():
+    passes = cost.interleaved({name: lambda m=m: m(window) for name, m in models.items()}, runs=30, warmup=10)
+for name, timing in passes.items():
+    print(f"{name:20}{1e3 * timing.median:6.2f} ms a window (quartiles {1e3 * timing.low:.2f} to {1e3 * timing.high:.2f})")
+
+# %% [markdown]
+# **Half of the layers is not half of the bytes.** The token vectors stay:
+
+# %%
+small_model = models["pruned to 4"]
+print(f"{cost.stored_bytes(small_model) / cost.stored_bytes(model):.2f} of the bytes, {cost.macs(small_model) / cost.macs(model):.2f} of the MACs")
+one = cost.stored_bytes(model.blocks.layers[0])
+assert cost.stored_bytes(model) - cost.stored_bytes(small_model) == 4 * one
+
+# %% [markdown]
+# ## 11. Take it home
+#
+# On a model that is not ours: PyTorch's encoder, five lines. In use, pruned or not, it runs under `no_grad` and with padding.
+
+# %%
+from torch import nn
+
+layer = is_a(nn.TransformerEncoderLayer)
+encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, batch_first=True), 6, enable_nested_tensor=False)
+encoder = layerdrop.apply(encoder, p=0.2, where=layer)                       # before training
+small = layerdrop.finalize(encoder, keep=layerdrop.keep_evenly(6, 3), where=layer)
+print(len(encoder.layers), "layers became", len(small.layers))
+
+# %% [markdown]
+# One trap there. In use without gradients, PyTorch's encoder layer takes a fused path that reads the weights of its sub-modules and does not call them. A whole layer that is wrapped, as above, is called. A wrapper *inside* a layer, say around `linear2` to find out what the feed-forward is worth, is
+# passed over without a word:
+
+# %%
+class Off(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.weight, self.bias = inner, inner.weight, inner.bias
+
+    def forward(self, x):
+        return 0 * self.inner(x)
+
+# %%
+single = nn.TransformerEncoderLayer(64, 4, batch_first=True).eval()
+x = torch.randn(2, 5, 64)
+before = single(x)
+single.linear2 = Off(single.linear2)
+print("changed, with gradients:", not torch.allclose(single(x), before, atol=1e-5))
+with torch.no_grad():
+    print("changed, under no_grad:", not torch.allclose(single(x), before, atol=1e-5))
+
+# %% [markdown]
+# A published BERT of six layers (all-MiniLM-L6-v2) was not trained with LayerDrop. Take three of its layers away, without repair: how far do its sentence vectors move?
+
+# %%
+minilm = load_results("layerdrop_minilm")
+print(f"{minilm['parameters']['6'] / 1e6:.1f} million parameters became {minilm['parameters']['3'] / 1e6:.1f}; "
+      f"a batch of 32 sentences took {minilm['seconds']['3 layers'][1] / minilm['seconds']['6 layers'][1]:.2f} of the time")
+best = max(minilm["agreement"], key=lambda keep: minilm["agreement"][keep]["cosine"])
+for keep in ("0,2,5", best):
+    print(f"layers {keep}: mean cosine with the whole model's vectors {minilm['agreement'][keep]['cosine']:.2f}, "
+          f"same nearest neighbour for {minilm['agreement'][keep]['same_nearest']:.0%} of {minilm['sentences']} sentences")
+
+# %% [markdown]
+# That is what happens without LayerDrop in pretraining. (Switching it on only when such a model is finetuned does not make it prunable, say the authors in the documentation of their code.)
+#
+# `python -m minieff snippet layerdrop` prints the technique as one file that needs torch alone.
+#
+# **Recap**, as measured, from the base to the model with p = 0.2 pruned to four layers, and to the one whose four layers were spared:
+
+# %%
+bits = {name: depths["curves"][name] for name in ("speeches-base", "speeches-layerdrop-20", "speeches-layerdrop-spared-50")}
+print(f"training time  {1 / speed['0.2']['faster']['median']:.2f} (p = 0.2)")
+print(f"model size     {cost.stored_bytes(small_model) / cost.stored_bytes(base):.2f}, MACs {cost.macs(small_model) / cost.macs(base):.2f} of the base's")
+for name in bits:
+    print(f"{name:30}{bits[name]['8']['bits_per_byte']:.3f} bits a byte with 8 layers, {bits[name]['4']['bits_per_byte']:.3f} with 4")
+
+# %% [markdown]
+# On the scoreboard, with sizes and times of the shapes as lesson 00 measured them. "4 of 8 kept" is the base, pruned.
+
+# %%
+board = load_results("00_start_here")["scoreboard"]
+shape = {row["name"]: row for row in board}
+short = [shape[like] | {"name": f"{title}, {kept} layers", "bits_per_byte": bits[name][kept]["bits_per_byte"]}
+         for name, title in (("speeches-layerdrop-20", "p = 0.2"), ("speeches-layerdrop-spared-50", "spared")) for kept, like in (("8", "base"), ("4", "depth-4"))]
+
+# %%
+rows = [row for row in board if "width" not in row["name"]] + short
+plot.show(plot.scoreboard(rows, highlight=[row["name"] for row in short]), alt="The scoreboard with four more points, all above the curve of the models that were trained from nothing: "
+          "the two of the spared model lie just above it, those of p = 0.2 further up, and the base pruned to four layers far above all.")
+
+# %%
+saved = save_results("08_layerdrop", {                    # to a temporary folder, unless `make lessons` runs
+    "lost_at_half": {"without": float(loses[0]), "p = 0.2": float(loses[1])},
+    "passes": {name: (t.low, t.median, t.high) for name, t in passes.items()},
+    "scoreboard": short})
+
+# %% [markdown]
+# **Exercise.** [08 LayerDrop](../exercises/08_layerdrop.ipynb): the forward from memory, a sub-layer that is skipped wrongly, expected depth and speed, which layers to keep, a checkpoint with fewer layers, and an encoder that ignores what you change.
