@@ -11,12 +11,12 @@ limit does not depend on how the coins fell; on average a / L is 1 - p, and the 
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from statistics import quantiles
+from statistics import median
 
 import torch
 from torch import nn
 
-from benchmarks.turns import Turns, comparison, in_turns
+from benchmarks.turns import Turns, comparison, in_turns, spread
 from minieff import layerdrop
 from minieff.data import loss
 from minieff.files import save_results
@@ -70,8 +70,8 @@ def main(argv: list[str] | None = None) -> None:
             none + (plain - none) * a / plan.config.layers
             for plain, none, a in zip(turns.seconds["plain"], turns.seconds["no layer"], ran, strict=True)
         ]
-        limits.append(against(turns, bounds, what, plan.steps, 0.95 if p in COMPARED else None))
-        speed[f"{p}"] = summary(turns, bounds, p)
+        limits.append(against(turns, bounds, what, plan.steps))
+        speed[f"{p}"] = summary(turns, limits[-1]["share"], p)
         print(p, speed[f"{p}"], flush=True)
     results = {
         "title": "LayerDrop's training step",
@@ -125,32 +125,22 @@ def stepper(plan: Plan, change: Callable[[nn.Module], nn.Module]) -> Callable[[]
     return call
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    low, median, high = quantiles(values, n=4, method="inclusive")
-    return {"median": median, "low": low, "high": high}
-
-
-def against(turns: Turns, bounds: list[float], what: str, steps: int, goal: float | None) -> dict:
+def against(turns: Turns, bounds: list[float], what: str, steps: int) -> dict:
     """The share of the limit that ours reaches, as a row of the benchmarks' page."""
-    share = spread([bound / own for bound, own in zip(bounds, turns.seconds["ours"], strict=True)])
-    bound = spread(bounds)["median"]
+    bound = median(bounds)
     return {
-        "what": what, "unit": "step", "work": steps, "rate": steps / bound, "seconds": bound, "share": share,
+        "what": what, "unit": "step", "work": steps, "rate": steps / bound, "seconds": bound,
+        "share": spread(bound / own for bound, own in zip(bounds, turns.seconds["ours"], strict=True)),
         "probe": "a plain step without its skipped layers", "threads": turns.timings["ours"].threads,
-        "goal": goal,
     }  # fmt: skip
 
 
-def summary(turns: Turns, bounds: list[float], p: float) -> dict[str, dict[str, float] | float]:
+def summary(turns: Turns, share: dict[str, float], p: float) -> dict[str, dict[str, float] | float]:
     """f, how many times as fast as plain, what the limit would be, and the share of it."""
     plain, none = turns.seconds["plain"], turns.seconds["no layer"]
-    f = spread([1 - b / a for a, b in zip(plain, none, strict=True)])
-    return {
-        "f": f,
-        "limit": 1 / (1 - p * f["median"]),
-        "faster": turns.quotient("plain", "ours"),
-        "share": spread([bound / own for bound, own in zip(bounds, turns.seconds["ours"], strict=True)]),
-    }
+    f = spread(1 - b / a for a, b in zip(plain, none, strict=True))
+    limit = 1 / (1 - p * f["median"])
+    return {"f": f, "limit": limit, "faster": turns.quotient("plain", "ours"), "share": share}
 
 
 if __name__ == "__main__":

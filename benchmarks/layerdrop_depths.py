@@ -15,6 +15,7 @@ from itertools import combinations
 from statistics import mean
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minieff import cost, layerdrop, zoo
@@ -88,7 +89,7 @@ def runs(model: Transformer, ids: Tensor) -> Iterator[tuple[list[int], Tensor]]:
             yield from visit(x, depth + 1, keep)
             yield from visit(layers[depth](x), depth + 1, [*keep, depth])
         elif keep:
-            yield keep, model.norm(x) @ model.tok.weight.T
+            yield keep, F.linear(model.norm(x), model.tok.weight)
 
     return visit(model.embed(ids, 0), 0, [])
 

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         turns = in_turns({name: call for name, (call, _) in steppers.items()}, runs, warmup)
         equal = {name: same_weights(model) for name, (_, model) in steppers.items()}
         refusal = without_the_walk(config, rows)
-        coins = same_coins(config, rows)
+        coins = same_coins(config)
     if rank == 0:
         print(refusal)
         results = {
@@ -122,7 +122,7 @@ def same_weights(model: nn.Module) -> bool:
     return all(torch.equal(own, other) for other in everyones)
 
 
-def same_coins(config: Config, rows: int, steps: int = 100) -> bool:
+def same_coins(config: Config, steps: int = 100) -> bool:
     """Whether in `steps` steps all processes ran the same layers."""
     model = start(config, P)
     ran = []

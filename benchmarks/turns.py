@@ -5,7 +5,7 @@ call and a busy one for the other. Both calls of one turn run within the same se
 quotient of its own; we report the median and the quartiles of those.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from statistics import quantiles
 from time import perf_counter
@@ -24,8 +24,13 @@ class Turns:
     def quotient(self, name: str, by: str, scale: float = 1.0) -> dict[str, float]:
         """Of `name`'s seconds by those of `by`, turn by turn, times `scale`: median and quartiles."""
         pairs = zip(self.seconds[name], self.seconds[by], strict=True)
-        low, median, high = quantiles((scale * a / b for a, b in pairs), n=4, method="inclusive")
-        return {"median": median, "low": low, "high": high}
+        return spread(scale * a / b for a, b in pairs)
+
+
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, median, high = quantiles(values, n=4, method="inclusive")
+    return {"median": median, "low": low, "high": high}
 
 
 def in_turns(calls: dict[str, Callable[[], object]], runs: int, warmup: int) -> Turns:

@@ -14,7 +14,7 @@ is short. It does not save: anything at inference before layers are removed, nor
 heads or sub-layers remove nothing that `finalize` could leave out.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import combinations
 
@@ -231,22 +231,35 @@ def keep_learned(
     gated = swap(finalize(model), where, Gate).requires_grad_(False)
     gates = [module for module in gated.modules() if isinstance(module, Gate)]
     keep_evenly(len(gates), kept)  # refuses
-    shares, scores = [], None
+    shares = list(_learned_shares(gated, gates, batches, kept, loss, rate))
+    if not shares:
+        raise ValueError("no batches: the shares are learned from them; give some (ids, targets)")
+    mean = torch.stack(shares[len(shares) // 2 :]).mean(0)
+    return sorted(mean.topk(kept).indices.tolist())
+
+
+def _learned_shares(
+    gated: nn.Module,
+    gates: list[Gate],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    kept: int,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    rate: float,
+) -> Iterator[Tensor]:
+    """The share of each layer, (L,), at every batch; what gives the shares takes a step after each."""
+    scores = None
     for ids, targets in batches:
         h = _mean_activations(gated, gates, ids)  # (L, C)
         if scores is None:
-            scores = [torch.zeros_like(h), torch.zeros_like(h[:, 0])]
-            optimizer = torch.optim.Adam([s.requires_grad_() for s in scores], lr=rate)
-        shares.append(((scores[0] * h.tanh()).sum(-1) + scores[1]).softmax(0))  # (L,)
-        for gate, share in zip(gates, shares[-1], strict=True):
-            gate.gate = (kept * share).clamp(max=1)
+            scores = [torch.zeros_like(t, requires_grad=True) for t in (h, h[:, 0])]  # w and b
+            optimizer = torch.optim.Adam(scores, lr=rate)
+        share = ((scores[0] * h.tanh()).sum(-1) + scores[1]).softmax(0)
+        for gate, value in zip(gates, (kept * share).clamp(max=1), strict=True):
+            gate.gate = value
         optimizer.zero_grad()
         loss(gated(ids), targets).backward()
         optimizer.step()
-    if not shares:
-        raise ValueError("no batches: the shares are learned from them; give some (ids, targets)")
-    mean = torch.stack(shares[len(shares) // 2 :]).detach().mean(0)
-    return sorted(mean.topk(kept).indices.tolist())
+        yield share.detach()
 
 
 @torch.no_grad()

@@ -37,16 +37,11 @@ class Silent:
 
 
 @dataclass(frozen=True)
-class Masked:
-    """Masked language modelling on a corpus: a `share` of the tokens is to be guessed."""
+class Passages:
+    """What both tasks have in common: a text, one vocabulary, and an encoder that looks both ways."""
 
     text: Corpus
-    share: float = 0.3
-    mask = everything  # an encoder looks both ways
-
-    @property
-    def name(self) -> str:
-        return f"masked {self.text.name}"
+    mask = everything
 
     @property
     def vocab(self) -> int:
@@ -55,6 +50,17 @@ class Masked:
     @cached_property
     def tokenizer(self) -> Silent:
         return Silent(self.vocab)
+
+
+@dataclass(frozen=True)
+class Masked(Passages):
+    """Masked language modelling: a `share` of the tokens is to be guessed."""
+
+    share: float = 0.3
+
+    @property
+    def name(self) -> str:
+        return f"masked {self.text.name}"
 
     def fingerprint(self) -> str:
         """A checksum of the training tokens."""
@@ -89,22 +95,12 @@ class Masked:
 
 
 @dataclass(frozen=True)
-class Eras:
+class Eras(Passages):
     """Passages of the speeches with their era, 30 years each from 1790: the only target is at position 0."""
 
-    text: Corpus
     years: dict[str, list[int]]  # "train" and "valid": of each document
     context: int  # positions of a passage, MASK included
-    mask = everything
     name = "eras"
-
-    @property
-    def vocab(self) -> int:
-        return self.text.vocab + 1 + ERAS
-
-    @cached_property
-    def tokenizer(self) -> Silent:
-        return Silent(self.vocab)
 
     @cached_property
     def train(self) -> tuple[Tensor, Tensor]:

