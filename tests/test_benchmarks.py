@@ -96,9 +96,9 @@ def test_layers_are_removed_and_heads_switched_off(tmp_path):
 
 def test_an_encoder_is_finetuned_and_pruned(tmp_path):
     found = quick("layerdrop_eras", tmp_path)
-    assert found["setting"]["passages"] == 2759 and 0.15 < found["setting"]["chance"] < 0.25
+    assert found["setting"]["passages"] == 4 and 0.15 < found["setting"]["chance"] < 0.25
     for name, part in found["accuracy"].items():
-        assert list(part) == list("654321") if name.startswith("6 layers") else ["3"]
+        assert list(part) == list("654321") if name in ("6 layers", "6 layers, LayerDrop") else [name[0]]
         assert all(len(seeds) == 1 and 0 <= seeds[0] <= 1 for seeds in part.values())
 
 
