@@ -3,24 +3,26 @@
     python benchmarks/layerdrop_depths.py           after `make zoo`: an hour, most weights do not ship
     python benchmarks/layerdrop_depths.py --quick   the base model alone, on a few windows
 
-`curves`: every model pruned to every depth by `keep_evenly`, on all held-out windows. `subsets`: for some
-models the loss with each of the 255 sets of layers, on two halves of 256 windows, so that a search can be
-judged on windows that it did not see. `choices`: what the strategies keep, and its loss. `heads`: the loss
-with a random half of the heads of each layer off.
+`curve`: a model pruned to every depth by `keep_evenly`, on all held-out windows. `subsets`, for some: the
+loss with each of the 255 sets of layers, on two halves of 256 windows, so that a search can be judged on those
+that it did not see. `choices`, for two: what the strategies keep, and its loss. `heads`, for some: the loss
+with a random half of the heads of each layer off. Models whose weights were measured before are not measured
+again: delete the file to begin anew.
 """
 
 import argparse
 from collections.abc import Iterator
 from itertools import combinations
+from pathlib import Path
 from statistics import mean
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from minieff import cost, layerdrop, zoo
 from minieff.data import Corpus, loss, speeches
-from minieff.files import save_results
+from minieff.files import ROOT, load_results, save_results
 from minieff.surgery import clone
 from minieff.transformer import Transformer
 
@@ -30,31 +32,43 @@ RATES = ["speeches-layerdrop-10", "speeches-layerdrop-35", "speeches-layerdrop-5
 SPARED = ["speeches-layerdrop-spared-20", "speeches-layerdrop-spared-50"]  # layers 0, 2, 5, 7 have no coin
 OTHERS = ["speeches-layerdrop-20-long", "speeches-residualdrop-20", "speeches-headdrop-20"]
 
+SEARCHED = [PLAIN[0], DROPPED[0], *RATES, *SPARED]
+CHOSEN = [PLAIN[0], DROPPED[0]]
+BEHEADED = [PLAIN[0], DROPPED[0], "speeches-headdrop-20"]
+
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one model and few windows")
     quick = parser.parse_args(argv).quick
     names = PLAIN[:1] if quick else PLAIN + DROPPED + RATES + SPARED + OTHERS
-    searched = names[:1] if quick else [PLAIN[0], DROPPED[0], *RATES, *SPARED]
-    windows, batches = (4, 2) if quick else (256, 100)
-    corpus = speeches()
-    results: dict[str, dict] = {"curves": {}, "subsets": {}, "choices": {}, "heads": {}}
+    measured = (ROOT / "results" / "layerdrop_depths.json").exists() and not quick
+    found = load_results("layerdrop_depths")["models"] if measured else {}
     for name in names:
-        model = layerdrop.finalize(load(name))
-        results["curves"][name] = curve(model, corpus, windows if quick else None)
-        results["heads"][name] = half_of_the_heads(model, corpus, windows)
-        if name in searched:
-            results["subsets"][name] = subsets(model, corpus, windows)
-            results["choices"][name] = choices(model, corpus, results["subsets"][name], batches)
-        print(name, [round(q["nats"], 3) for q in results["curves"][name].values()], flush=True)
-    print(save_results("layerdrop_depths", {"windows": windows, **results}))
+        card = zoo.card(name, folder(name))
+        if found.get(name, {}).get("sha256") != card["sha256"]:
+            found[name] = {"sha256": card["sha256"], **measure(name, quick)}
+            saved = save_results("layerdrop_depths", {"models": found})
+            print(name, [round(q["nats"], 3) for q in found[name]["curve"].values()], saved, flush=True)
 
 
-def load(name: str) -> nn.Module:
-    """A model of the zoo or of its folder layerdrop."""
-    folder = next(f for f in (zoo.FOLDER, zoo.FOLDER / "layerdrop") if (f / f"{name}.json").exists())
-    return zoo.load(name, folder)
+def measure(name: str, quick: bool) -> dict[str, dict | list]:
+    """All that is asked about one model."""
+    model, corpus = layerdrop.finalize(zoo.load(name, folder(name))), speeches()
+    windows, batches = (4, 2) if quick else (256, 100)
+    found: dict[str, dict | list] = {"curve": curve(model, corpus, windows if quick else None)}
+    if name in BEHEADED:
+        found["heads"] = half_of_the_heads(model, corpus, windows)
+    if name in SEARCHED:
+        found["subsets"] = nats = subsets(model, corpus, windows)
+        if name in CHOSEN:
+            found["choices"] = choices(model, corpus, nats, batches)
+    return found
+
+
+def folder(name: str) -> Path:
+    """The zoo, or its folder layerdrop."""
+    return next(f for f in (zoo.FOLDER, zoo.FOLDER / "layerdrop") if (f / f"{name}.json").exists())
 
 
 def curve(model: Transformer, corpus: Corpus, windows: int | None) -> dict[str, dict]:

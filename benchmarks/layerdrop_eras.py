@@ -50,13 +50,8 @@ def main(argv: list[str] | None = None) -> None:
             for n in depths
         }
         print(name, results[name], flush=True)
-    passages = corpus.valid[1][:, 0]
-    setting = {
-        "steps": steps,
-        "rows": rows,
-        "passages": windows or len(passages),
-        "chance": largest_share(passages),
-    }
+    chance = largest_share(corpus.valid[1][:, 0])
+    setting = {"steps": steps, "rows": rows, "passages": windows, "chance": chance}
     print(save_results("layerdrop_eras", {"setting": setting, "accuracy": results}))
 
 

@@ -83,15 +83,15 @@ def test_two_ranks_drop_the_same_layers(tmp_path):
 
 
 def test_layers_are_removed_and_heads_switched_off(tmp_path):
-    found = quick("layerdrop_depths", tmp_path)
-    curve, subsets = found["curves"]["speeches-base"], found["subsets"]["speeches-base"]
+    found = quick("layerdrop_depths", tmp_path)["models"]["speeches-base"]
+    curve, subsets = found["curve"], found["subsets"]
     assert list(map(int, curve)) == list(range(8, 0, -1)) and len(subsets) == 255
     assert curve["8"]["nats"] == pytest.approx(sum(subsets["0,1,2,3,4,5,6,7"]) / 2, abs=1e-3)
     assert curve["4"]["nats"] == pytest.approx(sum(subsets["0,2,5,7"]) / 2, abs=1e-3)
-    four = found["choices"]["speeches-base"]["4"]
+    four = found["choices"]["4"]
     best = min((k for k in subsets if k.count(",") == 3), key=lambda k: subsets[k][0])
     assert four["search"][0] == [int(i) for i in best.split(",")]
-    assert len(set(found["heads"]["speeches-base"])) == 10
+    assert len(set(found["heads"])) == 10
 
 
 def test_an_encoder_is_finetuned_and_pruned(tmp_path):

@@ -171,12 +171,12 @@ for name, m in (("without", base), ("p = 0.2", model)):
 # tokens (lesson 01); the model without LayerDrop, pruned; and, as a line, the model without LayerDrop, whole. All held-out windows; a band spans the seeds.
 
 # %%
-depths = load_results("layerdrop_depths")
+depths = load_results("layerdrop_depths")["models"]
 DEPTHS = range(8, 0, -1)
 
 def pruned(start):                                                       # all seeds of a model: (seeds, depths)
-    names = [name for name in depths["curves"] if name == start or name.startswith(f"{start}-seed")]
-    return torch.tensor([[depths["curves"][name][str(n)]["nats"] for n in DEPTHS] for name in names])
+    names = [name for name in depths if name == start or name.startswith(f"{start}-seed")]
+    return torch.tensor([[depths[name]["curve"][str(n)]["nats"] for n in DEPTHS] for name in names])
 
 plain, dropped = pruned("speeches-base"), pruned("speeches-layerdrop-20")
 print(f"{len(plain)} seeds without LayerDrop, {len(dropped)} with")
@@ -236,7 +236,7 @@ def strategies(ax, found):
 # %%
 figure, axes = plot.panels(2, width=5, height=3.8)
 for ax, name, title in zip(axes, ("speeches-base", "speeches-layerdrop-20"), ("without LayerDrop", "LayerDrop, p = 0.2")):
-    strategies(ax, depths["choices"][name])
+    strategies(ax, depths[name]["choices"])
     ax.set_title(title)
 axes[0].set_ylabel("nats a token, held out")
 axes[1].legend(frameon=False, fontsize=8)
@@ -247,13 +247,13 @@ plot.show(figure, alt="Two panels of nats a token over the number of layers left
 
 # %%
 for name in ("speeches-base", "speeches-layerdrop-20"):
-    four = depths["choices"][name]["4"]
+    four = depths[name]["choices"]["4"]
     print(name, {how: f"{four[how][0]} {four[how][1]:.2f}" for how in STYLES})
 
 # %%
 def without(name, layer):
     rest = ",".join(str(i) for i in range(8) if i != layer)
-    return sum(depths["subsets"][name][rest]) / 2
+    return sum(depths[name]["subsets"][rest]) / 2
 
 for name in ("speeches-base", "speeches-layerdrop-20"):
     print(f"{name:22} with one layer missing:", [round(without(name, layer), 2) for layer in range(8)])
@@ -283,12 +283,12 @@ print("keep_evenly(8, 3) =", layerdrop.keep_evenly(8, 3), "counted from 0")
 aimed = zoo.card("speeches-layerdrop-spared-50", zoo.FOLDER / "layerdrop")
 print("p =", aimed["recipe"]["techniques"][0]["p"])
 for name, title in (("speeches-base", "without LayerDrop"), ("speeches-layerdrop-20", "p = 0.2 for all"), ("speeches-layerdrop-spared-50", "four layers spared")):
-    found = depths["curves"][name]
+    found = depths[name]["curve"]
     print(f"{title:20}{found['8']['nats']:.3f} nats a token with 8 layers, {found['4']['nats']:.3f} with layers 0, 2, 5, 7")
 print(f"from nothing, 4 layers  {scratch[4]:.3f}")
 
 # %%
-spared = depths["subsets"]["speeches-layerdrop-spared-50"]
+spared = depths["speeches-layerdrop-spared-50"]["subsets"]
 for keep in ("0,1,2,3,4,5,6,7", "0,1,2,4,5,7", "0,2,5,7", "0,2,5", "1,3,4,6"):
     print(f"layers {keep:16}{sum(spared[keep]) / 2:.2f} nats a token (256 windows)")
 
@@ -307,7 +307,7 @@ from math import exp
 from IPython.display import HTML, display
 
 def perplexity(p, keep):
-    return exp(sum(depths["subsets"][NAMES[p]][",".join(map(str, keep))]) / 2)
+    return exp(sum(depths[NAMES[p]]["subsets"][",".join(map(str, keep))]) / 2)
 
 def boxes(columns, left, width, fill):
     return "".join(f'<rect x="{left + width * i}" y="{12 * (7 - layer)}" width="{width - 1}" height="11" fill="{fill if on else "#EEEEEE"}"/>'
@@ -477,7 +477,7 @@ for keep in ("0,2,5", best):
 # **Recap**, as measured, from the base to the model with p = 0.2 pruned to four layers, and to the one whose four layers were spared:
 
 # %%
-bits = {name: depths["curves"][name] for name in ("speeches-base", "speeches-layerdrop-20", "speeches-layerdrop-spared-50")}
+bits = {name: depths[name]["curve"] for name in ("speeches-base", "speeches-layerdrop-20", "speeches-layerdrop-spared-50")}
 print(f"training time  {1 / speed['0.2']['faster']['median']:.2f} (p = 0.2)")
 print(f"model size     {cost.stored_bytes(small_model) / cost.stored_bytes(base):.2f}, MACs {cost.macs(small_model) / cost.macs(base):.2f} of the base's")
 for name in bits:
