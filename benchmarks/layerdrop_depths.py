@@ -3,11 +3,11 @@
     python benchmarks/layerdrop_depths.py           after `make zoo`: an hour, most weights do not ship
     python benchmarks/layerdrop_depths.py --quick   the base model alone, on a few windows
 
-`curve`: a model pruned to every depth by `keep_evenly`, on all held-out windows. `subsets`, for some: the
-loss with each of the 255 sets of layers, on two halves of 256 windows, so that a search can be judged on those
-that it did not see. `choices`, for two: what the strategies keep, and its loss. `heads`, for some: the loss
-with a random half of the heads of each layer off. Models whose weights were measured before are not measured
-again: delete the file to begin anew.
+`curve`: a model pruned to every depth by `keep_evenly`, on all held-out windows. `subsets`, for some models:
+the loss with each of the 255 sets of layers, on two halves of 256 windows, so that a search can be judged on
+windows that it did not see. `choices`, for two: what the strategies keep, and its loss. `heads`, for three:
+the loss with a random half of the heads of each layer off. Models whose weights were measured before are not
+measured again: delete the file to begin anew.
 """
 
 import argparse

@@ -180,8 +180,13 @@ def pruned(start):                                                       # all s
 
 plain, dropped = pruned("speeches-base"), pruned("speeches-layerdrop-20")
 print(f"{len(plain)} seeds without LayerDrop, {len(dropped)} with")
+
+# %%
+SIDE = zoo.FOLDER / "layerdrop"                                          # cards of runs whose weights do not ship
 SCRATCH = {8: "base", 6: "depth-6", 4: "depth-4", 2: "depth-2", 1: "depth-1"}
 scratch = {n: zoo.card(f"speeches-{name}")["quality"]["nats"] for n, name in SCRATCH.items()}
+again = zoo.card("speeches-depth-4-seed-1")["quality"]["nats"]
+print(f"4 layers from nothing, two seeds: {scratch[4]:.3f} and {again:.3f}")
 
 # %%
 def curve(ax, found, style, colour, label):
@@ -208,17 +213,71 @@ loses = [(found[:, DEPTHS.index(4)] - found[:, 0]).mean() for found in (plain, d
 print(f"pruned to half: {loses[0]:.2f} nats lost without, {loses[1]:.2f} with LayerDrop, {loses[0] / loses[1]:.1f} times less")
 assert loses[0] > 4 * loses[1]
 
+# %% [markdown]
+# The model does what the talk promises: pruned to half it loses LOST of what the base loses. And it is no bargain yet. With all its layers it is worse than the base, and **at each of the five depths a model that was trained from nothing on the same 12 million tokens is better** than the pruned one.
+# Here what the small models can do, they learn in 12 million tokens; a layer that is there in four steps of five learns less.
+#
+# But the dashed line is five training runs, and the red one is a single run. **Predict.** What if the one run gets as much computation as the five?
+
 # %%
-family = sum(cost.macs(zoo.load(f"speeches-{name}")) for name in SCRATCH.values())
-print(f"training the five depths took {family / cost.macs(base):.1f} times the MACs of the base")
 assert all(scratch[n] < dropped[:, DEPTHS.index(n)].mean() for n in SCRATCH)
+family = sum(cost.macs(zoo.load(f"speeches-{name}")) for name in SCRATCH.values()) / cost.macs(base)
+layer = (cost.macs(base) - cost.macs(layerdrop.finalize(base, keep=half))) / 4
+longer = 3 * (1 - 0.2 * 8 * layer / cost.macs(base))                     # 36 million tokens, p = 0.2
+print(f"MACs of the training, the base's being 1: five depths {family:.2f}, one run with LayerDrop on three times the tokens {longer:.2f}")
+
+# %%
+long = pruned("speeches-layerdrop-20-long")
+for n in SCRATCH:
+    print(f"{n} layers: LayerDrop on 36 million tokens {long[0, DEPTHS.index(n)]:.3f}, from nothing on 12 million {scratch[n]:.3f}")
 
 # %% [markdown]
-# The model does what the talk promises: pruned to half it loses an eighth of what the base loses. And it is no bargain yet. With all its layers it is worse than the base, and **at each of the five depths a model that was trained from nothing on the same 12 million tokens is better** than the pruned one. The
-# paper reports the opposite for RoBERTa with six layers: 82.9 percent pruned against 82.3 from scratch on MNLI. Its models saw far more text; ours are still learning at the end of the run. What the pruned models do have over the small ones:
-# they are *one* training run, and the dashed line is five. Whether a longer run closes the gap is not shown here.
+# TEXT family
 #
-# ## 5. Which layers?
+# The paper reports the pruned model ahead: 82.9 percent against 82.3 from scratch, for RoBERTa with six of twelve layers on MNLI. Its model saw far more text than ours.
+#
+# ## 5. How often?
+#
+# Five models of the base's shape, trained on the same 12 million tokens in the same order; only $p$ differs. First the time. **Predict.** With $p = 0.2$, a fifth of the layers is skipped. Is training 1.25 times as fast?
+
+# %%
+speed = load_results("bench_layerdrop")["speed"]
+for p, found in speed.items():
+    print(f"p = {p:4}: {found['faster']['median']:.2f} times as fast (quartiles {found['faster']['low']:.2f} to {found['faster']['high']:.2f}), "
+          f"limit {found['limit']:.2f}, reached {found['share']['median']:.0%}")
+print(f"share of a step that is spent in the layers: f = {found['f']['median']:.2f}")
+
+# %% [markdown]
+# Only the layers are skipped, not the token vectors, the last norm, the loss and their part of the optimizer: of a step's time the layers take the share $f$. So the limit is $1 / (1 - pf)$. The coins cost next to nothing: the steps come within a few percent of
+# the limit. (One thread, 8 windows of 128 tokens a step. "Reached" compares each group of steps with the layers that its coins let run.) A parameter without a gradient is also left alone by the optimizer: neither momentum nor weight decay moves a layer in a step that skips it.
+#
+# Then the quality. **Predict** which $p$ is best when all eight layers run, which with four, which with two.
+
+# %%
+RATES = {0.0: "speeches-base", 0.1: "speeches-layerdrop-10", 0.2: "speeches-layerdrop-20", 0.35: "speeches-layerdrop-35", 0.5: "speeches-layerdrop-50"}
+for p, name in RATES.items():
+    print(f"p = {p:4}: with 8, 6, 4, 2, 1 layers", "  ".join(f"{pruned(name)[:, DEPTHS.index(n)].mean():.3f}" for n in SCRATCH))
+print("from nothing, 12 million tokens  ", "  ".join(f"{nats:.3f}" for nats in scratch.values()))
+
+# %%
+figure, (left, right) = plot.panels(2, width=5, height=4)
+for (p, name), (style, colour) in zip(RATES.items(), (("s-", "black"), ("v-", "sky"), ("o-", "red"), ("^-", "orange"), ("x-", "green"))):
+    curve(left, pruned(name), style, colour, f"p = {p}")
+curve(right, dropped, "o-", "red", "p = 0.2, 12 million tokens")
+curve(right, long, "P-", "purple", "p = 0.2, 36 million tokens")
+
+# %%
+for ax in (left, right):
+    ax.plot(list(scratch), list(scratch.values()), "D--", color=plot.PALETTE["blue"], label="from nothing, 12 million tokens")
+    ax.set(xlabel="layers left", xlim=(8.3, 0.7), ylim=(3.1, 6), xticks=DEPTHS)
+    ax.legend(frameon=False)
+left.set_ylabel("nats a token, held out")
+plot.show(figure, alt="ALT rates")
+
+# %% [markdown]
+# TEXT rates
+#
+# ## 6. Which layers?
 #
 # "Specific pruning strategy is not important", says the talk. **Predict.** Of the 70 ways to keep four of eight layers, is the even one among the best? And what about the first four, or the last four?
 
@@ -275,7 +334,7 @@ print("keep_evenly(8, 3) =", layerdrop.keep_evenly(8, 3), "counted from 0")
 # For 0.4 it drops half, and above one half it drops everything, because $\lfloor 1/p \rfloor$ is 1. It can only leave out a half, a third, a quarter. `keep_evenly` takes the number of layers instead, and always keeps the first and the last.
 
 # %% [markdown]
-# ## 6. Aim
+# ## 7. Aim
 #
 # If layers 0, 2, 5 and 7 are the ones to stay, why should they ever be skipped? $p$ can be one number a layer. In the next model those four have no coin, and each of the others is skipped in half of the steps. **Predict.** Compared with $p = 0.2$ for all: is the whole model better or worse? And the half?
 
@@ -295,19 +354,16 @@ for keep in ("0,1,2,3,4,5,6,7", "0,1,2,4,5,7", "0,2,5,7", "0,2,5", "1,3,4,6"):
 # %% [markdown]
 # Both are better, and by much: 0.10 nats behind the base with all layers instead of 0.18, and with four layers 0.03 behind the model that was trained from nothing with four, instead of 0.23. The price is in the last lines: this model can be pruned to one place, and not to any depth. The layers that were never skipped cannot be missed.
 #
-# ## 7. Your turn: choose p and the layers
+# ## 8. Your turn: choose p and the layers
 #
 # All 255 choices of layers were measured, for each value of $p$ in the list, on 256 held-out windows. Choose, and see the coins of 60 training steps, the stack that is left, and its measured perplexity, $e$ to the power of the nats a token.
-
-# %%
-NAMES = {0.0: "speeches-base", 0.2: "speeches-layerdrop-20"}
 
 # %%
 from math import exp
 from IPython.display import HTML, display
 
 def perplexity(p, keep):
-    return exp(sum(depths[NAMES[p]]["subsets"][",".join(map(str, keep))]) / 2)
+    return exp(sum(depths[RATES[p]]["subsets"][",".join(map(str, keep))]) / 2)
 
 def boxes(columns, left, width, fill):
     return "".join(f'<rect x="{left + width * i}" y="{12 * (7 - layer)}" width="{width - 1}" height="11" fill="{fill if on else "#EEEEEE"}"/>'
@@ -329,7 +385,7 @@ display(HTML(panel(0.2, half)))
 # %% tags=["nbval-ignore-output"]
 import ipywidgets as widgets
 
-rate = widgets.SelectionSlider(options=list(NAMES), value=0.2, description="p")
+rate = widgets.SelectionSlider(options=list(RATES), value=0.2, description="p")
 switches = [widgets.ToggleButton(value=i in half, description=str(i), layout=widgets.Layout(width="44px")) for i in range(8)]
 shown = widgets.HTML()
 
@@ -353,22 +409,67 @@ widgets.VBox([rate, widgets.HBox(switches), shown])
 #
 # </details>
 #
-# ## 8. The time of a training step
+# ## 9. Sub-layers and heads
 #
-# **Predict.** With $p = 0.2$, a fifth of the layers is skipped. Is training 1.25 times as fast?
+# LayerDrop is structured dropout, and a layer is only one of the structures. **Predict.** Which unit would you skip, if layers are to be removed afterwards: layers, sub-layers (an attention or a feed-forward), or heads?
 
 # %%
-speed = load_results("bench_layerdrop")["speed"]
-for p, found in speed.items():
-    print(f"p = {p:4}: {found['faster']['median']:.2f} times as fast (quartiles {found['faster']['low']:.2f} to {found['faster']['high']:.2f}), "
-          f"limit {found['limit']:.2f}, reached {found['share']['median']:.0%}")
-print(f"share of a step that is spent in the layers: f = {found['f']['median']:.2f}")
+KINDS = {"speeches-base": "nothing", "speeches-layerdrop-20": "layers", "speeches-residualdrop-20": "sub-layers", "speeches-headdrop-20": "heads"}
+for name, unit in KINDS.items():
+    found = pruned(name).mean(0)
+    print(f"skipped in training: {unit:11} {found[0]:.3f} nats a token with 8 layers, {found[4]:.3f} with 4")
+
+# %%
+for name in ("speeches-base", "speeches-layerdrop-20", "speeches-headdrop-20"):
+    halves = depths[name]["heads"]
+    print(f"skipped in training: {KINDS[name]:11} with a random half of each layer's heads off: {min(halves):.2f} to {max(halves):.2f} ({len(halves)} draws)")
 
 # %% [markdown]
-# Only the layers are skipped, not the token vectors, the last norm, the loss and their part of the optimizer: of a step's time the layers take the share $f$. So the limit is $1 / (1 - pf)$. The coins cost next to nothing: the steps come within a few percent of
-# the limit. (One thread, 8 windows of 128 tokens a step. "Reached" compares each group of steps with the layers that its coins let run.) A parameter without a gradient is also left alone by the optimizer: neither momentum nor weight decay moves a layer in a step that skips it.
+# TEXT structured
 #
-# ## 9. Two processes
+# ## 10. Where data are few
+#
+# The talk shows a second use: with LayerDrop, deep translation models got better, not only smaller. A layer that may be missing cannot be relied on to remember the training text. Whether that is a gain depends on how much a model overfits. Three regimes, smaller models, three seeds each, against nothing and against ordinary dropout of 0.1: a tenth of the
+# speeches, read TIMES times; a fiftieth, read TIMES times; and a small translation, from spelling to sounds, with 12 layers and a tenth of the pronunciations. **Predict** where LayerDrop helps.
+
+# %%
+few = load_results("layerdrop_few")
+TASKS = {"tenth": "a tenth of the speeches", "fiftieth": "a fiftieth of them", "sounds": "spelling to sounds"}
+for task, title in TASKS.items():
+    for kind in ("plain", "layerdrop-20", "dropout-10"):
+        end, best = (few[f"{task}-{kind}"][key] for key in ("end", "best"))
+        print(f"{title:24}{kind:13} at the end {sum(end) / 3:.3f} ({min(end):.3f} to {max(end):.3f}), "
+              f"at its best {sum(best) / 3:.3f} ({min(best):.3f} to {max(best):.3f})")
+
+# %%
+figure, axes = plot.panels(3, width=4)
+for ax, (task, title) in zip(axes, TASKS.items()):
+    for kind, colour in (("plain", "black"), ("layerdrop-20", "red"), ("dropout-10", "blue")):
+        looks = [row for row in zoo.card(f"{task}-{kind}", SIDE)["log"] if "valid" in row]
+        ax.plot([row["tokens"] / 1e6 for row in looks], [row["valid"] for row in looks], color=plot.PALETTE[colour], label=kind)
+    ax.set(title=title, xlabel="million tokens seen")
+axes[0].set_ylabel("nats a token, held out")
+axes[0].legend(frameon=False)
+plot.show(figure, alt="ALT few")
+
+# %% [markdown]
+# TEXT few
+#
+# ## 11. An encoder, as in "BERT + LayerDrop"
+#
+# TEXT eras
+
+# %%
+eras = load_results("layerdrop_eras")
+print(f"always the commonest era: {eras['setting']['chance']:.3f}")
+for name, found in eras["accuracy"].items():
+    for left, seeds in found.items():
+        print(f"{name:26}{left} layers in use: accuracy {sum(seeds) / 3:.3f} ({min(seeds):.3f} to {max(seeds):.3f})")
+
+# %% [markdown]
+# TEXT eras after
+#
+# ## 12. Two processes
 #
 # On two machines each process computes gradients on its own rows, and they are averaged. If the processes skip different layers, one waits for gradients that the other never computes. Our coins come from a generator that starts alike everywhere, so all skip the same layers. PyTorch's
 # `DistributedDataParallel` does not know that and says:
@@ -396,7 +497,7 @@ for name, (low, median, high) in ranks["steps_per_second"].items():
 # %% [markdown]
 # Looking through the graph costs about 2 percent of a step here (two processes of one thread each); the message of the gradients alone does without, and with LayerDrop it is the fastest of the five. Both end with the same weights in both processes.
 #
-# ## 10. What it does not do
+# ## 13. What it does not do
 #
 # **In use, with all layers, nothing is saved.** The file holds all eight; time and MACs are those of the base.
 
@@ -422,7 +523,7 @@ one = cost.stored_bytes(model.blocks.layers[0])
 assert cost.stored_bytes(model) - cost.stored_bytes(small_model) == 4 * one
 
 # %% [markdown]
-# ## 11. Take it home
+# ## 14. Take it home
 #
 # On a model that is not ours: PyTorch's encoder, five lines. In use, pruned or not, it runs under `no_grad` and with padding.
 
