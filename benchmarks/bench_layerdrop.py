@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
             for plain, none, a in zip(turns.seconds["plain"], turns.seconds["no layer"], ran, strict=True)
         ]
         limits.append(against(turns, bounds, what, plan.steps))
-        speed[f"{p}"] = summary(turns, limits[-1]["share"], p)
+        speed[f"{p}"] = summary(turns, bounds, limits[-1]["share"], p)
         print(p, speed[f"{p}"], flush=True)
     results = {
         "title": "LayerDrop's training step",
@@ -135,12 +135,17 @@ def against(turns: Turns, bounds: list[float], what: str, steps: int) -> dict:
     }  # fmt: skip
 
 
-def summary(turns: Turns, share: dict[str, float], p: float) -> dict[str, dict[str, float] | float]:
-    """f, how many times as fast as plain, what the limit would be, and the share of it."""
+def summary(turns: Turns, bounds: list[float], share: dict[str, float], p: float) -> dict:
+    """f; how many times as fast as plain; at most, with these coins; the share of that; at most, expected."""
     plain, none = turns.seconds["plain"], turns.seconds["no layer"]
     f = spread(1 - b / a for a, b in zip(plain, none, strict=True))
-    limit = 1 / (1 - p * f["median"])
-    return {"f": f, "limit": limit, "faster": turns.quotient("plain", "ours"), "share": share}
+    return {
+        "f": f,
+        "faster": turns.quotient("plain", "ours"),
+        "limit": spread(a / bound for a, bound in zip(plain, bounds, strict=True)),
+        "share": share,
+        "expected": 1 / (1 - p * f["median"]),
+    }
 
 
 if __name__ == "__main__":

@@ -233,11 +233,18 @@ def indices(value) -> list[int]:
     return [named(f"item {i}", whole, item) for i, item in enumerate(value)]
 
 
-def paper(layers: int, kept: int, every=lambda layers, kept: layers // (layers - kept)) -> list[int]:
-    """Fan et al. 2019: with p = 1 - kept / layers, drop layer d where d = 0 modulo floor(1 / p)."""
+PAPERS = (
+    lambda layers, kept: layers // (layers - kept),
+    lambda layers, kept: floor(1 / (1 - kept / layers)),  # 1 / (1 - 8 / 12) comes out below 3
+    lambda layers, kept: floor(1 / ((layers - kept) / layers)),
+)  # floor(1 / p)
+
+
+def paper(layers: int, kept: int, every=PAPERS[0], first: int = 1) -> list[int]:
+    """Fan et al. 2019: with p = 1 - kept / layers, drop layer d = `first`, ... where d = 0 modulo floor(1 / p)."""
     if kept == layers:
         return list(range(layers))
-    return [d for d in range(layers) if d % every(layers, kept)]
+    return [i for i in range(layers) if (i + first) % every(layers, kept)]
 
 
 def step_of(layers: int, kept: int) -> int:
@@ -253,11 +260,11 @@ def complement(layers: int, kept: int) -> list[int]:
 
 
 KEEP_MISTAKES: dict[str, tuple[Callable, ...]] = {
-    "That is the paper's rule. Where more than half of the layers should go, it leaves none; see the text of the task for why.": (
-        paper,
-        partial(paper, every=lambda layers, kept: floor(1 / (1 - kept / layers))),
-        partial(paper, every=lambda layers, kept: floor(1 / ((layers - kept) / layers))),
-    ),
+    **{
+        f"That is the paper's rule, counted from {first}. Where more than half of the layers should go, it leaves none; see the text of the "
+        "task for why.": tuple(partial(paper, every=every, first=first) for every in PAPERS)
+        for first in (0, 1)
+    },
     "You take every n-th layer, and n is rounded down: where `kept` does not divide `layers`, you get too many.": (
         lambda layers, kept: range(0, layers, layers // kept),
     ),

@@ -342,6 +342,7 @@ def outputs(case: Encoder, mine: nn.Module, name: str = "your encoder") -> list[
 def encoder_complaint(found: list[Encoder], mine: list[nn.Module]) -> tuple[str, list[list[Tensor]]]:
     """What is wrong with the encoders, and what they return; empty if nothing is."""
     got = [outputs(case, module) for case, module in zip(found, mine, strict=True)]
+    trains = any(module.training for module in mine)
     for module in mine:
         module.eval()
     again = [outputs(case, module) for case, module in zip(found, mine, strict=True)]
@@ -362,6 +363,12 @@ def encoder_complaint(found: list[Encoder], mine: list[nn.Module]) -> tuple[str,
         return (
             "Your encoder is in train mode, so dropout is at work. After .eval() it is right: leave a copy in the mode of its original.",
             got,
+        )
+    if trains and not fits(got, again):
+        return (
+            "Your copy has dropout at work, as it is in train mode, and after .eval() it is not right either. Leave a copy in the mode of "
+            "its original, and compare the two with gradients and under torch.no_grad().",
+            again,
         )
     if fits(got, full, no_grad) and not fits(got, full, grad):
         begin = (

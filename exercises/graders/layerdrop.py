@@ -91,7 +91,7 @@ def keep_list(run: Callable, draw: Random) -> Verdict:
         *kept_figure(
             12,
             panels,
-            "the paper's rule keeps 6 where 7 should stay, none where fewer than 6 should, and layer 0 never; yours keeps what it should.",
+            "the paper's rule keeps 6 where 7 should stay, none where fewer than 6 should, and the last layer only where all stay; yours keeps what it should.",
         ),
     )
 

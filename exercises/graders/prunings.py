@@ -224,6 +224,19 @@ def by_beginning(whole_number: bool, renamed: bool = True):
     return prune
 
 
+def cut_off(state: State, keep: list[int]) -> State:
+    """Whatever stands behind the kept number goes on, so layer 11 becomes 01 along with 1."""
+    small = {name: tensor for name, tensor in state.items() if not LAYER.fullmatch(name)}
+    for i, number in enumerate(keep):
+        start = f"blocks.layers.{number}"
+        small |= {
+            f"blocks.layers.{i}{name.removeprefix(start)}": tensor
+            for name, tensor in state.items()
+            if name.startswith(start)
+        }
+    return small
+
+
 PRUNE_MISTAKES: dict[str, tuple[Callable, ...]] = {
     "The right layers stay, under their old numbers. The pruned model counts its layers from 0 without gaps: which number does each get?": (
         mapped(numbered(lambda n, keep: n if n in keep else None)),
@@ -294,6 +307,8 @@ PRUNE_MISTAKES: dict[str, tuple[Callable, ...]] = {
         mapped(numbered(lambda n, keep: n if any(str(n).startswith(str(k)) for k in keep) else None)),
         mapped(numbered(lambda n, keep: n if any(str(k) in str(n) for k in keep) else None)),
     ),
+    "Names like `blocks.layers.01.mix.norm.weight` come out: `blocks.layers.11` starts with `blocks.layers.1`, and its last 1 is left over. "
+    "Where does the number end?": (cut_off,),
     "The values are no longer those of the checkpoint: another precision. Renaming changes no number.": (
         *(mapped(numbered(place), value=change) for change in (Tensor.half, Tensor.double, Tensor.bfloat16)),
     ),

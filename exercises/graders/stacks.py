@@ -315,10 +315,10 @@ STACK_MISTAKES: dict[str, tuple[Callable, ...]] = {
         ran=lambda x, y, p: x + y, in_eval=lambda x, y, p: x + y
     ),
     "No layer is ever skipped, whatever p is.": (walk(lambda c, p: False),),
-    "With p=0 a layer was skipped. coin() can return exactly 0: which of `<` and `<=` lets p=0 mean never?": (
+    "With p=0 a layer was skipped. coin() can return exactly 0: which comparison lets p=0 mean never?": (
         walk(lambda c, p: c <= p),
     ),
-    "With p=1 a layer ran. coin() can return exactly 0: which of `>` and `>=` lets p=1 mean always?": (
+    "With p=1 a layer ran. coin() can return exactly 0: which comparison lets p=1 mean always?": (
         walk(lambda c, p: c > 1 - p),
     ),
 }  # fmt: skip

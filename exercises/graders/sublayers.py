@@ -38,8 +38,13 @@ class Once:
 
     def play(self, run: Callable) -> Played:
         (x, norm, inner), coin = self.parts, Coin([self.toss, 0.01, 0.99, 0.01, 0.99, 0.01])
-        value = run(x, norm, inner, self.p, self.training, coin)
-        return Played(read(value, x), [], coin.used)
+        ran: list[tuple[int, int]] = []
+        watch = inner.register_forward_hook(lambda *_: ran.append((0, 0)))
+        try:
+            value = run(x, norm, inner, self.p, self.training, coin)
+        finally:
+            watch.remove()
+        return Played(read(value, x), ran, coin.used)
 
     @cached_property
     def values(self) -> dict[str, Tensor]:
@@ -193,4 +198,9 @@ def off_rule(found: list[Once], got: list[Played]) -> str:
     )
     if tossed:
         return "What you return is right, and in eval mode you toss a coin that decides nothing. What should be asked first?"
+    if any(mine.ran for call, mine in zip(found, got, strict=True) if call.place == "skips"):
+        return (
+            "What you return is right, and where the sub-layer is skipped `inner` is called all the same, and its result thrown away. "
+            "Then skipping saves no time: decide before you call it."
+        )
     return ""

@@ -636,6 +636,13 @@ def the_papers(layers, kept):
     return [d for d in range(layers) if d % every != 0]
 
 
+def the_papers_from_1(layers, kept):
+    if kept == layers:
+        return list(range(layers))
+    every = layers // (layers - kept)
+    return [d - 1 for d in range(1, layers + 1) if d % every != 0]
+
+
 def range_with_a_step(layers, kept):
     return list(range(0, layers, layers // kept))
 
@@ -1085,22 +1092,23 @@ def no_linears(encoder, i):
     return encoder
 
 
-def weight_alone(encoder, i):
-    encoder = copy.deepcopy(encoder)
-    nn.init.zeros_(encoder.layers[i].linear2.weight)
-    return encoder
+def zeroed(*names):
+    """With these parameters of layer i at zero."""
+
+    def of(encoder, i):
+        encoder = copy.deepcopy(encoder)
+        for name in names:
+            nn.init.zeros_(encoder.layers[i].get_parameter(name))
+        return encoder
+
+    of.__name__ = "zeroed_" + "_".join(names)
+    return of
 
 
-def first_weight_alone(encoder, i):
-    encoder = copy.deepcopy(encoder)
-    nn.init.zeros_(encoder.layers[i].linear1.weight)
-    return encoder
-
-
-def bias_alone(encoder, i):
-    encoder = copy.deepcopy(encoder)
-    nn.init.zeros_(encoder.layers[i].linear2.bias)
-    return encoder
+weight_alone = zeroed("linear2.weight")
+first_weight_alone = zeroed("linear1.weight")
+bias_alone = zeroed("linear2.bias")
+the_attention = zeroed("self_attn.out_proj.weight", "self_attn.out_proj.bias")
 
 
 def whole_layer(encoder, i):
@@ -1133,13 +1141,6 @@ def all_others(encoder, i):
     for n, layer in enumerate(encoder.layers):
         if n != i:
             silent(layer)
-    return encoder
-
-
-def the_attention(encoder, i):
-    encoder = copy.deepcopy(encoder)
-    nn.init.zeros_(encoder.layers[i].self_attn.out_proj.weight)
-    nn.init.zeros_(encoder.layers[i].self_attn.out_proj.bias)
     return encoder
 
 
@@ -1192,6 +1193,12 @@ def a_function(encoder, i):
 def in_train_mode(encoder, i):
     encoder = copy.deepcopy(encoder)
     silent(encoder.layers[i])
+    return encoder.train()
+
+
+def half_in_train_mode(encoder, i):
+    encoder = copy.deepcopy(encoder)
+    encoder.layers[i]._ff_block = torch.zeros_like
     return encoder.train()
 
 
@@ -1358,6 +1365,17 @@ def a_new_linear(encoder, i):
     return encoder
 
 
+def keeps_what_follows(state, keep):
+    small = {}
+    for name, tensor in state.items():
+        if not name.startswith("blocks.layers"):
+            small[name] = tensor
+        for new, old in enumerate(keep):
+            if name.startswith(f"blocks.layers.{old}"):
+                small[f"blocks.layers.{new}" + name[len(f"blocks.layers.{old}") :]] = tensor
+    return small
+
+
 WRONG = {
     "skip_some": [
         (slide, "With training=False no layer runs"),
@@ -1429,6 +1447,7 @@ WRONG = {
         (skips_if_either_says_so, "You toss 2 coins for one sub-layer"),
         (drops_numbers, "and not one for each number"),
         (skips_all_training, "Right except where it runs in training: nothing of"),
+        (masks, "called all the same, and its result thrown away"),
     ],
     "what_to_expect": [
         (skipped_layers, "is how many layers are *skipped*"),
@@ -1477,7 +1496,8 @@ WRONG = {
         (last_for_all, "You use the last layer's rate"),
     ],
     "keep_list": [
-        (the_papers, "That is the paper's rule"),
+        (the_papers, "the paper's rule, counted from 0"),
+        (the_papers_from_1, "the paper's rule, counted from 1"),
         (range_with_a_step, "and n is rounded down"),
         (range_with_a_larger_step, "and n is rounded up"),
         (range_cut_off, "none of the last ones stays"),
@@ -1538,6 +1558,7 @@ WRONG = {
         (any_number_will_do, "because of another number in its name"),
         (every_number_changes, "You change every number in a name"),
         (number_is_a_text, "No layer is left"),
+        (keeps_what_follows, "its last 1 is left over"),
     ],
     "without_feed_forward": [
         (three_that_are_not_called, "With gradients your encoder is right. Under torch.no_grad()"),
@@ -1561,6 +1582,7 @@ WRONG = {
         (layer_itself, "and the task asks for the whole encoder"),
         (a_function, "returns a function"),
         (in_train_mode, "Your encoder is in train mode"),
+        (half_in_train_mode, "after .eval() it is not right either"),
         (hides_in_training, "do not hide a switch"),
         (loses_norm2, "A norm of the layer is lost"),
         (hides_the_layer, "reads attributes of its first layer"),
@@ -1577,7 +1599,7 @@ WRONG = {
 }
 RIGHT = {
     "skip_some": [right_loop, counts_the_runs, coins_first, no_coin_at_the_ends],
-    "sub_layer": [masks, one_expression],
+    "sub_layer": [one_expression],
     "what_to_expect": [in_arrays, all_subsets],
     "keep_list": [rounded_points, with_linspace, from_torch, larger_gaps_first],
     "prune": [splits_at_every_point, layer_by_layer],
