@@ -10,6 +10,7 @@ from io import BytesIO
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 PALETTE = {
     "blue": "#0072B2",
@@ -88,22 +89,40 @@ def scoreboard(rows: Sequence[dict], *, highlight: Sequence[str] = ()) -> Figure
         if missing:
             raise ValueError(f"row {row.get('name', row)} lacks {sorted(missing)}")
     figure, axes = panels(3, width=5.0, height=3.8)
-    for ax, (key, (label, unit)) in zip(axes, AXES.items(), strict=True):
-        for place, row in enumerate(sorted(rows, key=lambda row: row["bits_per_byte"])):
+    named: list[list[tuple]] = []
+    for ax, (key, (title, unit)) in zip(axes, AXES.items(), strict=True):
+        named.append([])
+        for row in rows:
             colour = PALETTE["red"] if row["name"] in highlight else PALETTE["blue"]
             low, value, high = row[key] if key == "seconds" else (row[key],) * 3
             ax.plot([unit * low, unit * high], [row["bits_per_byte"]] * 2, color=colour, lw=3, alpha=0.4)
             ax.plot(unit * value, row["bits_per_byte"], "o", color=colour)
-            ax.annotate(
-                row["name"],
-                (unit * value, row["bits_per_byte"]),
-                xytext=(5, 4 if place % 2 else -11),  # neighbours in turns above and below
-                textcoords="offset points",
-                fontsize=7.5,
-                color=colour,
-            )
+            named[-1].append((row["name"], unit * value, row["bits_per_byte"], colour))
         largest = max(row[key][2] if key == "seconds" else row[key] for row in rows)
-        ax.set(xlabel=label, xlim=(0, 1.25 * unit * largest))
+        ax.set(xlabel=title, xlim=(0, 1.3 * unit * largest))
         ax.margins(y=0.12)
     axes[0].set_ylabel("bits a byte on held-out text")
+    figure.draw_without_rendering()  # so that places are final
+    for ax, points in zip(axes, named, strict=True):
+        label(ax, points)
     return figure
+
+
+SPOTS = [(6, 3), (6, -10), (-6, 3), (-6, -10), (6, 13), (6, -20), (-6, 13), (-6, -20)]
+
+
+def label(axes: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
+    """A name beside each point (name, x, y, colour), in the first spot that covers no other name or point."""
+    centres = axes.transData.transform([point[1:3] for point in points])  # in pixels
+    taken = [Bbox.from_bounds(*centre, 0, 0).padded(4) for centre in centres]
+    for name, x, y, colour in points:
+        for spot in SPOTS:
+            text = axes.annotate(
+                name, (x, y), xytext=spot, textcoords="offset points", fontsize=7.5, color=colour,
+                ha="left" if spot[0] > 0 else "right",
+            )  # fmt: skip
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken) or spot == SPOTS[-1]:
+                break
+            text.remove()
+        taken.append(box)

@@ -74,8 +74,8 @@ plot.show(figure, alt="Left: a grid of 60 steps by 8 layers, dark where the laye
           "Right: bars of the number of layers that run, highest at 7 and 6, on the dots of the binomial distribution.")
 
 # %% [markdown]
-# Every step trains another network: there are 256 of them, and they share their weights. To prune is to pick one of the 256. On average $L(1 - p)$ of $L$ layers run. So for a network that is to be pruned to $r$ layers the paper recommends $p = 1 - r / L$, and for small models, or where
-# quality with all layers counts, 0.1 to 0.2; most of what it reports was trained with 0.2. We begin with 0.2, and compare others in section 5.
+# Every step trains another network: there are 256 of them, and they share their weights. To prune is to pick one of the 256. On average $L(1 - p)$ of $L$ layers run. So for a network that is to be pruned to $r$ layers the paper derives $p = 1 - r / L$; for nearly all of its results it
+# took $p = 0.2$ all the same, and it recommends 0.5 for very small targets. We begin with 0.2, and compare others in section 5.
 #
 # Nothing is divided by $1 - p$, as ordinary dropout would do. A layer *adds* to $x$, and when it is there it adds what it will add in use.
 #
