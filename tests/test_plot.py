@@ -1,0 +1,43 @@
+"""Drawings: what they refuse, and that names on the scoreboard can be read."""
+
+from itertools import combinations
+
+import pytest
+
+from minieff import plot
+
+
+def row(name: str, megabytes: float, bits: float) -> dict:
+    seconds = (0.009, 0.010, 0.012)
+    return {
+        "name": name,
+        "stored_bytes": 1e6 * megabytes,
+        "macs": 1e6,
+        "bits_per_byte": bits,
+        "seconds": seconds,
+    }
+
+
+def test_names_on_the_scoreboard_cover_neither_each_other_nor_a_point():
+    rows = [row(f"model {n}, pruned to four", 2 + n / 50, 1.40 + n / 500) for n in range(5)]
+    figure = plot.scoreboard([*rows, row("far away", 1, 1.9)], highlight=["far away"])
+    for axes in figure.axes:
+        assert {text.get_text() for text in axes.texts} == {r["name"] for r in rows} | {"far away"}
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+        points = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o"]
+        assert len(points) == 6
+        assert not any(box.contains(*axes.transData.transform(point)) for box in boxes for point in points)
+
+
+def test_highlighted_names_have_another_colour():
+    figure = plot.scoreboard([row("a", 1, 1.5), row("b", 2, 1.4)], highlight=["b"])
+    colours = {text.get_text(): text.get_color() for text in figure.axes[0].texts}
+    assert colours == {"a": plot.PALETTE["blue"], "b": plot.PALETTE["red"]}
+
+
+def test_an_incomplete_row_and_a_picture_without_words_are_refused():
+    with pytest.raises(ValueError, match="lacks .'macs'"):
+        plot.scoreboard([{k: v for k, v in row("a", 1, 1.5).items() if k != "macs"}])
+    with pytest.raises(ValueError, match="alt is empty"):
+        plot.show(plot.panels()[0], alt=" ")
