@@ -29,7 +29,7 @@ from minieff.transformer import Transformer
 PLAIN = ["speeches-base", "speeches-base-seed-1", "speeches-base-seed-2"]
 DROPPED = ["speeches-layerdrop-20", "speeches-layerdrop-20-seed-1", "speeches-layerdrop-20-seed-2"]
 RATES = ["speeches-layerdrop-10", "speeches-layerdrop-35", "speeches-layerdrop-50"]
-SPARED = ["speeches-layerdrop-spared-50", "speeches-layerdrop-spared-50-long"]  # layers 0, 2, 5, 7 have no coin
+SPARED = ["speeches-layerdrop-spared-50", "speeches-layerdrop-spared-50-long"]  # 0, 2, 5, 7: no coin
 OTHERS = ["speeches-layerdrop-20-long", "speeches-residualdrop-20", "speeches-headdrop-20"]
 
 SEARCHED = [PLAIN[0], DROPPED[0], *RATES, SPARED[0]]
