@@ -4,8 +4,10 @@
     python benchmarks/bench_layerdrop.py --quick    seconds: whether it runs, not how fast
 
 With f the share of a plain step that is spent in the layers, measured by skipping them all, a step of which
-a layers of L run can take no less than 1 - f + f a / L of a plain one. a is counted, so that the share of the
-limit does not depend on how the coins fell; on average a / L is 1 - p, and the limit 1 / (1 - p f).
+a layers of L run takes 1 - f + f a / L of a plain one, if coins cost nothing and the rest takes as long as
+ever. a is counted, so that the share of this limit does not depend on how the coins fell; on average a / L is
+1 - p, and the limit 1 / (1 - p f). A share slightly above 1 is possible: fewer layers also leave more of the
+caches to the rest.
 """
 
 import argparse

@@ -123,7 +123,7 @@ def choices(
         picks = {
             "evenly": layerdrop.keep_evenly(layers, kept),
             "search": layerdrop.keep_best(layers, kept, lambda keep: at(nats, keep)[0]),
-            "learned": layerdrop.keep_learned(model, text, kept, loss),
+            "learned": layerdrop.keep_learned(model, text, kept, lambda m, pair: loss(m(pair[0]), pair[1])),
             "first": list(range(kept)),
             "last": list(range(layers - kept, layers)),
         }

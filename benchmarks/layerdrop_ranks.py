@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         }
         turns = in_turns({name: call for name, (call, _) in steppers.items()}, runs, warmup)
         equal = {name: same_weights(model) for name, (_, model) in steppers.items()}
+        apart = furthest(steppers["LayerDrop, graph walked"][1], steppers["LayerDrop, averaged by hand"][1])
         refusal = without_the_walk(config, rows)
         coins = same_coins(config)
     if rank == 0:
@@ -57,10 +58,11 @@ def main(argv: list[str] | None = None) -> None:
             },
             "times_plain": {name: turns.quotient(name, "plain") for name in steppers},
             "same_weights": equal,
+            "by_hand_from_ddp": apart,
             "same_coins": coins,
             "without_the_walk": refusal,
         }
-        print(results["steps_per_second"], results["times_plain"], equal, coins)
+        print(results["steps_per_second"], results["times_plain"], equal, apart, coins)
         print(save_results("layerdrop_ranks", results))
 
 
@@ -120,6 +122,12 @@ def same_weights(model: nn.Module) -> bool:
     everyones = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(everyones, own)
     return all(torch.equal(own, other) for other in everyones)
+
+
+def furthest(a: nn.Module, b: nn.Module) -> float:
+    """The largest difference between weights, in units of the standard deviation of all weights."""
+    own, other = (torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (a, b))
+    return float((own - other).abs().max() / own.std())
 
 
 def same_coins(config: Config, steps: int = 100) -> bool:

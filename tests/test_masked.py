@@ -77,6 +77,12 @@ def test_a_recipe_can_ask_for_masked_speeches():
         corpus.check(10**7)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
+def test_an_impossible_share_is_refused(share):
+    with pytest.raises(ValueError, match="0 < share <= 1"):
+        Masked(speeches(), share)
+
+
 def test_an_era_is_asked_for_at_position_0_alone():
     corpus = eras(context=64)
     for ids, targets in (corpus.train, corpus.valid):
@@ -85,6 +91,9 @@ def test_an_era_is_asked_for_at_position_0_alone():
         assert targets[:, 0].min() == MASK + 1 and targets[:, 0].max() == MASK + ERAS == corpus.vocab - 1
     text, year = corpus.text.texts["valid"][3], corpus.years["valid"][3]
     before = sum(len(corpus.text.tokenizer.encode(t)) // 63 for t in corpus.text.texts["valid"][:3])
+    assert corpus.addresses("valid")[before - 1 : before + 1].tolist() == [2, 3]
+    for part, (passages, _) in (("train", corpus.train), ("valid", corpus.valid)):
+        assert len(corpus.addresses(part)) == len(passages)
     ids, targets = (t[before] for t in corpus.valid)
     assert ids[1:].tolist() == corpus.text.tokenizer.encode(text)[:63]
     assert targets[0] == MASK + 1 + (year - 1790) // 30
