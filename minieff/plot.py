@@ -112,7 +112,7 @@ SPOTS = [(6, 3), (6, -10), (-6, 3), (-6, -10), (6, 13), (6, -20), (-6, 13), (-6,
 
 
 def label(axes: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
-    """A name beside each point (name, x, y, colour), in the first spot that covers no other name or point."""
+    """A name beside each point (name, x, y, colour), in the first spot, if any, that covers nothing else."""
     centres = axes.transData.transform([point[1:3] for point in points])  # in pixels
     taken = [Bbox.from_bounds(*centre, 0, 0).padded(4) for centre in centres]
     for name, x, y, colour in points:

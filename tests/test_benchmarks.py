@@ -10,8 +10,9 @@ import torch
 
 from benchmarks import table
 from benchmarks.layerdrop_eras import finetune
-from benchmarks.layerdrop_few import FOLDER, outcome
+from benchmarks.layerdrop_few import FOLDER, all_right, outcome
 from minieff import zoo
+from minieff.data import SILENT
 from minieff.files import ROOT, read_json
 from minieff.masked import eras
 from minieff.transformer import Config, Transformer
@@ -127,6 +128,22 @@ def test_the_quick_look_at_minilm_compares_the_even_layers_on_both_halves(tmp_pa
     (halves,) = found["agreement"].values()
     assert list(found["agreement"]) == ["0,3,5"] and len(halves) == 2
     assert all(0 < half["cosine"] < 0.95 for half in halves)
+
+
+def test_a_row_is_right_when_all_its_targets_are():
+    targets = torch.tensor([[SILENT, 1, 2], [SILENT, SILENT, 2], [0, 1, 1]])
+
+    class Rows:
+        def windows(self, context: int):
+            yield targets, targets
+
+    class Says012(torch.nn.Module):
+        config = Config(3, 3, 1, 1, 3)
+
+        def forward(self, ids):
+            return torch.eye(3).expand(len(ids), 3, 3)
+
+    assert all_right(Says012(), Rows()) == pytest.approx(2 / 3)
 
 
 def test_the_end_and_the_best_of_a_run_are_looked_at_through_the_same_windows():
