@@ -198,15 +198,17 @@ def pruned(start):                                                       # all s
     names = [name for name in depths if name == start or name.startswith(f"{start}-seed")]
     return torch.tensor([[depths[name]["curve"][str(n)]["nats"] for n in DEPTHS] for name in names])
 
-plain, dropped = pruned("speeches-base"), pruned("speeches-layerdrop-20")
-print(f"{len(plain)} seeds without LayerDrop, {len(dropped)} with")
+def said(seeds):
+    seeds = [float(seed) for seed in seeds]
+    return f"{sum(seeds) / len(seeds):.3f}" + (f" ({min(seeds):.3f} to {max(seeds):.3f})" if len(seeds) > 1 else "")
 
 # %%
+plain, dropped = pruned("speeches-base"), pruned("speeches-layerdrop-20")
 SIDE = zoo.FOLDER / "layerdrop"                                          # cards of runs whose weights do not ship
 SCRATCH = {8: "base", 6: "depth-6", 4: "depth-4", 2: "depth-2", 1: "depth-1"}
 scratch = {n: zoo.card(f"speeches-{name}")["quality"]["nats"] for n, name in SCRATCH.items()}
-again = zoo.card("speeches-depth-4-seed-1")["quality"]["nats"]
-print(f"4 layers from nothing, two seeds: {scratch[4]:.3f} and {again:.3f}")
+fours = scratch[4], zoo.card("speeches-depth-4-seed-1")["quality"]["nats"]
+print(f"{len(plain)} seeds without LayerDrop, {len(dropped)} with; 4 layers from nothing, {len(fours)} seeds: {said(fours)}")
 
 # %%
 def curve(ax, found, style, colour, label):
@@ -226,7 +228,7 @@ plot.show(figure, alt="Nats a token over the number of layers left, from 8 to 1.
 # %%
 for n in (8, 6, 4, 2, 1):
     at = DEPTHS.index(n)
-    print(f"{n} layers: LayerDrop {dropped[:, at].mean():.3f}, from nothing {scratch[n]:.3f}, without LayerDrop {plain[:, at].mean():.3f}")
+    print(f"{n} layers: LayerDrop {said(dropped[:, at])}, from nothing {scratch[n]:.3f}, without LayerDrop {said(plain[:, at])}")
 
 # %%
 loses = [(found[:, DEPTHS.index(4)] - found[:, 0]).mean() for found in (plain, dropped)]
@@ -289,8 +291,9 @@ for step, ran in enumerate([(0, 1), (0,)]):                              # both 
 # %%
 RATES = {0.0: "speeches-base", 0.1: "speeches-layerdrop-10", 0.2: "speeches-layerdrop-20", 0.35: "speeches-layerdrop-35", 0.5: "speeches-layerdrop-50"}
 for p, name in RATES.items():
-    print(f"p = {p:4}: with 8, 6, 4, 2, 1 layers", "  ".join(f"{pruned(name)[:, DEPTHS.index(n)].mean():.3f}" for n in SCRATCH))
-print("from nothing, 12 million tokens  ", "  ".join(f"{nats:.3f}" for nats in scratch.values()))
+    found = pruned(name)
+    print(f"p = {p:4}: with 8, 6, 4, 2, 1 layers", "  ".join(f"{found[:, DEPTHS.index(n)].mean():.3f}" for n in SCRATCH), f"(seeds: {len(found)})")
+print("from nothing                    ", "  ".join(f"{value:.3f}" for value in scratch.values()))
 
 # %%
 figure, (left, right) = plot.panels(2, width=5, height=4)
@@ -465,8 +468,8 @@ widgets.VBox([rate, widgets.HBox(switches), shown])
 # %%
 UNITS = {"speeches-base": "nothing", "speeches-layerdrop-20": "layers", "speeches-residualdrop-20": "sub-layers", "speeches-headdrop-20": "heads"}
 for name, unit in UNITS.items():
-    found = pruned(name).mean(0)
-    print(f"skipped in training: {unit:11} {found[0]:.3f} nats a token with 8 layers, {found[4]:.3f} with 4")
+    found = pruned(name)
+    print(f"skipped in training: {unit:11} {said(found[:, 0])} nats a token with 8 layers, {said(found[:, 4])} with 4")
 
 # %%
 for name in ("speeches-base", "speeches-layerdrop-20", "speeches-headdrop-20"):
@@ -483,10 +486,6 @@ for name in ("speeches-base", "speeches-layerdrop-20", "speeches-headdrop-20"):
 
 # %%
 few = load_results("layerdrop_few")
-
-def said(seeds):
-    return f"{sum(seeds) / len(seeds):.3f} ({min(seeds):.3f} to {max(seeds):.3f})"
-
 TASKS = {"tenth": "a tenth of the speeches", "fiftieth": "a fiftieth of them", "sounds": "spelling to sounds"}
 KINDS = ("plain", "layerdrop-20", "dropout-10")
 for task, title in TASKS.items():
@@ -496,7 +495,7 @@ for task, title in TASKS.items():
 
 # %%
 for kind in KINDS:
-    print(f"words of which every sound is right, {kind:13} {said(few[f'sounds-{kind}']['words_right'])}")
+    print(f"pronunciations of which every sound is right, {kind:13} {said(few[f'sounds-{kind}']['all_right'])}")
 halved = zoo.card("fiftieth-plain-short", SIDE)["quality"]["nats"]
 print(f"a fiftieth of the speeches, plain, trained on 2 million tokens instead of 4: {halved:.3f} nats")
 
@@ -516,21 +515,36 @@ plot.show(figure, alt="ALT few")
 #
 # ## 11. An encoder, as in "BERT + LayerDrop"
 #
-# The talk's third use: pretrain an encoder with LayerDrop, prune it, finetune what is left. Here is a small version. Encoders of six layers learned to guess hidden tokens of the speeches, three in ten of them, from both sides (masked language modelling), on the same 12 million tokens. Then
+# The talk's third use: pretrain an encoder with LayerDrop, prune it, finetune what is left. Here is a small version. Encoders of six layers learned to guess hidden tokens of the speeches, three in ten of them, from both sides (masked language modelling), on the same 12 million tokens in windows of 32. Then
 # each learns, in 400 steps, a real label: in which of eight periods of 30 years was this passage of 31 tokens spoken? The accuracy is on 4,096 passages of addresses that no model saw; three seeds of the finetuning.
 #
 # Half of the layers can go before the finetuning, as in the paper, or afterwards, with nothing to repair it. **Predict.** Put in order: three layers from LayerDrop's encoder, three from the plain one, three that were pretrained as three.
 
 # %%
 eras = load_results("layerdrop_eras")
-print(f"always the commonest period: {eras['setting']['chance']:.3f}")
+passages = torch.tensor(eras["setting"]["passages"])                     # of each of the held-out addresses: (addresses,)
+right = {name: {int(left): torch.tensor(counts) for left, counts in found.items()} for name, found in eras["right"].items()}   # (seeds, addresses)
+print(f"{passages.sum()} passages of {len(passages)} addresses; always the commonest period: {eras['setting']['commonest'] / passages.sum():.3f}")
 
-for name, found in eras["accuracy"].items():
-    print(f"{name:26} {said(next(iter(found.values())))}")
+def accuracy(counts):
+    return counts.sum(-1) / passages.sum()
+
+for name, found in right.items():
+    print(f"{name:26} {said(accuracy(found[max(found)]))}")
 
 # %%
-for left in "654321":
-    print(f"pruned after finetuning, {left} layers: without LayerDrop {said(eras['accuracy']['6 layers'][left])}, with {said(eras['accuracy']['6 layers, LayerDrop'][left])}")
+for left in range(6, 0, -1):
+    print(f"pruned after finetuning, {left} layers: without LayerDrop {said(accuracy(right['6 layers'][left]))}, with {said(accuracy(right['6 layers, LayerDrop'][left]))}")
+
+# %%
+def difference(one, other):                                              # and its standard error, address by address
+    gain = (one.float().mean(0) - other.float().mean(0)) / passages.sum()        # (addresses,)
+    rest = gain - passages / passages.sum() * gain.sum()
+    return f"{gain.sum():+.3f}, standard error {rest.square().sum().sqrt():.3f}"
+
+three = right["3 of 6, LayerDrop"][3]
+for name in ("3 of 6", "3 layers"):
+    print(f"three layers of LayerDrop's encoder against {name}: {difference(three, right[name][3])}")
 
 # %% [markdown]
 # TEXT eras after
