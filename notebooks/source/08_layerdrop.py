@@ -531,6 +531,7 @@ def accuracy(counts):
 
 for name, found in right.items():
     print(f"{name:26} {said(accuracy(found[max(found)]))}")
+print("nats a hidden token:", {name: round(zoo.card(name, SIDE)["quality"]["nats"], 3) for name in ("masked-6", "masked-6-layerdrop-20", "masked-3")})
 
 # %%
 for left in range(6, 0, -1):
@@ -545,9 +546,13 @@ def difference(one, other):                                              # and i
 three = right["3 of 6, LayerDrop"][3]
 for name in ("3 of 6", "3 layers"):
     print(f"three layers of LayerDrop's encoder against {name}: {difference(three, right[name][3])}")
+print(f"pruned to three afterwards, with LayerDrop against without: {difference(right['6 layers, LayerDrop'][3], right['6 layers'][3])}")
 
 # %% [markdown]
-# TEXT eras after
+# Pretraining helps: 0.44 of the passages instead of 0.39. The rest has to be read with its errors, because passages of one address resemble one another, and there are 24 addresses. Finetuned after pruning, three layers are as good as six, whichever way they came about, and 0.44 to 0.46 of the passages is what all of
+# them reach: neither this label nor the hidden tokens (see the nats) ask for more than three layers. So **the paper's comparison cannot be decided here**: three of LayerDrop's layers against three that were pretrained as three differ by 0.003, as much as the standard error.
+#
+# What can be seen is the pruning *after* the finetuning. Without LayerDrop half of the layers cost 0.046 of accuracy, with it 0.012, and with all layers the two are equal. (One pretraining each. The difference with three layers is 0.032, its standard error over addresses 0.025.)
 #
 # ## 12. Two processes
 #
