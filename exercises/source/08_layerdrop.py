@@ -21,6 +21,8 @@ from minieff import cost, data, layerdrop, zoo
 from minieff.attention import causal
 from minieff.transformer import Transformer
 
+torch.set_num_threads(1)
+
 # %% [markdown] tags=["solution"]
 # **This notebook has the solutions.** They are folded: click the three dots, or the bar at the left of a cell, to see one.
 
