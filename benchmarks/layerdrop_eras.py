@@ -22,6 +22,7 @@ from minieff.train import adamw, rate_at
 from minieff.transformer import Config, Transformer
 
 CONTEXT = 32
+ADDRESSES = 24  # held out
 FOLDER = zoo.FOLDER / "layerdrop"
 # name: (pretrained model or None, layers kept before finetuning, p while finetuning)
 STARTS = {
@@ -41,20 +42,24 @@ def main(argv: list[str] | None = None) -> None:
     steps, rows, seeds, passages = (2, 2, 1, 4) if quick else (400, 64, 3, 4096)
     corpus = eras(CONTEXT)
     picks = torch.linspace(0, len(corpus.valid[0]) - 1, passages).long()
+    addresses = corpus.addresses("valid")[picks]
     results: dict[str, dict[str, list[list[int]]]] = {}  # by layers left: for each seed, for each address
     for name, (start, kept, p) in STARTS.items():
         model = start_from(start, kept, corpus, quick)
         tuned = [finetune(model, p, corpus, steps, rows, seed) for seed in range(seeds)]
         depths = range(6, 0, -1) if start and kept == 6 else [kept]  # whole ones are pruned afterwards
         results[name] = {
-            str(n): [right(pruned(m, n) if n < kept else m, corpus, picks) for m in tuned] for n in depths
+            str(n): [
+                per_address(addresses[right(pruned(m, n) if n < kept else m, corpus, picks)]) for m in tuned
+            ]
+            for n in depths
         }
-        share = {n: [round(sum(seed) / passages, 3) for seed in seeds] for n, seeds in results[name].items()}
+        share = {n: [round(sum(c) / passages, 3) for c in counts] for n, counts in results[name].items()}
         print(name, share, flush=True)
     setting = {
         "steps": steps,
         "rows": rows,
-        "passages": per_address(corpus, picks),
+        "passages": per_address(addresses),
         "commonest": int(corpus.valid[1][picks, 0].unique(return_counts=True)[1].max()),
     }
     print(save_results("layerdrop_eras", {"setting": setting, "right": results}))
@@ -93,19 +98,18 @@ def finetune(model: nn.Module, p: float, corpus: Eras, steps: int, rows: int, se
 
 
 @torch.no_grad()
-def right(model: nn.Module, corpus: Eras, picks: Tensor) -> list[int]:
-    """Of the picked held-out passages, those whose era is the likeliest of the eras, address by address."""
+def right(model: nn.Module, corpus: Eras, picks: Tensor) -> Tensor:
+    """Of which of the picked held-out passages the era is the likeliest of the eras: (len(picks),)."""
     ids, targets = (t[picks] for t in corpus.valid)
     first = corpus.text.vocab + 1
     with cost.evaluating(model):
         parts = [model(part, corpus.mask)[:, 0, first:].argmax(-1) for part in ids.split(64)]
-    return per_address(corpus, picks[torch.cat(parts) + first == targets[:, 0]])
+    return torch.cat(parts) + first == targets[:, 0]
 
 
-def per_address(corpus: Eras, picks: Tensor) -> list[int]:
-    """How many of the picked passages are from each held-out address."""
-    addresses = corpus.addresses("valid")
-    return torch.bincount(addresses[picks], minlength=int(addresses.max()) + 1).tolist()
+def per_address(addresses: Tensor) -> list[int]:
+    """How many there are of each of the held-out addresses."""
+    return torch.bincount(addresses, minlength=ADDRESSES).tolist()
 
 
 if __name__ == "__main__":

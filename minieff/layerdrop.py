@@ -181,7 +181,7 @@ def _prune(model: nn.Module, keep: list[int], where: Where) -> nn.Module:
             raise ValueError(
                 f"keep={keep}: give increasing layer numbers from 0 to {len(layers) - 1}, at least one"
             )
-        return numbered(nn.ModuleList(layers[i] for i in keep))
+        return _numbered(nn.ModuleList(layers[i] for i in keep))
 
     if not any(holds_layers(name, module) for name, module in model.named_modules()):
         raise ValueError("keep= prunes a list: here no nn.ModuleList holds only layers that where matches")
@@ -194,7 +194,7 @@ def _prune(model: nn.Module, keep: list[int], where: Where) -> nn.Module:
     return model
 
 
-def numbered(layers: nn.ModuleList) -> nn.ModuleList:
+def _numbered(layers: nn.ModuleList) -> nn.ModuleList:
     """A cache of transformers is indexed by the number that each layer's attention keeps."""
     for number, layer in enumerate(layers):
         for module in layer.modules():
@@ -277,7 +277,7 @@ def _learned_shares(
     """The share of each layer, (L,), at every batch; what gives the shares takes a step after each."""
     scores = None
     for batch in batches:
-        h = _mean_activations(gated, gates, lambda model, batch=batch: loss(model, batch))  # (L, C)
+        h = _mean_activations(gated, gates, batch, loss)  # (L, C)
         if scores is None:
             scores = [torch.zeros_like(t, requires_grad=True) for t in (h, h[:, 0])]  # w and b
             optimizer = torch.optim.Adam(scores, lr=rate)
@@ -291,12 +291,14 @@ def _learned_shares(
 
 
 @torch.no_grad()
-def _mean_activations(gated: nn.Module, gates: list[Gate], run: Callable[[nn.Module], Tensor]) -> Tensor:
+def _mean_activations(
+    gated: nn.Module, gates: list[Gate], batch: Any, loss: Callable[[nn.Module, Any], Tensor]
+) -> Tensor:
     """What each layer leaves when all are present, averaged over batch and positions: (L, C)."""
     for gate in gates:
         gate.gate = 1.0
     with record(gated, is_a(Gate)) as calls:
-        run(gated)
+        loss(gated, batch)
     if len(calls) != len(gates):
         raise ValueError(f"{len(gates)} layers ran {len(calls)} times; each must run once, to have one share")
     return torch.stack([call.output.flatten(0, -2).mean(0) for call in calls])
