@@ -31,7 +31,16 @@ def main() -> None:
             runs = [outcome(f"{task}-{kind}{seed}") for seed in SEEDS]
             found[f"{task}-{kind}"] = {key: [run[key] for run in runs] for key in runs[0]}
             print(task, kind, found[f"{task}-{kind}"], flush=True)
-    print(save_results("layerdrop_few", found))
+    times = {task: passes(f"{task}-{KINDS[0]}") for task in TASKS}
+    print(save_results("layerdrop_few", {"passes": times, "models": found}))
+
+
+def passes(name: str) -> float:
+    """How often a run saw each of its training windows, or rows, in the mean."""
+    recipe = parse(name, FOLDER, zoo.card(name, FOLDER)["recipe"])
+    train, context = recipe.data.load().train, recipe.model["context"]
+    windows = len(train) / context if isinstance(train, torch.Tensor) else len(train[0])
+    return recipe.train.tokens / context / windows
 
 
 def outcome(name: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Drawings: what they refuse, and that names on the scoreboard can be read."""
 
+from io import BytesIO
 from itertools import combinations
 
 import pytest
+from PIL import Image
 
 from minieff import plot
 
@@ -41,3 +43,24 @@ def test_an_incomplete_row_and_a_picture_without_words_are_refused():
         plot.scoreboard([{k: v for k, v in row("a", 1, 1.5).items() if k != "macs"}])
     with pytest.raises(ValueError, match="alt is empty"):
         plot.show(plot.panels()[0], alt=" ")
+
+
+def test_a_picture_is_shown_with_few_colours_and_its_description(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    figure, (axes,) = plot.panels(1)
+    for n, colour in enumerate(plot.PALETTE.values()):
+        axes.plot([0, 1], [0, n], color=colour, lw=5)
+    plot.show(figure, alt="eight lines")
+    picture = Image.open(BytesIO(shown[0].data))
+    assert shown[0].alt == "eight lines" and len(picture.getcolors()) <= 64
+
+    def far_from(wanted: str) -> int:
+        rgb = bytes.fromhex(wanted[1:])
+        near = (
+            max(abs(a - b) for a, b in zip(rgb, c, strict=True))
+            for _, c in picture.convert("RGB").getcolors()
+        )
+        return min(near)
+
+    assert all(far_from(colour) <= 8 for colour in plot.PALETTE.values())
