@@ -23,9 +23,13 @@ PARTS = ("layers", "none", "faster")
 
 
 def steps(draw: Random) -> list[Case]:
-    """Rates that differ, one of them 0 in one case; drawn until no two mistakes about one number look alike."""
+    """Rates that differ, one of them 0 in one case; one layer, many, and rates close to 1; shares large and small.
+
+    Drawn until no two mistakes about one number look alike.
+    """
     while True:
-        cases = [step(draw, *how) for how in ((4, 0.62), (5, 0.9), (7, 0.35), (6, 0.78))]
+        cases = [step(draw, *how) for how in ((4, 0.62), (5, 0.84), (7, 0.35), (12, 0.5))]
+        cases += [step(draw, 1, 0.95, off=0.03), step(draw, 2, 0.08, off=0.02, rates=range(92, 99))]
         answers = [
             {tuple(round(of(*case.arguments), 6) for case in cases) for of in (right, *mistakes.values())}
             for right, mistakes in zip((layers_run, all_skipped, faster), EACH_MISTAKES.values(), strict=True)
@@ -35,13 +39,14 @@ def steps(draw: Random) -> list[Case]:
             return cases
 
 
-def step(draw: Random, depth: int, share: float) -> Case:
-    rates = [n / 100 for n in draw.sample(range(8, 92), depth)]
+def step(draw: Random, depth: int, share: float, off: float = 0.06, rates: range = range(8, 92)) -> Case:
+    found = [n / 100 for n in draw.sample(rates, depth)]
     if depth == 7:
-        rates[draw.randrange(1, depth)] = 0.0
-    share = round(share + draw.uniform(-0.06, 0.06), 2)
-    said, half = [f"{p:g}" for p in rates], (depth + 1) // 2  # in a picture the label breaks at its commas
-    return Case((rates, share), f"rates {' '.join(said[:half])}, {' '.join(said[half:])}, share={share:g}")
+        found[draw.randrange(1, depth)] = 0.0
+    share = round(share + draw.uniform(-off, off), 2)
+    words = ["rates", *(f"{p:g}" for p in found)]
+    lines = [" ".join(words[i : i + 4]) for i in range(0, len(words), 4)]  # a picture breaks it at its commas
+    return Case((found, share), ", ".join([*lines, f"share={share:g}"]))
 
 
 def layers_run(rates, share) -> float:
@@ -58,6 +63,12 @@ def faster(rates, share) -> float:
 
 def over(part: float) -> float:
     return 1 / part if part else inf
+
+
+def mean_factor(rates, share) -> float:
+    """The mean, over how many layers run, of the old time over that step's."""
+    layers = len(rates)
+    return sum(chance / (1 - share * (1 - k / layers)) for k, chance in enumerate(spread_of(rates)))
 
 
 def expected(rates, share) -> tuple[float, float, float]:
@@ -82,6 +93,12 @@ ALL_MISTAKES = {
     "Your numbers are rounded. Return them as they are, and round where you print.": tuple(
         lambda ps, s, digits=digits: tuple(round(value, digits) for value in expected(ps, s))
         for digits in (1, 2, 3, 4)
+    ),
+    "You use only the first rates of a long list. There is one for each layer, and there may be any number of layers.": tuple(
+        lambda ps, s, most=most: expected(ps[:most], s) for most in range(7, 12)
+    ),
+    "You treat rates close to 1 as if they were smaller. A layer may be skipped nearly always.": tuple(
+        lambda ps, s, most=most: expected([min(p, most) for p in ps], s) for most in (0.8, 0.85, 0.9)
     ),
     "You return the three in another order: the number of layers, the probability that none runs, the factor.": (
         lambda ps, s: (expected(ps, s)[1], expected(ps, s)[0], expected(ps, s)[2]),
@@ -160,6 +177,9 @@ EACH_MISTAKES: dict[str, dict[str, Callable]] = {
         "You return percent. Training that takes half the time is 2 times as fast.": lambda ps, s: 100 * faster(ps, s),
         "You divide by the part of the time that is saved. By which part should you divide?": lambda ps, s: 1 / (s * mean(ps)),
         "You average a factor for each layer. Times add up, and factors do not.": lambda ps, s: mean(1 / (1 - s * p) for p in ps),
+        "You average how many times as fast each step is. The task asks for a time over a mean time: average the times first.": mean_factor,
+        "You treat every `share` above 0.9 as 0.9. Layers may take nearly all of the time.": lambda ps, s: faster(ps, min(s, 0.9)),
+        "You treat every `share` below 0.3 as 0.3. Layers may take very little of the time.": lambda ps, s: faster(ps, max(s, 0.3)),
         "For the factor you use the first rate alone.": lambda ps, s: 1 / (1 - s * ps[0]),
         "You use the sum of the rates where a part of the layers' time is meant. Can more than all of it be saved?": lambda ps, s: (
             over(1 - s * sum(ps))

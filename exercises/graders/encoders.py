@@ -1,7 +1,7 @@
 """Task 6 of exercise 08: encoders of torch, what they compute as formulas, and the misconceptions about switching a sub-layer off."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -48,8 +48,10 @@ class Encoder:
 
     @property
     def label(self) -> str:
-        order = "pre-norm" if self.encoder.layers[0].norm_first else "post-norm"
-        return f"a {order} encoder of {len(self.encoder.layers)} layers, i={self.i}"
+        first = self.encoder.layers[0]
+        order = "pre-norm" if first.norm_first else "post-norm"
+        other = ", activation=torch.sigmoid" if first.activation is torch.sigmoid else ""
+        return f"a {order} encoder of {len(self.encoder.layers)} layers, i={self.i}{other}"
 
     def inputs(self) -> list[tuple[str, bool, Tensor | None]]:
         """The four ways to evaluate: a name, with gradients or not, and the padding."""
@@ -61,28 +63,42 @@ class Encoder:
 
     def outputs(self, encoder: nn.Module) -> list[Tensor]:
         """What an encoder returns in each of these ways, at the real positions."""
-        return [guarded(None, partial(self.output, encoder, *how)) for how in self.inputs()]
+        return [self.output(encoder, self.x, *how).detach() for how in self.inputs()]
 
-    def output(self, encoder: nn.Module, name: str, grad: bool, padding: Tensor | None) -> Tensor:
+    def output(self, encoder: nn.Module, x: Tensor, name: str, grad: bool, padding: Tensor | None) -> Tensor:
+        masks = {} if padding is None else {"src_key_padding_mask": padding}
         with torch.set_grad_enabled(grad):
-            value = encoder(self.x) if padding is None else encoder(self.x, src_key_padding_mask=padding)
-        if not isinstance(value, Tensor) or value.shape != self.x.shape:
+            value = guarded(None, partial(encoder, x, **masks))
+        if not isinstance(value, Tensor) or value.shape != x.shape:
             raise NotYet(
-                f"Called {name}, your encoder returns {kind_of(value)}, and its input has the shape {tuple(self.x.shape)}."
+                f"Called {name}, your encoder returns {kind_of(value)}, and its input has the shape {tuple(x.shape)}."
             )
         return real(value, padding)
 
     def computed(self, change: Callable) -> list[Tensor]:
-        """The same by formula; `change(n, i, depth)` says how to compute layer n: the arguments for `layer`, or None for none."""
+        """The same by formula."""
+        return 2 * [self.formula(self.x, padding, change).detach() for padding in (None, self.padding)]
+
+    def formula(self, x: Tensor, padding: Tensor | None, change: Callable) -> Tensor:
+        """`change(n, i, depth)` says how to compute layer n: the arguments for `layer`, or None for none."""
+        x, layers = x.double(), self.doubled.layers
+        for n, module in enumerate(layers):
+            how = change(n, self.i, len(layers))
+            x = x if how is None else layer(module, x, padding, **how)
+        last = self.doubled.norm is not None and change("norm", self.i, len(layers)) is not None
+        return real(self.doubled.norm(x) if last else x, padding)
+
+    def slopes(self, encoder: nn.Module) -> list[tuple[str, Tensor, Tensor | None, Tensor]]:
+        """With gradients: how it is called, the output, its gradient with respect to x, or None, and the right one."""
         found = []
-        for padding in (None, self.padding):
-            x, layers = self.x.double(), self.doubled.layers
-            for n, module in enumerate(layers):
-                how = change(n, self.i, len(layers))
-                x = x if how is None else layer(module, x, padding, **how)
-            last = self.doubled.norm is not None and change("norm", self.i, len(layers)) is not None
-            found.append(real(self.doubled.norm(x) if last else x, padding).detach())
-        return 2 * found
+        for name, grad, padding in self.inputs():
+            if grad:
+                mine, right = self.x.clone().requires_grad_(), self.x.clone().requires_grad_()
+                value = self.output(encoder, mine, name, grad, padding)
+                with torch.enable_grad():
+                    wanted = self.formula(right, padding, OFF)
+                found.append((name, value, guarded(None, partial(slope, value, mine)), slope(wanted, right)))
+        return found
 
     @cached_property
     def doubled(self) -> nn.Module:
@@ -92,7 +108,15 @@ class Encoder:
 
 
 def real(x: Tensor, padding: Tensor | None) -> Tensor:
-    return (x if padding is None else x[~padding]).detach().double()
+    return (x if padding is None else x[~padding]).double()
+
+
+def slope(value: Tensor, x: Tensor) -> Tensor | None:
+    """The gradient of value's weighted sum with respect to x; None if there is none."""
+    if not value.requires_grad:
+        return None
+    weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
+    return torch.autograd.grad(value, x, weights, allow_unused=True)[0]
 
 
 def near(a: Tensor, b: Tensor) -> bool:
@@ -132,6 +156,11 @@ def first_bias(module: nn.Module, x: Tensor) -> Tensor:
 
 def no_last_bias(module: nn.Module, x: Tensor) -> Tensor:
     return feed_forward(module, x) - module.linear2.bias
+
+
+def of_zero(module: nn.Module, x: Tensor) -> Tensor:
+    hidden = module.activation(torch.zeros_like(module.linear1.bias))
+    return F.linear(hidden, module.linear2.weight).expand_as(x)
 
 
 def unchanged(module: nn.Module, x: Tensor) -> Tensor:
@@ -212,6 +241,20 @@ ENCODER_MISTAKES: dict[str, tuple[Callable, ...]] = {
 }  # fmt: skip
 
 
+CASE_MISTAKES: dict[str, tuple[Callable, ...]] = {
+    "the feed-forward is still on.": (FULL,),
+    "the feed-forwards of layers 10 and 11 are off, too: their numbers begin with 1. Where does the number end?": (
+        lambda n, i, depth: {"feed": nothing} if str(n).startswith(str(i)) else {},
+    ),
+    "the feed-forward of another layer is off. What does your code make of i?": tuple(
+        only_at(lambda i, depth, place=place: place, feed=nothing) for place in range(12)
+    ),
+    "a constant is still added. Of which activations do you know that they turn 0 into 0?": (
+        here(feed=of_zero),
+    ),
+}
+
+
 def encoders(draw: Random) -> list[Encoder]:
     """Pre-norm and post-norm, both activations, with and without a last norm, the layer never the last."""
     return [
@@ -224,7 +267,18 @@ def encoders(draw: Random) -> list[Encoder]:
     ]
 
 
-def encoder(draw: Random, depth: int, i: int, pre: bool, activation: str, last: bool) -> Encoder:
+def further(draw: Random) -> list[Encoder]:
+    """More layers than ten, the last layer, another activation."""
+    return [
+        encoder(draw, 12, 1, True, "gelu", False),
+        encoder(draw, 5, 4, False, "relu", True),
+        encoder(draw, 4, 1, True, torch.sigmoid, True),
+    ]
+
+
+def encoder(
+    draw: Random, depth: int, i: int, pre: bool, activation: str | Callable[[Tensor], Tensor], last: bool
+) -> Encoder:
     heads, length = draw.choice((2, 4)), draw.randrange(5, 8)
     width = heads * draw.choice((2, 3)) * 2
     module = nn.TransformerEncoderLayer(
@@ -251,27 +305,59 @@ def encoder(draw: Random, depth: int, i: int, pre: bool, activation: str, last: 
 # What a learner's function made of it
 
 
+CLASSES = (
+    Theirs,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+    nn.MultiheadAttention,
+    nn.Linear,
+    nn.LayerNorm,
+)
+
+
+def attributes(kind: type) -> dict[str, object]:
+    """Those that code sets. Python itself may store annotations at any time."""
+    return {name: value for name, value in vars(kind).items() if "annotations" not in name}
+
+
+def differing(kind: type, before: dict[str, object]) -> list[str]:
+    now = attributes(kind)
+    return sorted(name for name in before | now if before.get(name) is not now.get(name))
+
+
 @contextmanager
-def fastpath_kept():
-    """Torch's switch for its fused path as it was, whatever happens inside."""
-    before = FASTPATH.get_fastpath_enabled()
+def torch_kept() -> Iterator[Callable[[], str]]:
+    """Torch's switch for its fused path and its classes as they were, whatever happens inside.
+
+    Gives a function that says what has been done to them since; empty if nothing.
+    """
+    switch, before = FASTPATH.get_fastpath_enabled(), {kind: attributes(kind) for kind in CLASSES}
+
+    def done() -> str:
+        if FASTPATH.get_fastpath_enabled() != switch:
+            return "switches torch's fused path off for every model of the process"
+        other = [(kind.__name__, name) for kind in CLASSES for name in differing(kind, before[kind])]
+        return f"changes `{'.'.join(other[0])}`, and with it every model of the process" if other else ""
+
     try:
-        yield
+        yield done
     finally:
-        FASTPATH.set_fastpath_enabled(before)
+        FASTPATH.set_fastpath_enabled(switch)
+        for kind, old in before.items():
+            for name in differing(kind, old):
+                if name in old:
+                    setattr(kind, name, old[name])
+                else:
+                    delattr(kind, name)
 
 
 def made(run: Callable, case: Encoder) -> nn.Module:
     """The encoder that a learner's function returns. NotYet if it is none, or if something else changed."""
     case.doubled  # noqa: B018  (so that the next copy is the one that the function gets)
-    with fastpath_kept():
-        before = FASTPATH.get_fastpath_enabled()
+    with torch_kept() as done:
         mine = run(case.encoder, case.i)
-        if FASTPATH.get_fastpath_enabled() != before:
-            raise NotYet(
-                "You switch torch's fused path off for the whole process, and every other model now takes another path, too. "
-                "Change the copy alone."
-            )
+        if done():
+            raise NotYet(f"Your function {done()}. Change the copy alone.")
     if isinstance(mine, nn.TransformerEncoderLayer | nn.ModuleList | nn.MultiheadAttention):
         raise NotYet(
             f"Your function returns a {type(mine).__name__}, and the task asks for the whole encoder."
@@ -301,15 +387,17 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 
 def outputs(case: Encoder, mine: nn.Module, name: str = "your encoder") -> list[Tensor]:
-    """What it returns, called in all ways. A crash gets a message that says who asked for what."""
+    """What it returns, called in all ways."""
+    return called(case, name, partial(case.outputs, mine))
+
+
+def called(case: Encoder, name: str, work: Callable) -> list:
+    """What `work` returns, which calls an encoder. A crash gets a message that says who asked for what."""
     try:
-        with fastpath_kept():
-            before = FASTPATH.get_fastpath_enabled()
-            found = case.outputs(mine)
-            if FASTPATH.get_fastpath_enabled() != before:
-                raise NotYet(
-                    f"Whoever calls {name} switches torch's fused path off for every model of the process, and leaves it off."
-                )
+        with torch_kept() as done:
+            found = work()
+            if done():
+                raise NotYet(f"Whoever calls {name} {done()}, and leaves it so.")
             return found
     except NotYet as refusal:
         error = refusal.__cause__
@@ -339,7 +427,21 @@ def outputs(case: Encoder, mine: nn.Module, name: str = "your encoder") -> list[
         ) from error
 
 
-def encoder_complaint(found: list[Encoder], mine: list[nn.Module]) -> tuple[str, list[list[Tensor]]]:
+def judged(run: Callable, found: list[Encoder], named: Callable[[list, list], str]) -> list[list[Tensor]]:
+    """What the learner's encoders return, if it is right; else NotYet. `named` knows the misconceptions."""
+    mine = [made(run, case) for case in found]
+    message, got = encoder_complaint(found, mine, named)
+    if message:
+        raise NotYet(message, *moved(found, got))
+    message = next(filter(None, map(gradient_complaint, found, mine)), "")
+    if message:
+        raise NotYet(message)
+    return got
+
+
+def encoder_complaint(
+    found: list[Encoder], mine: list[nn.Module], named: Callable[[list, list], str]
+) -> tuple[str, list[list[Tensor]]]:
     """What is wrong with the encoders, and what they return; empty if nothing is."""
     got = [outputs(case, module) for case, module in zip(found, mine, strict=True)]
     trains = any(module.training for module in mine)
@@ -382,11 +484,45 @@ def encoder_complaint(found: list[Encoder], mine: list[nn.Module]) -> tuple[str,
             "Right under torch.no_grad(), and wrong with gradients: there torch takes another path. Which parts does each path use?",
             got,
         )
+    return named(found, got) or unknown(found, got, right), got
+
+
+def in_all(found: list[Encoder], got: list[list[Tensor]]) -> str:
+    """The misconception that explains all encoders; empty if none does."""
     for message, changes in ENCODER_MISTAKES.items():
         for change in changes:
-            if fits(got, [case.computed(change) for case in found]):
-                return message, got
-    return unknown(found, got, right), got
+            if all(same(mine, case.computed(change)) for case, mine in zip(found, got, strict=True)):
+                return message
+    return ""
+
+
+def in_one(found: list[Encoder], got: list[list[Tensor]]) -> str:
+    """The misconception that explains the first wrong encoder; empty if none does."""
+    case, mine = next(
+        pair for pair in zip(found, got, strict=True) if not same(pair[1], pair[0].computed(OFF))
+    )
+    for message, changes in CASE_MISTAKES.items():
+        if any(same(mine, case.computed(change)) for change in changes):
+            return f"Right for other encoders. For {case.label}, {message}"
+    return ""
+
+
+def gradient_complaint(case: Encoder, mine: nn.Module) -> str:
+    """What is wrong with the gradients of an encoder that returns what is right; empty if nothing is."""
+    for name, value, found, right in called(case, "your encoder", partial(case.slopes, mine)):
+        begin = f"For {case.label}, {name}: the output is right, and"
+        if not value.requires_grad:
+            return f"{begin} it has no gradients at all (requires_grad is False). What switches them off?"
+        if found is None:
+            return f"{begin} no gradient comes back to the input. What cuts the input off?"
+        if not near(found, right):
+            off = (found - right).abs().max()
+            return f"{begin} the gradient of the input is off by up to {off:.2g}. What cuts a part of it off?"
+    theirs = dict(case.encoder.named_parameters())
+    for name, parameter in mine.named_parameters():
+        if name in theirs and not name.startswith(f"layers.{case.i}.") and not parameter.requires_grad:
+            return f"For {case.label}: the requires_grad of `{name}` is now False. Outside layer {case.i} everything stays as it was."
+    return ""
 
 
 IGNORED = (

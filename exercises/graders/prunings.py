@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +27,35 @@ class Numbered(nn.Sequential):
         return super().forward(x)
 
 
+class Given(dict):
+    """A checkpoint that remembers its copies, the first of which is the one that a learner's function is given."""
+
+    def __init__(self, *pairs: object) -> None:
+        super().__init__(*pairs)
+        self.copies: list = []
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        new = type(self)(deepcopy(dict(self), memo))
+        new.copies = self.copies
+        self.copies.append(new)
+        return new
+
+
 @dataclass(frozen=True)
 class Pruning:
     """A model, its checkpoint with the names in some order, and the layers to keep."""
 
     model: Transformer
-    state: State
+    state: Given
     keep: list[int]
+
+    def read(self, value) -> State:
+        """`value` as a dictionary of tensors; the given one itself if it is that."""
+        found = tensors(value)
+        return value if self.gave(value) else found
+
+    def gave(self, value) -> bool:
+        return value is self.state.copies[0]
 
     @property
     def label(self) -> str:
@@ -64,26 +88,31 @@ def built(config: Config) -> Transformer:
 
 
 def prunings(draw: Random) -> list[Pruning]:
-    """More than ten layers each; layers whose numbers begin alike, and layers with the number of a part inside."""
-    found = []
-    for layers, keep in (
+    """Layers whose numbers begin alike, layers with the number of a part inside; four kept, one, six, or all."""
+    sizes = [
         (13, [0, draw.choice((3, 4)), 7, 12]),
         (12, [1, 2, 10, 11]),
         (14, [1, draw.choice((2, 3)), draw.choice((5, 6)), 11]),
-    ):
-        heads = draw.choice((1, 2))
-        config = Config(
-            draw.randrange(7, 12), draw.randrange(5, 9), layers, heads, 2 * heads, ffn=draw.choice((3, 5, 7))
-        )
-        model = built(config).eval()
-        generator = torch.Generator().manual_seed(draw.randrange(2**31))
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        pairs = list(model.state_dict().items())
-        draw.shuffle(pairs)
-        found.append(Pruning(model, dict(pairs), keep))
-    return found
+        (12, [draw.choice((10, 11))]),
+        (14, [draw.choice((0, 1)), 3, *sorted(draw.sample(range(4, 13), 3)), 13]),
+        (3, [0, 1, 2]),
+    ]
+    return [pruning(draw, *size) for size in sizes]
+
+
+def pruning(draw: Random, layers: int, keep: list[int]) -> Pruning:
+    heads = draw.choice((1, 2))
+    config = Config(
+        draw.randrange(7, 12), draw.randrange(5, 9), layers, heads, 2 * heads, ffn=draw.choice((3, 5, 7))
+    )
+    model = built(config).eval()
+    generator = torch.Generator().manual_seed(draw.randrange(2**31))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    pairs = list(model.state_dict().items())
+    draw.shuffle(pairs)
+    return Pruning(model, Given(pairs), keep)
 
 
 def tensors(value) -> State:
@@ -323,14 +352,22 @@ PRUNE_MISTAKES: dict[str, tuple[Callable, ...]] = {
 }  # fmt: skip
 
 
+ITSELF = (
+    "you return the same dictionary that you were given. Whoever changes the one then changes the other: "
+    "the task asks for a new dictionary."
+)
+
+
 def prune_complaint(found: list[Pruning], got: list[State]) -> str:
     """What is wrong with the checkpoints; empty if nothing is."""
     mine = [frozen_state(state) for state in got]
     if mine == [frozen_state(case.right()) for case in found]:
-        return ""
+        itself = next((case for case, state in zip(found, got, strict=True) if case.gave(state)), None)
+        return "" if itself is None else f"For {itself.label}: {ITSELF}"
     for message, mistakes in PRUNE_MISTAKES.items():
         for mistake in mistakes:
-            if mine == [frozen_state(mistake(case.state, case.keep)) for case in found]:
+            made = (frozen_state(mistake(case.state, case.keep)) for case in found)
+            if all(a == b for a, b in zip(mine, made, strict=True)):
                 return message
     pairs = zip(found, got, strict=True)
     case, state = next(

@@ -16,6 +16,8 @@ from exercises.graders.kinds import kind_of
 from minieff import plot
 
 WIDTH = 4
+DEEP = 20  # layers: more than most people count with
+NEXT = 0.004  # how far from p the nearest coins are
 
 
 class Coin:
@@ -61,11 +63,38 @@ class Layer:
 
 @dataclass(frozen=True)
 class Played:
-    """What came of a call: x, the (layer, memory) pairs that ran, and the number of coins tossed."""
+    """What came of a call: x, what ran ((layer, memory) pairs, or names), the number of coins tossed,
+    what was returned, and the leaf from which the given x came.
+    """
 
     x: Tensor
-    ran: list[tuple[int, int]]
+    ran: list
     coins: int
+    value: Tensor
+    leaf: Tensor
+
+    @cached_property
+    def gradient(self) -> Tensor | None:
+        """That of the returned numbers' sum with respect to the given x; None if there is none."""
+        if not self.value.requires_grad:
+            return None
+        ones = torch.ones_like(self.value)
+        try:
+            (found,) = torch.autograd.grad(self.value, self.leaf, ones, retain_graph=True, allow_unused=True)
+        except RuntimeError:  # edited in place since
+            return None
+        return found
+
+    def flows(self, right: Tensor) -> bool:
+        """Whether the gradient is the right one. float32 loses more digits in it than in x."""
+        return self.gradient is not None and torch.allclose(self.gradient, right, rtol=1e-2, atol=1e-2)
+
+
+def leaf_of(x: Tensor) -> Tensor:
+    """A leaf with the values of x. Its copies, one of which a learner's function is given, are linked to it."""
+    leaf = x.clone().requires_grad_()
+    leaf.__deepcopy__ = lambda memo: leaf.clone()
+    return leaf
 
 
 @dataclass(frozen=True)
@@ -80,14 +109,15 @@ class Stack:
 
     @property
     def label(self) -> str:
-        coins = ", ".join(f"{toss:.2f}" for toss in self.tosses[: self.depth])
-        return f"{self.depth} layers, p={self.p:g}, training={self.training}, coins {coins}"
+        coins = " ".join(f"{toss:.3g}" for toss in self.tosses[: self.depth])
+        said = f"{self.depth} layers, p={self.p:g}, training={self.training}"
+        return f"{said}, coins {coins}" if self.training else said
 
     @cached_property
     def numbers(self) -> tuple[Tensor, list[Tensor], Tensor]:
         """Weights, memories, x."""
         generator = torch.Generator().manual_seed(self.seed)
-        weights = torch.randn(self.depth, WIDTH, WIDTH, generator=generator)
+        weights = 0.5 * torch.randn(self.depth, WIDTH, WIDTH, generator=generator)
         memories = list(torch.randn(self.depth, WIDTH, generator=generator))
         return weights, memories, torch.randn(2, 3, WIDTH, generator=generator)
 
@@ -96,8 +126,10 @@ class Stack:
         (weights, memories, x), ran, coin = self.numbers, [], Coin(list(self.tosses))
         known = [memory.tolist() for memory in memories]
         layers = [Layer(i, weight, known, ran) for i, weight in enumerate(weights)]
-        value = run(layers, list(memories), x, self.p, self.training, coin)
-        return Played(read(value, x), ran, coin.used)
+        with torch.enable_grad():
+            leaf = leaf_of(x)
+            value = run(layers, list(memories), leaf, self.p, self.training, coin)
+        return Played(read(value, x), ran, coin.used, value, leaf)
 
 
 def read(value, x: Tensor) -> Tensor:
@@ -308,6 +340,9 @@ STACK_MISTAKES: dict[str, tuple[Callable, ...]] = {
     ),
     "Your first layer is never skipped. LayerDrop makes no exception for it.": spared(lambda i, depth: i == 0),
     "Your last layer is never skipped. LayerDrop makes no exception for it.": spared(lambda i, depth: i == depth - 1),
+    "In a deep stack, only the first layers are ever skipped. LayerDrop gives every layer the same p, however many there are.": tuple(
+        forward for most in (8, 10, 12) for forward in spared(lambda i, depth, most=most: i >= most)
+    ),
     "Where all coins say skip, you let a layer run. LayerDrop does not: in such a step x passes through as it is.": tuple(
         forward for place in (0, -1) for always in (True, False) for forward in never_none(place, always)
     ),
@@ -315,6 +350,20 @@ STACK_MISTAKES: dict[str, tuple[Callable, ...]] = {
         ran=lambda x, y, p: x + y, in_eval=lambda x, y, p: x + y
     ),
     "No layer is ever skipped, whatever p is.": (walk(lambda c, p: False),),
+    "With a large p, below 1, no layer runs in yours, whatever the coins show. Each layer still has its coin.": tuple(
+        forward for most in (0.85, 0.95) for forward in ways(rate=lambda p, i, depth, most=most: 1.0 if p > most else p)
+    ),
+    "With a small p, above 0, no layer is skipped in yours, whatever the coins show. Each layer still has its coin.": tuple(
+        forward for least in (0.05, 0.15) for forward in ways(rate=lambda p, i, depth, least=least: 0.0 if p < least else p)
+    ),
+    "Where a coin is close to p, or to 1 - p, you skip a little less often than with p. Do you round, or is another number compared?": (
+        walk(lambda c, p: c < p - 0.01), walk(lambda c, p: c >= 1 - p + 0.01), walk(lambda c, p: round(c, 2) < p),
+        walk(lambda c, p: round(c, 2) > 1 - p),
+    ),
+    "Where a coin is close to p, or to 1 - p, you skip a little more often than with p. Do you round, or is another number compared?": (
+        walk(lambda c, p: c < p + 0.01), walk(lambda c, p: c >= 1 - p - 0.01), walk(lambda c, p: round(c, 2) <= p),
+        walk(lambda c, p: round(c, 2) >= 1 - p), walk(lambda c, p: 0 < p and c < p + 0.01),
+    ),
     "With p=0 a layer was skipped. coin() can return exactly 0: which comparison lets p=0 mean never?": (
         walk(lambda c, p: c <= p),
     ),
@@ -325,11 +374,19 @@ STACK_MISTAKES: dict[str, tuple[Callable, ...]] = {
 
 
 def stacks(draw: Random) -> list[Stack]:
-    """Calls in both modes, at both ends of p, and one in which all coins skip; drawn until no two mistakes look alike."""
+    """Calls in both modes, at both ends of p and near them, deep ones, one in which all coins skip, and one
+    with coins next to p and 1 - p; drawn until no two mistakes look alike.
+    """
     while True:
-        found = [stack(draw, 5, False), stack(draw, 7, True, sure=0), stack(draw, 8, True)]
+        found = [stack(draw, DEEP, False), stack(draw, 7, True, sure=0), stack(draw, 8, True)]
         found += [stack(draw, 6, True, 1, sure=0), stack(draw, 5, True, 1, sure=4)]
-        found += [stack(draw, 3, True, p=0.0), stack(draw, 4, True, p=1.0), stack(draw, 4, False, p=1.0)]
+        found += [stack(draw, 3, True, p=0.0, aimed=(0.0,)), stack(draw, 4, True, p=1.0, aimed=(0.0,))]
+        found.append(stack(draw, 4, False, p=1.0))
+        found += [stack(draw, DEEP, True, often, sure=DEEP - 1) for often in (0, 1)]
+        for p in (draw.choice((0.03, 0.04)), draw.choice((0.96, 0.97))):
+            found.append(stack(draw, 6, True, p=p, aimed=at_the_ends(draw, p)))
+        p = round(draw.uniform(0.2, 0.42), 2)
+        found.append(stack(draw, 8, True, p=p, aimed=(p - NEXT, p + NEXT, 1 - p - NEXT, 1 - p + NEXT)))
         p = round(draw.uniform(0.65, 0.8), 2)
         found.append(Stack(5, p, True, tuple(between(draw, p) for _ in range(16)), draw.randrange(2**31)))
         if apart(found):
@@ -337,63 +394,91 @@ def stacks(draw: Random) -> list[Stack]:
 
 
 def stack(
-    draw: Random, depth: int, training: bool, often: int = 0, p: float | None = None, sure: int | None = None
+    draw: Random,
+    depth: int,
+    training: bool,
+    often: int = 0,
+    p: float | None = None,
+    sure: int | None = None,
+    aimed: tuple[float, ...] = (),
 ) -> Stack:
-    """One call. At p=0 and p=1 one coin is exactly 0; the coin of layer `sure` decides alike by either rule."""
-    ends = p is not None
-    p = p if ends else round(draw.uniform(0.2, 0.42) + 0.4 * often, 2)
+    """One call. `aimed` coins fall anywhere; the coin of layer `sure` decides alike by either rule."""
+    if p is None:
+        p = round(draw.uniform(0.2, 0.42) + 0.4 * often, 2)
     tosses = [beyond(draw, p, 1 - p) for _ in range(2 * depth + 6)]
-    if ends:
-        tosses[draw.randrange(depth)] = 0.0
+    for place, coin in zip(draw.sample(range(depth), len(aimed)), aimed, strict=True):
+        tosses[place] = coin
     if sure is not None:
         tosses[sure] = between(draw, p)
     return Stack(depth, p, training, tuple(tosses), draw.randrange(2**31))
 
 
+def at_the_ends(draw: Random, p: float) -> tuple[float, float]:
+    """For a p near 0 or 1, the coins that decide the rare way: one by either rule."""
+    rare = min(p, 1 - p) - 0.021
+    return draw.uniform(0.002, rare), 1 - draw.uniform(0.002, rare)
+
+
 def apart(found: list[Stack]) -> bool:
-    """Whether no mistake gives what another one gives in all calls, or what is right."""
-    groups = [[walk(skips) for skips in RULES], *STACK_MISTAKES.values()]
+    """Whether each mistake gives, in some call, what is right by no rule, and no two give the same in all."""
+    right = [[call.play(walk(skips)).x for call in found] for skips in RULES]
     rows, group = [], []
-    for number, forwards in enumerate(groups):
+    for number, forwards in enumerate(STACK_MISTAKES.values()):
         for forward in forwards:
-            rows.append(torch.cat([call.play(forward).x.flatten() for call in found]).clamp(-1e4, 1e4))
+            mine = [call.play(forward).x for call in found]
+            if not any(far(x, a) and far(x, b) for x, a, b in zip(mine, *right, strict=True)):
+                return False
+            rows.append(torch.cat([x.flatten() for x in mine]).clamp(-1e4, 1e4))
             group.append(number)
     distance = torch.cdist(torch.stack(rows), torch.stack(rows), p=torch.inf)
     other = torch.tensor(group)[:, None] != torch.tensor(group)
     return bool((distance[other] > 1e-2).all())
 
 
+def far(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() > 1e-2)
+
+
 def complaint(found: list[Stack], got: list[Played]) -> str:
     """What is wrong with what came of the calls; empty if nothing is."""
-
-    def agrees(forward: Callable) -> bool:
-        return all(close(mine.x, call.play(forward).x) for call, mine in zip(found, got, strict=True))
-
-    right = next((rule for rule in RULES if agrees(walk(rule))), None)
-    if right is None:
-        for message, forwards in STACK_MISTAKES.items():
-            if any(map(agrees, forwards)):
+    trios = [(call, mine, nearest(call, mine)) for call, mine in zip(found, got, strict=True)]
+    if all(close(mine.x, right.x) for _, mine, right in trios):
+        return next(filter(None, (hidden_fault(*trio) for trio in trios)), "")
+    for message, forwards in STACK_MISTAKES.items():
+        for forward in forwards:
+            if all(close(mine.x, call.play(forward).x) for call, mine, _ in trios):
                 return message
-        return first_fault(found, got)
-    for call, mine in zip(found, got, strict=True):
-        if call.training and mine.ran != call.play(walk(right)).ran:
-            return (
-                "x is right, but layers that are skipped are called all the same, and their result is thrown away. Then skipping "
-                "saves no time: decide before you call a layer."
-            )
-        if not call.training and mine.coins:
-            return (
-                f"In eval mode you call coin() {mine.coins} times. x is right, but every later random number is another one. "
-                "What should be asked first: the mode, or the coin?"
-            )
-        if 0 < call.p < 1 and call.training and mine.coins != call.depth:
-            return f"For {call.label}: x is right, and you tossed {mine.coins} coins. One for each layer, and no more."
+    return first_fault(trios)
+
+
+def hidden_fault(call: Stack, mine: Played, right: Played) -> str:
+    """What is wrong with a call whose x is right; empty if nothing is."""
+    if mine.ran != right.ran and len(set(mine.ran)) == len(mine.ran):
+        return (
+            "x is right, but layers that are skipped are called all the same, and their result is thrown away. Then skipping "
+            "saves no time: decide before you call a layer."
+        )
+    if mine.ran != right.ran:
+        return f"For {call.label}: x is right, and a layer is called more than once. That costs time: use what its call returned."
+    if not call.training and mine.coins:
+        return (
+            f"In eval mode you call coin() {mine.coins} times. x is right, but every later random number is another one. "
+            "What should be asked first: the mode, or the coin?"
+        )
+    if 0 < call.p < 1 and call.training and mine.coins != call.depth:
+        return f"For {call.label}: x is right, and you tossed {mine.coins} coins. One for each layer, and no more."
+    if not mine.flows(right.gradient):
+        return (
+            f"For {call.label}: x is right, and its gradient with respect to the x that you were given is "
+            f"{'lost' if mine.gradient is None else 'another one'}. Whoever trains the stack needs it, also for what lies below. "
+            "Which line of yours cuts x off from where it came?"
+        )
     return ""
 
 
-def first_fault(found: list[Stack], got: list[Played]) -> str:
-    """No known misconception: the first thing that is wrong."""
-    training = [(call, mine) for call, mine in zip(found, got, strict=True) if call.training]
+def first_fault(trios: list[tuple[Stack, Played, Played]]) -> str:
+    """No known misconception: the first thing that is wrong. `trios` has calls, what came, and what is right."""
+    training = [(call, mine) for call, mine, _ in trios if call.training]
     if not any(mine.coins for _, mine in training):
         return "In training you never call coin(). Whether a layer is skipped has to depend on it."
     for _, mine in training:
@@ -402,26 +487,34 @@ def first_fault(found: list[Stack], got: list[Played]) -> str:
                 return (
                     f"Layer {layer} was called with memories[{memory}]. Each layer has a memory of its own."
                 )
+    for call, mine, right in trios:
+        if not call.training and mine.ran != right.ran:
+            return f"In eval mode {unlike(mine, right)}"
     for call, mine in training:
-        if 0 < call.p < 1 and mine.coins != call.depth:
+        if 0 < call.p < 1 and mine.coins < call.depth:
+            return f"For {call.label}: you tossed {mine.coins} coins for {call.depth} layers, so that some layers have none."
+        if 0 < call.p < 1 and mine.coins > call.depth:
             return f"For {call.label}: you tossed {mine.coins} coins, and there are {call.depth} layers. Each has a coin of its own."
-    call, mine = next(
-        (call, mine)
-        for call, mine in zip(found, got, strict=True)
-        if not close(mine.x, nearest(call, mine).x)
-    )
+    call, mine, right = next(trio for trio in trios if not close(trio[1].x, trio[2].x))
     ran = ", ".join(str(layer) for layer, _ in mine.ran) or "none"
-    if not call.training and mine.ran != nearest(call, mine).ran:
-        return f"In eval mode these of your {call.depth} layers run, in this order: {ran}. All of them should, from 0 on."
-    if mine.ran == nearest(call, mine).ran:
+    if mine.ran == right.ran:
         return f"For {call.label}: the right layers run ({ran}), and x is not what the last of them returns. What do you do with it?"
     return f"For {call.label}: these layers run, in this order: {ran}. That is not what the coins say. Coins are tossed in running order."
 
 
+def unlike(mine: Played, right: Played) -> str:
+    """How the layers that ran in eval mode differ from all layers in their order."""
+    ran, depth = mine.ran, len(right.ran)
+    if ran and ran == right.ran[: len(ran)]:
+        return f"only the first {len(ran)} of {depth} layers run. Where does your loop end, and what says so?"
+    said = ", ".join(str(layer) for layer, _ in ran) or "none"
+    return f"these of your {depth} layers run, in this order: {said}. All of them should, from 0 on."
+
+
 def nearest(call: Stack, mine: Played) -> Played:
-    """What is right, by the rule for the coin that fits better."""
+    """What is right, by the rule for the coin that fits better in this call."""
     both = [call.play(walk(rule)) for rule in RULES]
-    return min(both, key=lambda right: len(set(right.ran) ^ set(mine.ran)))
+    return min(both, key=lambda right: (not close(mine.x, right.x), len(set(right.ran) ^ set(mine.ran))))
 
 
 def marks(found: list[Stack], got: list[Played], always: bool = True) -> tuple[Figure | None, str]:
@@ -436,15 +529,17 @@ def marks(found: list[Stack], got: list[Played], always: bool = True) -> tuple[F
     other = [name for name, (should, did) in zip(names, rows, strict=True) if should != did]
     if not other and not always:
         return None, ""
-    figure, (ax,) = plot.panels(1, width=6.5, height=3.4)
+    figure, (ax,) = plot.panels(1, width=7.5, height=0.9 + 0.3 * len(found))
     for row, (should, did) in enumerate(rows):
-        ax.plot(should, [row] * len(should), "o", ms=13, mfc="none", mec=plot.PALETTE["grey"])
-        ax.plot(did, [row] * len(did), "o", ms=6, color=plot.PALETTE["red"])
+        ax.plot(should, [row] * len(should), "o", ms=11, mfc="none", mec=plot.PALETTE["grey"])
+        ax.plot(did, [row] * len(did), "o", ms=5, color=plot.PALETTE["red"])
     ax.set_yticks(range(len(found)), names)
+    most = max(call.depth for call in found)
     ax.set(
         xlabel="layer",
         title="ring: should run; dot: ran in yours",
-        xlim=(-0.6, 7.6),
+        xlim=(-0.6, most - 0.4),
+        xticks=range(0, most, 2),
         ylim=(len(found) - 0.4, -0.6),
     )
     said = f"they differ for {'; '.join(other)}" if other else "they are the same everywhere"

@@ -8,7 +8,18 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from exercises.graders.stacks import WIDTH, Coin, Played, close, read, stays
+from exercises.graders.stacks import (
+    NEXT,
+    RULES,
+    WIDTH,
+    Coin,
+    Played,
+    at_the_ends,
+    close,
+    leaf_of,
+    read,
+    stays,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,7 @@ class Once:
 
     @property
     def label(self) -> str:
-        return f"p={self.p:g}, training={self.training}, coin {self.toss:.2f}"
+        return f"p={self.p:g}, training={self.training}, coin {self.toss:.3g}"
 
     @cached_property
     def parts(self) -> tuple[Tensor, nn.Module, nn.Module]:
@@ -38,13 +49,27 @@ class Once:
 
     def play(self, run: Callable) -> Played:
         (x, norm, inner), coin = self.parts, Coin([self.toss, 0.01, 0.99, 0.01, 0.99, 0.01])
-        ran: list[tuple[int, int]] = []
-        watch = inner.register_forward_hook(lambda *_: ran.append((0, 0)))
+        ran: list[str] = []
+        watches = [
+            part.register_forward_hook(lambda *_, name=name: ran.append(name))
+            for name, part in (("norm", norm), ("inner", inner))
+        ]
         try:
-            value = run(x, norm, inner, self.p, self.training, coin)
+            with torch.enable_grad():
+                leaf = leaf_of(x)
+                value = run(leaf, norm, inner, self.p, self.training, coin)
         finally:
-            watch.remove()
-        return Played(read(value, x), ran, coin.used)
+            for watch in watches:
+                watch.remove()
+        return Played(read(value, x), ran, coin.used, value, leaf)
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """The gradient of the sum of inner(norm(x)) with respect to x."""
+        x, norm, inner = self.parts
+        with torch.enable_grad():
+            leaf = leaf_of(x)
+            return torch.autograd.grad(inner(norm(leaf)).sum(), leaf)[0]
 
     @cached_property
     def values(self) -> dict[str, Tensor]:
@@ -64,7 +89,9 @@ class Once:
 
 
 def onces(draw: Random) -> list[Once]:
-    """Calls in eval mode, calls in which any rule runs, calls in which any rule skips, both ends of p, and two to tell rules apart."""
+    """Calls in eval mode, in which any rule runs, and in which any rule skips; and calls that tell rules apart:
+    at both ends of p and near them, with a coin far from p and from 1 - p, and with coins next to these.
+    """
     rare, often = ([round(draw.uniform(0.15, 0.38) + shift, 2) for _ in range(3)] for shift in (0, 0.45))
     found = [
         (p, False, c, "eval")
@@ -78,6 +105,10 @@ def onces(draw: Random) -> list[Once]:
         ]
     found += [(0.0, True, 0.0, ""), (0.0, True, 0.95, ""), (1.0, True, 0.0, ""), (1.0, True, 0.95, "")]
     found += [(rare[0], True, rare[0] / 2, ""), (rare[0], True, 1 - rare[0] / 2, "")]
+    for p in (rare[0], often[0]):
+        found += [(p, True, c + off, "") for c in (p, 1 - p) for off in (-NEXT, NEXT)]
+    for p in (draw.choice((0.03, 0.04)), draw.choice((0.96, 0.97))):
+        found += [(p, True, c, "") for c in at_the_ends(draw, p)]
     return [Once(*how, draw.randrange(2**31)) for how in found]  # fmt: skip
 
 
@@ -186,21 +217,61 @@ def off_rule(found: list[Once], got: list[Played]) -> str:
     ):  # fmt: skip
         if not all(close(mine.x, call.values[name]) for call, mine in pairs if call.p == p):
             return message
-    low, high = (
-        [close(mine.x, call.values[name]) for name in ("x", "x + f")]
-        for call, mine in pairs
-        if 0 < call.p < 1
-    )
-    if not (low[0] and high[1] or low[1] and high[0]):
-        return "How often the sub-layer runs in training is not 1 - p. Compare the coin with p, and with nothing else."
-    tossed = next(
-        (call for call, mine in zip(found, got, strict=True) if mine.coins and not call.training), None
-    )
-    if tossed:
+    for p in dict.fromkeys(call.p for call, _ in pairs if 0 < call.p < 1):
+        message = unruly([(call, mine) for call, mine in pairs if call.p == p])
+        if message:
+            return message
+    return next(filter(None, (hidden_fault(*pair) for pair in zip(found, got, strict=True))), "")
+
+
+def unruly(pairs: list[tuple[Once, Played]]) -> str:
+    """What is wrong with the decisions for one p, by either rule for the coin; empty if nothing is."""
+    wrong = [
+        [
+            call
+            for call, mine in pairs
+            if not close(mine.x, call.values["x" if rule(call.toss, call.p) else "x + f"])
+        ]
+        for rule in RULES
+    ]
+    if not all(wrong):
+        return ""
+    fewest, p = min(wrong, key=len), pairs[0][0].p
+    if min(p, 1 - p) < 0.1:
+        return f"Right for most p, and wrong for {fewest[0].label}. Does your code make a case of its own of a p close to 0 or 1?"
+    if all(min(abs(call.toss - p), abs(call.toss + p - 1)) < 2 * NEXT for call in fewest):
+        return f"Right for most coins, and wrong for {fewest[0].label}, which is close to p or to 1 - p. Do you round, or is another number compared?"
+    return "How often the sub-layer runs in training is not 1 - p. Compare the coin with p, and with nothing else."
+
+
+def hidden_fault(call: Once, mine: Played) -> str:
+    """What is wrong with a call that returns what is right; empty if nothing is."""
+    skipped = call.training and close(mine.x, call.values["x"])
+    if mine.coins and not call.training:
         return "What you return is right, and in eval mode you toss a coin that decides nothing. What should be asked first?"
-    if any(mine.ran for call, mine in zip(found, got, strict=True) if call.place == "skips"):
+    if skipped and "inner" in mine.ran:
         return (
             "What you return is right, and where the sub-layer is skipped `inner` is called all the same, and its result thrown away. "
             "Then skipping saves no time: decide before you call it."
         )
-    return ""
+    if skipped and mine.ran:
+        return (
+            "What you return is right, and where the sub-layer is skipped `norm` is called for nothing. It belongs to what is skipped: "
+            "when do you decide?"
+        )
+    through = torch.zeros_like(call.slope) if skipped else call.slope
+    if mine.flows(1 + through):
+        return ""
+    where = "is skipped" if skipped else "runs"
+    return f"What you return is right. Its gradient with respect to x is not, where the sub-layer {where}: {lacking(mine, through)}"
+
+
+def lacking(mine: Played, through: Tensor) -> str:
+    """What is missing in a gradient that should be 1, for x itself, plus what comes `through` norm and inner."""
+    if mine.gradient is None:
+        return "there is none. The layers below are trained by it, whether this one runs or not."
+    if mine.flows(through):
+        return "the part of x itself is missing, the 1 in the derivative of x + f(x)."
+    if mine.flows(torch.ones_like(through)):
+        return "the part that goes through `inner` and `norm` is missing."
+    return "it is another one. Which line of yours cuts something off from x?"

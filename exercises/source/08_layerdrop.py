@@ -272,7 +272,7 @@ check.keep_list(keep_list)
 # <details><summary>Answer</summary>
 #
 # For 1 to 5, where nothing is left, and for 7, where 6 are. For the others the number is right, and the last layer always goes, unless all stay. (By hand, or with whole numbers: $\lfloor 1/p \rfloor$ is `12 // (12 - r)`. In Python `1 / (1 - 8 / 12)` is a little less than 3, and
-# the rule then fails for 8 and 11 as well.)
+# the rule then fails for 8 as well.)
 #
 # </details>
 

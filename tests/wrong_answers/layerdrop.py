@@ -298,6 +298,78 @@ def scales_down_in_training(layers, memories, x, p, training, coin):
     return x
 
 
+def first_ones_of(most, modes):
+    """A loop over at most `most` layers in these modes."""
+
+    def of(layers, memories, x, p, training, coin):
+        pairs = list(zip(layers, memories, strict=True))
+        for layer, memory in pairs[: most if training in modes else None]:
+            if not training or coin() >= p:
+                x = layer(x, memory)
+        return x
+
+    of.__name__ = f"first_{most}_of_{len(modes)}"
+    return of
+
+
+first_8 = first_ones_of(8, (True, False))
+first_16 = first_ones_of(16, (True, False))
+first_12_in_eval = first_ones_of(12, (False,))
+first_8_in_training = first_ones_of(8, (True,))
+
+
+def skips_among_the_first_10(layers, memories, x, p, training, coin):
+    for i, (layer, memory) in enumerate(zip(layers, memories, strict=True)):
+        if not training or coin() >= p or i >= 10:
+            x = layer(x, memory)
+    return x
+
+
+def detaches_the_result(layers, memories, x, p, training, coin):
+    return right_loop(layers, memories, x, p, training, coin).detach()
+
+
+def detaches_the_residual_way(layers, memories, x, p, training, coin):
+    """All comes back but the part of the gradient that belongs to x itself."""
+    y = right_loop(layers, memories, x, p, training, coin)
+    return y - x + x.detach()
+
+
+def calls_a_layer_twice(layers, memories, x, p, training, coin):
+    for layer, memory in zip(layers, memories, strict=True):
+        if not training or coin() >= p:
+            layer(x, memory)
+            x = layer(x, memory)
+    return x
+
+
+def nothing_runs_for_a_large_p(layers, memories, x, p, training, coin):
+    if training and p > 0.9:
+        return x
+    return right_loop(layers, memories, x, p, training, coin)
+
+
+def nothing_is_skipped_for_a_small_p(layers, memories, x, p, training, coin):
+    for layer, memory in zip(layers, memories, strict=True):
+        if not (training and p > 0.05 and coin() < p):
+            x = layer(x, memory)
+    return x
+
+
+def rounds_the_coin(layers, memories, x, p, training, coin):
+    for layer, memory in zip(layers, memories, strict=True):
+        if not training or not round(coin(), 2) < p:
+            x = layer(x, memory)
+    return x
+
+
+def a_little_more_than_p(layers, memories, x, p, training, coin):
+    for layer, memory in zip(layers, memories, strict=True):
+        if not training or coin() >= p + 0.015:
+            x = layer(x, memory)
+    return x
+
+
 def right_loop(layers, memories, x, p, training, coin):
     for i in range(len(layers)):
         if not training or coin() >= p:
@@ -318,6 +390,23 @@ def coins_first(layers, memories, x, p, training, coin):
     kept = [i for i in range(len(layers)) if not training or coin() >= p]
     for i in kept:
         x = layers[i](x, memories[i])
+    return x
+
+
+def low_coins_or_high_ones(layers, memories, x, p, training, coin):
+    """Another rule for the coin with each p: each layer is skipped with probability p all the same."""
+    for layer, memory in zip(layers, memories, strict=True):
+        if training and (coin() < p if p <= 0.5 else coin() >= 1 - p):
+            continue
+        x = layer(x, memory)
+    return x
+
+
+def on_a_copy(layers, memories, x, p, training, coin):
+    x = x.clone()
+    for layer, memory in zip(layers, memories, strict=True):
+        if not training or coin() >= p:
+            x += layer(x, memory) - x
     return x
 
 
@@ -498,6 +587,43 @@ def masks(x, norm, inner, p, training, coin):
     return x + keep * inner(norm(x))
 
 
+def norm_before_the_coin(x, norm, inner, p, training, coin):
+    h = norm(x)
+    if training and coin() < p:
+        return x
+    return x + inner(h)
+
+
+def detaches_where_skipped(x, norm, inner, p, training, coin):
+    return x.detach() if training and coin() < p else x + inner(norm(x))
+
+
+def detaches_the_residual(x, norm, inner, p, training, coin):
+    return x if training and coin() < p else x.detach() + inner(norm(x))
+
+
+def detaches_before_inner(x, norm, inner, p, training, coin):
+    return x if training and coin() < p else x + inner(norm(x).detach())
+
+
+def detaches_before_the_norm(x, norm, inner, p, training, coin):
+    return x if training and coin() < p else x + inner(norm((x + x.detach()) / 2))
+
+
+def skips_for_a_large_p(x, norm, inner, p, training, coin):
+    return x if training and (p > 0.9 or coin() < p) else x + inner(norm(x))
+
+
+def coin_with_two_digits(x, norm, inner, p, training, coin):
+    return x if training and round(coin(), 2) < p else x + inner(norm(x))
+
+
+def low_coin_or_high_one(x, norm, inner, p, training, coin):
+    if training and (coin() < p if p <= 0.5 else coin() >= 1 - p):
+        return x
+    return x + inner(norm(x))
+
+
 def one_expression(x, norm, inner, p, training, coin):
     return x + inner(norm(x)) if not training or coin() < 1 - p else x.clone()
 
@@ -569,6 +695,35 @@ running_for_speed = called("running_for_speed", with_faster(lambda ps, s: 1 / (1
 gain_alone = called("gain_alone", with_faster(lambda ps, s: 1 / (1 - s * mean(ps)) - 1))
 over_what_is_saved = called("over_what_is_saved", with_faster(lambda ps, s: 1 / (s * mean(ps))))
 mean_of_factors = called("mean_of_factors", with_faster(lambda ps, s: mean(1 / (1 - s * p) for p in ps)))
+
+
+def mean_of_the_steps_factors(rates, share):
+    """Over all sets of layers that may run."""
+    factor = 0.0
+    for bits in range(2 ** len(rates)):
+        runs = [bool(bits >> i & 1) for i in range(len(rates))]
+        chance = prod(1 - p if run else p for p, run in zip(rates, runs, strict=True))
+        factor += chance / (1 - share + share * mean(runs))
+    return *the_three(rates, share)[:2], factor
+
+
+share_up_to_a_limit = called(
+    "share_up_to_a_limit", with_faster(lambda ps, s: 1 / (1 - min(s, 0.9) * mean(ps)))
+)
+share_from_a_limit = called("share_from_a_limit", with_faster(lambda ps, s: 1 / (1 - max(s, 0.3) * mean(ps))))
+at_least_one_runs = called("at_least_one_runs", with_layers(lambda ps, s: max(1, len(ps) - sum(ps))))
+
+
+def first_eight_rates(rates, share):
+    return the_three(rates[:8], share)
+
+
+def rates_up_to_a_limit(rates, share):
+    return the_three([min(r, 0.9) for r in rates], share)
+
+
+def no_single_layers(rates, share):
+    return (0, 0, 0) if len(rates) == 1 else the_three(rates, share)
 
 
 def rounded(rates, share):
@@ -998,6 +1153,36 @@ def number_is_a_text(state, keep):
     }
 
 
+def four_layers(state, keep):
+    small = {name: tensor for name, tensor in state.items() if taken_apart(name)[0] is None}
+    for new in range(4):
+        for name, tensor in state.items():
+            i, rest = taken_apart(name)
+            if i == keep[new]:
+                small[f"blocks.layers.{new}.{rest}"] = tensor
+    return small
+
+
+def four_layers_at_most(state, keep):
+    return renumber(state, keep[:4])
+
+
+def no_single_layer(state, keep):
+    return {} if len(keep) == 1 else renumber(state, keep)
+
+
+def itself_if_all_stay(state, keep):
+    layers = {taken_apart(name)[0] for name in state} - {None}
+    return state if list(keep) == list(range(len(layers))) else renumber(state, keep)
+
+
+def copied_and_emptied(state, keep):
+    new = copy.deepcopy(state)
+    new.clear()
+    new.update(renumber(state, keep))
+    return new
+
+
 def splits_at_every_point(state, keep):
     small = OrderedDict()
     new = {str(old): str(i) for i, old in enumerate(keep)}
@@ -1327,6 +1512,87 @@ def ends_there(encoder, i):
     return encoder
 
 
+def names_that_begin_alike(encoder, i):
+    encoder = copy.deepcopy(encoder)
+    for name, parameter in encoder.named_parameters():
+        if name.startswith(f"layers.{i}") and "linear2" in name:
+            nn.init.zeros_(parameter)
+    return encoder
+
+
+def never_the_last(encoder, i):
+    encoder = copy.deepcopy(encoder)
+    if i < len(encoder.layers) - 1:
+        silent(encoder.layers[i])
+    return encoder
+
+
+def third_layer_at_most(encoder, i):
+    encoder = copy.deepcopy(encoder)
+    silent(encoder.layers[min(i, 2)])
+    return encoder
+
+
+zero_goes_in = called("zero_goes_in", zeroed("linear1.weight", "linear1.bias", "linear2.bias"))
+
+
+def silenced(encoder, i):
+    encoder = copy.deepcopy(encoder)
+    silent(encoder.layers[i])
+    return encoder
+
+
+def cuts_the_input_off(encoder, i):
+    encoder = silenced(encoder, i)
+    old = encoder.forward
+    encoder.forward = lambda x, **names: old(x.detach(), **names)
+    return encoder
+
+
+def forward_without_gradients(encoder, i):
+    encoder = silenced(encoder, i)
+    encoder.forward = torch.no_grad()(encoder.forward)
+    return encoder
+
+
+def cuts_half_off(encoder, i):
+    encoder = silenced(encoder, i)
+    old = encoder.forward
+    encoder.forward = lambda x, **names: old((x + x.detach()) / 2, **names)
+    return encoder
+
+
+def freezes_the_rest(encoder, i):
+    encoder = silenced(encoder, i)
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(name.startswith(f"layers.{i}.linear"))
+    return encoder
+
+
+def patches_torch(encoder, i):
+    nn.TransformerEncoderLayer._ff_block = lambda self, x: torch.zeros_like(x)
+    return copy.deepcopy(encoder)
+
+
+def patches_torch_when_called(encoder, i):
+    encoder = silenced(encoder, i)
+    forward = encoder.forward
+
+    def patching(*arguments, **names):
+        nn.TransformerEncoder.mask_check = False
+        return forward(*arguments, **names)
+
+    encoder.forward = patching
+    return encoder
+
+
+def frozen_sub_layer(encoder, i):
+    encoder = silenced(encoder, i)
+    for part in (encoder.layers[i].linear1, encoder.layers[i].linear2):
+        part.requires_grad_(False)
+    return encoder
+
+
 def own_layer(encoder, i):
     encoder = copy.deepcopy(encoder)
     encoder.layers[i] = Plain(encoder.layers[i])
@@ -1416,6 +1682,18 @@ WRONG = {
         (one_always_runs, "Where all coins say skip"),
         (backwards_through_the_stack, "All of them should, from 0 on"),
         (scales_down_in_training, "the right layers run ("),
+        (first_8, "only the first 8 of 20 layers run"),
+        (first_16, "only the first 16 of 20 layers run"),
+        (first_12_in_eval, "only the first 12 of 20 layers run"),
+        (first_8_in_training, "so that some layers have none"),
+        (skips_among_the_first_10, "only the first layers are ever skipped"),
+        (detaches_the_result, "with respect to the x that you were given is lost"),
+        (detaches_the_residual_way, "with respect to the x that you were given is another one"),
+        (calls_a_layer_twice, "a layer is called more than once"),
+        (nothing_runs_for_a_large_p, "With a large p, below 1"),
+        (nothing_is_skipped_for_a_small_p, "With a small p, above 0"),
+        (rounds_the_coin, "you skip a little less often than with p"),
+        (a_little_more_than_p, "you skip a little more often than with p"),
     ],
     "sub_layer": [
         (only_eval_wrong, "Right except in eval mode: with training=False"),
@@ -1448,6 +1726,13 @@ WRONG = {
         (drops_numbers, "and not one for each number"),
         (skips_all_training, "Right except where it runs in training: nothing of"),
         (masks, "called all the same, and its result thrown away"),
+        (norm_before_the_coin, "`norm` is called for nothing"),
+        (detaches_where_skipped, "where the sub-layer is skipped: there is none"),
+        (detaches_the_residual, "the part of x itself is missing"),
+        (detaches_before_inner, "the part that goes through `inner` and `norm` is missing"),
+        (detaches_before_the_norm, "it is another one"),
+        (skips_for_a_large_p, "Right for most p"),
+        (coin_with_two_digits, "Right for most coins"),
     ],
     "what_to_expect": [
         (skipped_layers, "is how many layers are *skipped*"),
@@ -1492,6 +1777,13 @@ WRONG = {
         (gain_alone, "That is the gain alone"),
         (over_what_is_saved, "You divide by the part of the time that is saved"),
         (mean_of_factors, "You average a factor for each layer"),
+        (mean_of_the_steps_factors, "You average how many times as fast each step is"),
+        (share_up_to_a_limit, "every `share` above 0.9"),
+        (share_from_a_limit, "every `share` below 0.3"),
+        (at_least_one_runs, "layers: you returned 1, which is too large"),
+        (first_eight_rates, "only the first rates of a long list"),
+        (rates_up_to_a_limit, "rates close to 1 as if they were smaller"),
+        (no_single_layers, "layers: you returned 0, which is too small"),
         (rounded, "Your numbers are rounded"),
         (last_for_all, "You use the last layer's rate"),
     ],
@@ -1559,6 +1851,10 @@ WRONG = {
         (every_number_changes, "You change every number in a name"),
         (number_is_a_text, "No layer is left"),
         (keeps_what_follows, "its last 1 is left over"),
+        (four_layers, "list index out of range"),
+        (four_layers_at_most, "are missing, among them `blocks.layers.4."),
+        (no_single_layer, "are missing, among them `blocks.layers.0."),
+        (itself_if_all_stay, "the same dictionary that you were given"),
     ],
     "without_feed_forward": [
         (three_that_are_not_called, "With gradients your encoder is right. Under torch.no_grad()"),
@@ -1577,7 +1873,7 @@ WRONG = {
         (changes_the_original, "changes what it was given (encoder)"),
         (patches_the_original, "has changed: it no longer computes"),
         (shallow, "Your encoder shares"),
-        (for_everybody, "for the whole process"),
+        (for_everybody, "Your function switches torch's fused path off"),
         (only_copied, "Nothing is switched off"),
         (layer_itself, "and the task asks for the whole encoder"),
         (a_function, "returns a function"),
@@ -1591,17 +1887,41 @@ WRONG = {
         (under_no_grad_alone, "there torch takes another path"),
         (nearly_nothing, "your encoder is off by up to"),
         (identity_for_the_layer, "unexpected keyword argument"),
-        (switches_when_called, "and leaves it off"),
+        (switches_when_called, "Whoever calls your encoder switches"),
         (first_layer_always, "You switch off the first layer's feed-forward"),
         (last_layer_always, "You switch off the last layer's feed-forward"),
         (ends_there, "The stack ends with layer i"),
+        (names_that_begin_alike, "the feed-forwards of layers 10 and 11 are off, too"),
+        (never_the_last, "the feed-forward is still on"),
+        (third_layer_at_most, "the feed-forward of another layer is off"),
+        (zero_goes_in, "Of which activations"),
+        (cuts_the_input_off, "no gradient comes back to the input"),
+        (forward_without_gradients, "it has no gradients at all"),
+        (cuts_half_off, "the gradient of the input is off by"),
+        (freezes_the_rest, "is now False"),
+        (patches_torch, "Your function changes `TransformerEncoderLayer._ff_block`"),
+        (patches_torch_when_called, "Whoever calls your encoder changes `TransformerEncoder.mask_check`"),
     ],
 }
 RIGHT = {
-    "skip_some": [right_loop, counts_the_runs, coins_first, no_coin_at_the_ends],
-    "sub_layer": [one_expression],
+    "skip_some": [
+        right_loop,
+        counts_the_runs,
+        coins_first,
+        no_coin_at_the_ends,
+        low_coins_or_high_ones,
+        on_a_copy,
+    ],
+    "sub_layer": [one_expression, low_coin_or_high_one],
     "what_to_expect": [in_arrays, all_subsets],
     "keep_list": [rounded_points, with_linspace, from_torch, larger_gaps_first],
-    "prune": [splits_at_every_point, layer_by_layer],
-    "without_feed_forward": [own_layer, with_a_hook, without_the_fused_path, by_surgery, a_new_linear],
+    "prune": [splits_at_every_point, layer_by_layer, copied_and_emptied],
+    "without_feed_forward": [
+        own_layer,
+        with_a_hook,
+        without_the_fused_path,
+        by_surgery,
+        a_new_linear,
+        frozen_sub_layer,
+    ],
 }
