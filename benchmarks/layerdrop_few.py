@@ -3,9 +3,9 @@
     python benchmarks/layerdrop_few.py           after `make zoo`: reads cards and weights of its runs
 
 A tenth and a fiftieth of the speeches, a tenth of the pronunciations; nothing, LayerDrop, or dropout; all
-seeds that have a recipe. Held-out loss, always on the same windows, is given at the end of training and at the
-best look during it (which nobody who must not look could have picked), and for the pronunciations the share of
-held-out ones of which every sound is right.
+seeds that have a recipe; the fiftieth also with half of the steps. Held-out loss, always on the same windows,
+is given at the end of training and at the best look during it (which nobody who must not look could have
+picked), and for the pronunciations the share of held-out ones of which every sound is right.
 """
 
 from typing import Any
@@ -26,12 +26,12 @@ SEEDS = ["", "-seed-1", "-seed-2"]
 
 def main() -> None:
     found: dict[str, dict] = {}
-    for task in TASKS:
-        for kind in KINDS:
-            names = [f"{task}-{kind}{seed}" for seed in SEEDS]
-            runs = [outcome(name) for name in names if (FOLDER / f"{name}.toml").exists()]
-            found[f"{task}-{kind}"] = {key: [run[key] for run in runs] for key in runs[0]}
-            print(task, kind, found[f"{task}-{kind}"], flush=True)
+    short = [f"fiftieth-{kind}-short" for kind in KINDS]
+    for name in [f"{task}-{kind}" for task in TASKS for kind in KINDS] + short:
+        seeds = [seed for seed in SEEDS if (FOLDER / f"{name}{seed}.toml").exists()]
+        runs = [outcome(f"{name}{seed}") for seed in seeds]
+        found[name] = {key: [run[key] for run in runs] for key in runs[0]}
+        print(name, found[name], flush=True)
     times = {task: passes(f"{task}-{KINDS[0]}") for task in TASKS}
     print(save_results("layerdrop_few", {"passes": times, "models": found}))
 
