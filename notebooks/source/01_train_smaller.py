@@ -51,6 +51,7 @@ assert all(size(m.config.layers, m.config.dim) == cost.parameters(m) for m in mo
 
 # %%
 config = Config(vocab=2048, context=128, layers=4, heads=4, dim=128)
+torch.manual_seed(0)
 fresh = Transformer(config)
 print(f"{cost.parameters(fresh):,} parameters, a loss of {cost.quality(fresh, corpus, windows=16).nats:.1f} nats a token before training")
 print("recipe of depth-4:", cards["depth-4"]["recipe"]["model"])
