@@ -224,7 +224,7 @@ ax.axhline(plain[:, 0].mean(), ls=":", color=plot.PALETTE["black"], label="witho
 ax.set(xlabel="layers left", ylabel="nats a token, held out", xlim=(8.3, 0.7), xticks=DEPTHS)
 ax.legend(frameon=False)
 plot.show(figure, alt="Nats a token over the number of layers left, from 8 to 1. Without LayerDrop the pruned model climbs steeply from 3.3 to above 5. "
-          "With LayerDrop it stays between 3.5 and 3.7 down to 4 layers. With LayerDrop it ends at 4.3 with one layer. Models trained from nothing begin at the base's 3.3, where a dotted line is, and lie below both, at 3.56 with one layer.")
+          "With LayerDrop it stays between 3.5 and 3.7 down to 4 layers, and ends at 4.3 with one. Models trained from nothing begin at the base's 3.3, where a dotted line is, and lie below both, at 3.56 with one layer.")
 
 # %%
 for n in (8, 6, 4, 2, 1):
