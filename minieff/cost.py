@@ -25,7 +25,7 @@ from minieff import energy
 from minieff.attention import Attention, causal
 from minieff.checkpoint import pack
 from minieff.data import SILENT, Source, Trainable, loss
-from minieff.surgery import clone, is_a, record
+from minieff.surgery import clone, record
 from minieff.transformer import Transformer
 
 
@@ -57,6 +57,12 @@ FREE = (nn.LayerNorm, nn.Embedding, ParametrizationList)  # additions, and looki
 FORMULAS = {nn.Linear: linear_macs, Attention: attention_macs, Transformer: head_macs}
 
 
+def formula(module: nn.Module) -> Callable | None:
+    """(module, inputs, output) -> MACs of a call: its own method `macs`, or FORMULAS for its type."""
+    known = [FORMULAS[kind] for kind in FORMULAS if isinstance(module, kind)]
+    return getattr(type(module), "macs", known[-1] if known else None)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards, and after an error, each part has the mode that it had."""
@@ -78,17 +84,14 @@ def macs(model: nn.Module, context: int | None = None) -> float:
     """
     context = model.config.context if context is None else context
     ids = torch.zeros(1, context, dtype=torch.long, device=next(model.parameters()).device)
-    kinds = {module: kind for module in model.modules() for kind in FORMULAS if isinstance(module, kind)}
-    for name, module in model.named_modules():
-        if module._parameters and module not in kinds and not isinstance(module, FREE):
-            raise ValueError(f"no formula counts {name}, a {type(module).__name__}; add one to cost.FORMULAS")
     names = dict(model.named_modules())
-    with evaluating(model), record(model, is_a(*FORMULAS)) as calls:
+    for name, module in names.items():
+        if module._parameters and not formula(module) and not isinstance(module, FREE):
+            raise ValueError(f"no formula counts {name}, a {type(module).__name__}; add one to cost.FORMULAS")
+    with evaluating(model), record(model, lambda name, module: formula(module) is not None) as calls:
         model(ids)
-    return (
-        sum(FORMULAS[kinds[names[call.name]]](names[call.name], call.inputs, call.output) for call in calls)
-        / context
-    )
+    counted = [(names[call.name], call.inputs, call.output) for call in calls]
+    return sum(formula(module)(module, inputs, output) for module, inputs, output in counted) / context
 
 
 @dataclass(frozen=True)

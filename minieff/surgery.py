@@ -121,6 +121,8 @@ class Wrap(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name.startswith("__"):  # protocols such as __deepcopy__ would answer for the inner alone
+                raise
             return getattr(super().__getattr__("inner"), name)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -234,3 +236,39 @@ def recode(
         return make(module, codes[source])
 
     return _replace(model, chosen, remake)
+
+
+class Widened(nn.Module):
+    """A parametrization: 32 bits of what is stored in 16."""
+
+    def forward(self, w: Tensor) -> Tensor:
+        return w.float()
+
+
+def halve(model: nn.Module) -> nn.Module:
+    """A copy whose parameters of 32 bits are stored in fp16, and used in 32 bits as before.
+
+    What is under a parametrization stays as it is. ValueError for a number beyond the 65,504 of fp16.
+    """
+    model = clone(model)
+    halved: dict[nn.Parameter, nn.Parameter] = {}
+    for module in list(model.modules()):
+        if isinstance(module, torch_parametrize.ParametrizationList):
+            continue
+        for key, p in list(module._parameters.items()):
+            if p is not None and p.dtype == torch.float32:
+                if p not in halved:
+                    halved[p] = nn.Parameter(_half(p.detach(), key), p.requires_grad)
+                torch_parametrize.register_parametrization(module, key, Widened(), unsafe=True)
+                module.parametrizations[key].original = halved[p]
+                module.parametrizations.train(module.training)
+    return model
+
+
+def _half(p: Tensor, name: str) -> Tensor:
+    largest = torch.finfo(torch.float16).max
+    if p.numel() and not p.abs().max() <= largest:
+        raise ValueError(
+            f"{name} holds {p.abs().max():g}, beyond the {largest:g} of fp16; mend the weights first"
+        )
+    return p.half()

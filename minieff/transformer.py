@@ -106,13 +106,20 @@ class Stack(nn.Module):
         return x
 
 
+class TokenEmbedding(nn.Embedding):
+    """A vector a token, and the head: how much a vector x looks like each of them."""
+
+    def logits(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T V"]:
+        return F.linear(x, self.weight)
+
+
 class Transformer(nn.Module):
     """ids (B, T) -> logits (B, T, V). Weights start as GPT-2's do, from torch's global generator."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.tok = nn.Embedding(config.vocab, config.dim)
+        self.tok = TokenEmbedding(config.vocab, config.dim)
         self.pos = nn.Embedding(config.context, config.dim)
         self.blocks = Stack(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)
@@ -162,7 +169,7 @@ class Transformer(nn.Module):
         x = self.embed(ids, past.length)  # refuses what does not fit before the past remembers it
         past.begin(ids)
         x = self.blocks(x, mask, past)
-        return F.linear(self.norm(x), self.tok.weight)
+        return self.tok.logits(self.norm(x))
 
 
 def generate(

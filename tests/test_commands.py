@@ -26,6 +26,15 @@ except ValueError as error:
 else:
     raise AssertionError("matched a layer that is not there")
 """,
+    "scalar_quant": """
+model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
+trained = apply(model, bits=4, p=0.5, generator=torch.Generator().manual_seed(0)).train()
+x = torch.randn(9, 16)
+trained(x).square().sum().backward()
+small = finalize(trained)
+assert small[0].weight.unique().numel() <= 15 * 32 and small[0].code.codes.shape == (32, 8)
+assert torch.allclose(small(x), trained.eval()(x), atol=0.02)
+""",
 }
 
 ALONE = "import sys\nfor name in ('minieff', 'jaxtyping', 'safetensors'):\n    sys.modules[name] = None\n"

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minieff.surgery import Wrap, clone, is_a, named, parametrize, pick, recode, record, swap
+from minieff import cost
+from minieff.surgery import Wrap, clone, halve, is_a, named, parametrize, pick, recode, record, swap
 from minieff.transformer import Block, FeedForward, Stack, Transformer
 
 
@@ -494,3 +495,35 @@ class Wrapped(nn.Module):
 def test_a_model_recoded_whole_runs(model: Transformer, ids):
     new = recode(model, is_a(nn.Linear), Code, Decoded)
     assert new(ids).isfinite().all() and not any(isinstance(m, nn.Linear) for m in new.modules())
+
+
+# --- halve
+
+
+def test_halve_stores_16_bits_and_computes_in_32(model: Transformer, ids):
+    half = halve(model.eval())
+    assert cost.stored_bytes(half) * 2 == cost.stored_bytes(model)
+    assert {p.dtype for p in half.parameters()} == {torch.float16} and half.norm.weight.dtype == torch.float32
+    rounded = clone(model)
+    rounded.load_state_dict({name: t.half().float() for name, t in model.state_dict().items()})
+    assert torch.equal(half(ids), rounded(ids)) and not any(m.training for m in half.modules())
+    half(ids).sum().backward()
+    assert all(p.grad is not None for p in half.parameters())
+
+
+def test_halve_keeps_ties_and_refuses_what_fp16_cannot_hold():
+    tied = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    tied[1].weight = tied[0].weight
+    half = halve(tied)
+    assert half[0].parametrizations.weight.original is half[1].parametrizations.weight.original
+    for value in (1e5, float("nan"), float("inf")):
+        nn.init.constant_(tied[0].bias, value)
+        with pytest.raises(ValueError, match="bias holds .* fp16"):
+            halve(tied)
+
+
+def test_a_wrapper_is_copied_with_what_it_wraps_also_around_a_parametrization():
+    """Parametrized modules bring a __deepcopy__ of their own, which must not answer for the wrapper."""
+    scaled = parametrize(nn.Sequential(nn.Linear(3, 3)), is_a(nn.Linear), lambda weight: Scale())
+    wrapped = swap(scaled, is_a(nn.Linear), Wrap)
+    assert isinstance(clone(wrapped)[0], Wrap) and isinstance(clone(wrapped)[0].inner, nn.Linear)

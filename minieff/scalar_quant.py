@@ -1,0 +1,310 @@
+"""Scalar quantization: store a weight as a small whole number and a scale that it shares with its row.
+
+    w_q = s round(w / s)            s = max |w| / 127 of the row, for 8 bits; other grids in `grid.py`
+    x W^T ~ s_x s_w (x_q W_q^T)     where inputs are rounded as well, with one scale s_x a token
+
+In training the forward pass sees w_q, and the gradient passes to w where w is in range (straight-through
+estimator, Bengio et al. 2013, arXiv 1308.3432). Of all weights, p = 1, that is quantization-aware training
+(Jacob et al. 2018, arXiv 1712.05877). Of a random share p in each pass it is Quant-Noise (Fan, Stock et al.
+2020, arXiv 2004.07320), where the other weights get an exact gradient. Without training it is rounding.
+
+Saves: bytes, 4x with 8 bits and 8x with 4, counted from fp32 and without the scales; and with 8 bits time,
+where the processor multiplies bytes. A scale over several tokens would let the future change the past, hence
+one a token. It does not save: multiplications, nor anything in training; and codes of fewer bits are unpacked
+before they are multiplied, which takes time.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Int8
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from minieff.grid import SMALLEST, Grid, Packed, dequantize, quantize
+from minieff.surgery import Where, Wrap, clone, halve, is_a, parametrize, pick, recode, swap
+
+STAGE = "weight"
+
+
+def through(x: Tensor, x_q: Tensor, inside: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+    """x_q with the gradient of x where `inside`; each number with probability p, else x itself."""
+    rounded = x_q + inside * (x - x.detach())  # x_q, exactly: the difference is zero, and has a gradient
+    if p == 1:
+        return rounded
+    return torch.where(torch.rand(x.shape, generator=generator, device="cpu").to(x.device) < p, rounded, x)
+
+
+class FakeQuant(nn.Module):
+    """A parametrization: w on its grid, with the gradient of w where the nearest code is on the grid.
+
+    In train mode each weight is rounded with probability p, anew in each pass; in eval mode all are. The
+    weight itself is never written. Binary weights always get a gradient.
+    """
+
+    def __init__(self, grid: Grid, p: float = 1.0, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.grid, self.p, self.generator = grid, p, generator
+        self.off = False  # finalize looks at w itself
+
+    def forward(self, w: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
+        p = self.p if self.training else 1.0
+        if self.off or p == 0:
+            return w
+        with torch.no_grad():
+            q, scale, zero = quantize(w, self.grid)
+            w_q, step = (
+                dequantize(q, scale, zero),
+                dequantize(torch.ones_like(q), scale, torch.zeros_like(zero)),
+            )
+            inside = (w - w_q).abs() <= 0.501 * step if self.grid.bits > 1 else torch.ones_like(w)
+        return through(w, w_q.to(w), inside, p, self.generator)
+
+    def extra_repr(self) -> str:
+        return f"{self.grid}, p={self.p}"
+
+
+def token_scale(x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B 1"]:
+    """The scale of each token: its largest number becomes 127."""
+    return x.detach().abs().amax(-1, keepdim=True).clamp(min=SMALLEST) / 127
+
+
+def calibrated(scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """ValueError for a static scale that no batch has set."""
+    if scale == 0:
+        raise ValueError('activations="static" has no scale yet; call calibrate(model, batches) first')
+    return scale
+
+
+def seen(module: nn.Module, inputs: tuple) -> None:
+    """A hook that does nothing. nn.TransformerEncoder's fused path reads weights and calls no layer, unless
+    one has a hook.
+    """
+
+
+class Rounded(Wrap):
+    """A layer whose input x is rounded to 255 steps before x W^T, as `finalize` will do with integers.
+
+    With `static` one scale serves all inputs, which `calibrate` finds; else each token has its own.
+    """
+
+    def __init__(self, inner: nn.Module, p: float, static: bool, generator: torch.Generator | None) -> None:
+        super().__init__(inner)
+        self.p, self.generator, self.watching = p, generator, False
+        self.register_buffer("scale", torch.zeros(()) if static else None)
+        self.register_forward_pre_hook(seen)
+
+    def near(self, x: Tensor) -> Tensor:
+        """x on its grid, each number with probability p in train mode. Token ids pass."""
+        p = self.p if self.training else 1.0
+        if p == 0 or not x.is_floating_point():
+            return x
+        if self.watching:
+            self.scale = torch.maximum(self.scale, x.abs().max() / 127)
+            return x
+        scale = token_scale(x) if self.scale is None else calibrated(self.scale)
+        x_q = scale * (x.detach() / scale).round().clamp(-127, 127)
+        return through(x, x_q, x.detach().abs() <= 127.5 * scale, p, self.generator)
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        return self.inner(self.near(x), *args, **kwargs)
+
+    def logits(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
+        return self.inner.logits(self.near(x))
+
+
+def bytes_multiply() -> bool:
+    """Whether this processor multiplies 8-bit integers and adds the products in 32 bits (VNNI, AMX).
+
+    Others may add them in 16 bits, which overflow.
+    """
+    can = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(can.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
+class IntWeight(nn.Module):
+    """A layer with its weight W (R, C) as codes. `activations`: what happens to x before x W^T; "none",
+    "dynamic" (rounded, a scale a token) or "static" (rounded, one scale).
+    """
+
+    def __init__(self, code: Packed, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.code, self.activations = code, "none"
+        self.offset = None if bias is None else nn.Parameter(bias.detach().half(), requires_grad=False)
+        self.register_buffer("scale", None)
+        self.register_forward_pre_hook(seen)
+
+    @property
+    def weight(self) -> Float[Tensor, "R C"]:
+        return self.code.dense()
+
+    @property
+    def bias(self) -> Float[Tensor, "R"] | None:
+        return None if self.offset is None else self.offset.float()
+
+    @property
+    def in_integers(self) -> bool:
+        """Whether x W^T is a product of integers: both rounded, one scale a row, on such a processor."""
+        rounded = self.activations != "none" and self.code.scale.shape[1] == 1
+        return rounded and self.code.codes.device.type == "cpu" and bytes_multiply()
+
+    def times(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
+        """x W^T + b."""
+        if self.activations == "none":
+            return F.linear(x, self.weight, self.bias)
+        scale = token_scale(x) if self.scale is None else self.scale
+        x_q = (x / scale).round().clamp(-127, 127)
+        if not self.in_integers:
+            return F.linear(scale * x_q, self.weight, self.bias)
+        rows = x_q.to(torch.int8).reshape(-1, x.shape[-1])
+        y = scale * self.product(rows).view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+    def product(self, x_q: Int8[Tensor, "N C"]) -> Float[Tensor, "N R"]:
+        """x_q W^T: a sum of integers, times the scales of W."""
+        sums = torch._int_mm(x_q, self.code.integers().t())  # (N, R), int32
+        if self.code.zero is not None:
+            sums = sums - x_q.sum(-1, keepdim=True, dtype=torch.int32) * self.code.zero.T
+        return sums * self.code.scale.float().T
+
+    def extra_repr(self) -> str:
+        kernel = "torch._int_mm" if self.in_integers else "dequantized, then fp32"
+        return f"{self.code.shape}, {self.code.grid}, activations={self.activations}, {kernel}"
+
+
+class IntLinear(IntWeight):
+    """x (..., C) -> x W^T + b."""
+
+    def forward(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
+        return self.times(x)
+
+    def macs(self, inputs: tuple, output: Tensor) -> int:
+        return output.numel() * self.code.shape[1]
+
+
+class IntEmbedding(IntWeight):
+    """ids -> rows of W; and the head, x -> x W^T."""
+
+    def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B C"]:
+        return self.code.dense(ids.flatten()).unflatten(0, ids.shape)
+
+    def logits(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
+        return self.times(x)
+
+
+def matrices(name: str, module: nn.Module) -> bool:
+    """Linears and embeddings, but for positions: those are few numbers, and added to every token."""
+    positions = isinstance(module, nn.Embedding) and "pos" in name.rpartition(".")[2]
+    return isinstance(module, nn.Linear | nn.Embedding) and not positions
+
+
+def apply(
+    model: nn.Module,
+    *,
+    bits: int = 8,
+    p: float = 1.0,
+    activations: str = "dynamic",
+    symmetric: bool = True,
+    group: str | int = "row",
+    span: str = "minmax",
+    where: Where = matrices,
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """A copy whose weights are rounded: with probability p each in train mode, all of them in eval mode.
+
+    For the weights see `Grid`. `activations`, the inputs of these layers: "none", left alone; "dynamic",
+    rounded to 8 bits with one scale a token; "static", with one scale, which `calibrate` finds. They are
+    rounded in training as in use, with probability p. ValueError for a p that is no probability, unknown
+    activations, groups with rounded activations (no sum of integers spans two scales), weights that are
+    rounded already or hold NaN, or when nothing matches.
+    """
+    grid = Grid(bits, symmetric, group, span)
+    _refuse(p, activations, group)
+
+    taken = [name for module, name in pick(model, where).items() if fake(module)]
+    if taken:
+        raise ValueError(f"{taken[0]} is rounded already; a weight is stored in one format: pick others")
+
+    def rounding(weight: Tensor) -> FakeQuant:
+        quantize(weight.detach(), grid)  # refuses now what could not be rounded later
+        return FakeQuant(grid, p, generator)
+
+    model = parametrize(model, where, rounding)
+    if activations != "none":
+        model = swap(model, where, lambda m: Rounded(m, p, activations == "static", generator))
+    return model
+
+
+def _refuse(p: float, activations: str, group: str | int) -> None:
+    """ValueError, as `apply` says."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"p={p}: a probability from 0 to 1")
+    if activations not in ("none", "dynamic", "static"):
+        raise ValueError(f'activations={activations!r}: "none", "dynamic" or "static"')
+    if activations != "none" and isinstance(group, int):
+        raise ValueError(f'group={group} leaves no product of integers to gain from; take activations="none"')
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
+    """A copy, in eval mode, with static scales: the largest input of each layer, over `model(batch)` for all
+    batches, becomes 127. ValueError when no scale is static, and for a layer that saw no input.
+    """
+    model = clone(model).eval()
+    watched = {n: m for n, m in model.named_modules() if isinstance(m, Rounded) and m.scale is not None}
+    if not watched:
+        raise ValueError('no layer has a static scale; apply(model, activations="static") comes first')
+    for rounded in watched.values():
+        rounded.watching = True
+    for batch in batches:
+        model(batch)
+    for name, rounded in watched.items():
+        rounded.watching = False
+        if rounded.scale == 0:
+            raise ValueError(f"{name} saw no input but 0; give batches that reach every layer")
+    return model
+
+
+def finalize(model: nn.Module) -> nn.Module:
+    """A copy, in eval mode, with weights as codes; what is left (biases, norms, positions) in 16 bits.
+
+    Its outputs are those of `model` in eval mode, up to 16 bits in what is left. ValueError when `apply` has
+    rounded nothing, or a static scale was not calibrated.
+    """
+    model = clone(model)
+    grids = {rounding.grid for m in pick(model, lambda name, m: fake(m) is not None) if (rounding := fake(m))}
+    for module in model.modules():
+        if isinstance(module, FakeQuant):
+            module.off = True
+    for grid in grids:
+        model = recode(model, partial(has, grid), partial(Packed, grid=grid), remade)
+    if any(isinstance(m, Rounded) for m in model.modules()):
+        model = swap(model, is_a(Rounded), merged)
+    return halve(model)
+
+
+def fake(module: nn.Module) -> FakeQuant | None:
+    """What rounds a module's weight; a wrapper has none of its own."""
+    own = not isinstance(module, Wrap) and is_parametrized(module, "weight")
+    chain = module.parametrizations.weight if own else ()
+    return next((p for p in chain if isinstance(p, FakeQuant)), None)
+
+
+def has(grid: Grid, name: str, module: nn.Module) -> bool:
+    rounding = fake(module)
+    return rounding is not None and rounding.grid == grid
+
+
+def remade(module: nn.Module, code: Packed) -> IntWeight:
+    kind = IntEmbedding if isinstance(module, nn.Embedding) else IntLinear
+    return kind(code, getattr(module, "bias", None))
+
+
+def merged(rounded: Rounded) -> IntWeight:
+    """The coded layer, with what was around it for a knob."""
+    layer = rounded.inner
+    layer.activations = "dynamic" if rounded.scale is None else "static"
+    layer.scale = rounded.scale if rounded.scale is None else calibrated(rounded.scale)
+    return layer

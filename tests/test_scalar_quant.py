@@ -1,0 +1,417 @@
+"""Grids, rounding in training, integer layers, wrong inputs. General laws are in test_laws.py."""
+
+from itertools import product
+from math import sqrt
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from minieff import cost, data, scalar_quant, zoo
+from minieff.checkpoint import pack
+from minieff.grid import SMALLEST, Grid, Packed, dequantize, quantize
+from minieff.scalar_quant import FakeQuant, IntEmbedding, IntLinear, IntWeight, Rounded, token_scale
+from minieff.surgery import is_a, named, parametrize, record
+from minieff.transformer import Config, Transformer
+
+SHAPES = [(1, 1), (1, 7), (5, 1), (7, 12), (13, 36)]
+GRIDS = [
+    Grid(bits, symmetric, group, span)
+    for bits, symmetric, group, span in product(
+        range(1, 9), (True, False), ("tensor", "row"), ("minmax", "percentile", "least_squares")
+    )
+    if bits > 1 or symmetric
+]
+
+
+def rounded(w: torch.Tensor, grid: Grid) -> torch.Tensor:
+    return dequantize(*quantize(w, grid))
+
+
+# --- grids
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_codes_lie_on_the_grid_and_pack_to_the_same_numbers(grid, shape):
+    w = torch.randn(shape) + 0.3
+    q, scale, zero = quantize(w, grid)
+    assert torch.equal(q, q.round()) and grid.low <= q.min() and q.max() <= grid.high
+    assert torch.equal(scale, scale.half().float()) and torch.equal(zero, zero.to(torch.int8).float())
+    code = Packed(w, grid)
+    assert torch.equal(code.integers().float(), q)
+    assert torch.equal(code.dense(), dequantize(q, scale, zero))
+    rows = torch.tensor([0, shape[0] - 1, 0])
+    assert torch.equal(code.dense(rows), code.dense()[rows])
+
+
+@pytest.mark.parametrize("grid", [g for g in GRIDS if g.span == "minmax" and g.bits > 1], ids=str)
+def test_no_number_moves_further_than_half_a_step_and_zero_stays(grid):
+    w = torch.randn(7, 12) * torch.logspace(-3, 3, 7)[:, None]
+    w[:, 3] = 0
+    q, scale, zero = quantize(w, grid)
+    # fp16 holds a scale to 2^-11: at the ends of the range that adds up to grid.high / 2^11 of a step
+    assert ((dequantize(q, scale, zero) - w).abs() <= scale * (0.5 + grid.high / 2**10) + 1e-7).all()
+    assert (dequantize(q, scale, zero)[:, 3] == 0).all()
+
+
+@pytest.mark.parametrize("grid", [g for g in GRIDS if g.symmetric and g.span == "minmax"], ids=str)
+def test_rounding_twice_is_rounding_once(grid):
+    once = rounded(torch.randn(7, 12), grid)
+    torch.testing.assert_close(rounded(once, grid), once, rtol=1e-3, atol=0)
+
+
+def test_a_scale_a_row_saves_the_small_rows_from_the_large_one():
+    w = torch.randn(6, 64)
+    w[0] *= 1e-3
+    w[3, 5] = 100.0
+    errors = {
+        group: (rounded(w, Grid(group=group)) - w).norm(dim=1) / w.norm(dim=1)
+        for group in ("tensor", "row", 8)
+    }
+    assert errors["tensor"][0] == 1 and errors["row"][0] < 0.02
+    assert (errors["row"][[1, 2, 4, 5]] < errors["tensor"][[1, 2, 4, 5]]).all()
+    assert errors[8][3] < errors["row"][3] < errors["tensor"][3] * 1.1
+
+
+def test_one_bit_more_halves_the_step():
+    w = torch.rand(4, 50_000) * 2 - 1
+    for bits in (4, 6, 8):
+        q, scale, zero = quantize(w, Grid(bits))
+        rmse = (dequantize(q, scale, zero) - w).square().mean().sqrt()
+        assert rmse == pytest.approx(float(scale.mean()) / sqrt(12), rel=0.02)
+        assert scale.mean() == pytest.approx(1 / (2 ** (bits - 1) - 1), rel=1e-3)
+
+
+def test_the_bits_count_in_the_scale_and_not_only_in_the_clamp():
+    """A well-known library computes the scale of 8 bits and clamps to 4: nearly all end at one code."""
+    q, scale, zero = quantize(torch.randn(16, 500) * 0.05, Grid(bits=4, symmetric=False))
+    assert len(q.unique()) == 16 and q.unique(return_counts=True)[1].max() < 0.3 * q.numel()
+
+
+def test_binary_is_the_sign_times_the_mean():
+    w = torch.randn(3, 9)
+    q, scale, _ = quantize(w, Grid(bits=1))
+    assert torch.equal(q, torch.where(w < 0, -1.0, 1.0))
+    torch.testing.assert_close(scale[:, 0], w.abs().mean(1), rtol=1e-3, atol=0)
+    for other in (0.9, 1.1):
+        assert ((scale * q - w) ** 2).sum() < ((other * scale * q - w) ** 2).sum()
+
+
+def test_least_squares_is_never_worse_than_minmax_and_percentile_clips():
+    w = torch.randn(5, 400) ** 3
+    for bits in (2, 3, 4):
+        error = {s: (rounded(w, Grid(bits, span=s)) - w).square().sum(1) for s in ("minmax", "least_squares")}
+        assert (error["least_squares"] <= error["minmax"]).all()
+        assert error["least_squares"].sum() < 0.9 * error["minmax"].sum()
+    assert (rounded(w, Grid(span="percentile")).abs().amax(1) < w.abs().amax(1)).any()
+
+
+def test_a_range_of_one_sign_is_extended_to_zero():
+    for w in (torch.rand(2, 9) + 3, -torch.rand(2, 9) - 3):
+        assert (rounded(w, Grid(symmetric=False)) - w).abs().max() < 4 / 255
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("value", [0.0, 1e-12, -1e-12, 1e-7, 1e7, -3e4])
+def test_a_constant_row_stays_finite_and_near(value, symmetric):
+    w = torch.full((2, 6), value)
+    got = rounded(w, Grid(symmetric=symmetric))
+    assert got.isfinite().all()
+    reach = 65504 * (127 if symmetric else 255)
+    if abs(value) < reach:
+        assert ((got - w).abs() <= max(SMALLEST, abs(value) / 100)).all()
+
+
+def test_a_scale_that_fp16_would_store_as_zero_is_floored():
+    q, scale, _ = quantize(torch.tensor([[1e-9, -1e-9]]), Grid())
+    assert scale.item() == SMALLEST and torch.tensor(SMALLEST).half() > 0 and (q == 0).all()
+
+
+# --- in training
+
+
+def test_p_0_changes_nothing_and_p_1_rounds_all():
+    w = torch.randn(5, 12)
+    assert FakeQuant(Grid(3), p=0.0).train()(w) is w
+    assert torch.equal(FakeQuant(Grid(3), p=1.0).train()(w), rounded(w, Grid(3)))
+    assert torch.equal(FakeQuant(Grid(3), p=0.3).eval()(w), rounded(w, Grid(3)))
+
+
+def test_a_share_p_of_the_weights_is_rounded_anew_in_each_pass():
+    w, p = torch.randn(200, 500), 0.3
+    noise = FakeQuant(Grid(2), p, torch.Generator().manual_seed(0)).train()
+    first, second = noise(w), noise(w)
+    exact = rounded(w, Grid(2))
+    for got in (first, second):
+        hit = got != w
+        assert torch.equal(got[hit], exact[hit])
+        assert abs(hit.float().mean() - p) < 3 * sqrt(p * (1 - p) / w.numel())
+    assert not torch.equal(first, second)
+    again = FakeQuant(Grid(2), p, torch.Generator().manual_seed(0)).train()
+    assert torch.equal(again(w), first)
+
+
+def test_a_forward_writes_nothing_into_the_weight(model, ids):
+    """A well-known implementation of Quant-Noise writes to weight.data: 20 passes zero most of the weight."""
+    noisy = scalar_quant.apply(model, bits=4, p=0.5).train()
+    for _ in range(20):
+        noisy(ids)
+    weight = noisy.blocks.layers[0].feed.inner.up.inner.parametrizations.weight.original
+    assert torch.equal(weight, model.blocks.layers[0].feed.inner.up.weight)
+
+
+def test_gradients_pass_in_range_and_not_out_of_it():
+    w = torch.cat([torch.linspace(-1, 1, 4000), torch.tensor([50.0, -50.0])])[None].requires_grad_()
+    got = FakeQuant(Grid(8, span="percentile")).train()(w)
+    (got * torch.arange(1.0, 4003)).sum().backward()
+    # 0.1 percent of 4,002 lie beyond either end: all but the last two are on the grid or half a step from it
+    assert torch.equal(w.grad[0, 100:3900], torch.arange(101.0, 3901))
+    assert (w.grad[0, 4000:] == 0).all()
+    # out of range the value is the end of the grid (and not its rounding error off, as once in fairseq)
+    assert got[0, 4000] == got.max() and got[0, 4001] == got.min() and got.max() < 2
+
+
+def test_weights_without_noise_get_their_exact_gradient():
+    x, w = torch.randn(9, 12), torch.randn(5, 12)
+    noise = FakeQuant(Grid(4), 0.5, torch.Generator().manual_seed(1)).train()
+    w = w.requires_grad_()
+    seen = noise(w)
+    (x @ seen.T).square().sum().backward()
+    want = 2 * (x @ seen.detach().T).T @ x
+    torch.testing.assert_close(w.grad, want)
+
+
+def test_every_binary_weight_gets_a_gradient():
+    w = torch.randn(4, 30).requires_grad_()
+    FakeQuant(Grid(1)).train()(w).sum().backward()
+    assert (w.grad == 1).all()
+
+
+# --- inputs
+
+
+def test_each_token_has_its_own_scale():
+    layer = Rounded(nn.Linear(8, 3), 1.0, False, None).eval()
+    x = torch.randn(2, 5, 8)
+    x[:, 4] *= 1000
+    assert torch.equal(layer.near(x)[:, :4], layer.near(x[:, :4]))
+    assert ((layer.near(x) - x).abs() <= token_scale(x) * 0.5001).all()
+    assert torch.equal(layer.near(torch.zeros(1, 8)), torch.zeros(1, 8))
+
+
+def test_rounded_inputs_are_rounded_in_training_too(model, ids):
+    """A well-known implementation rounds them in use only: training never sees what use will do."""
+    quant = scalar_quant.apply(model, bits=8, p=1.0)
+    assert torch.equal(quant.train()(ids), quant.eval()(ids))
+    x = torch.randn(3, 8, requires_grad=True)
+    half = Rounded(nn.Linear(8, 3), 0.5, False, torch.Generator().manual_seed(0)).train().near(x)
+    assert 0 < (half != x).float().mean() < 1
+    half.sum().backward()
+    assert (x.grad == 1).all()
+
+
+def test_static_scales_come_from_batches(model, ids):
+    applied = scalar_quant.apply(model, activations="static")
+    with pytest.raises(ValueError, match="no scale yet"):
+        applied(ids)
+    with pytest.raises(ValueError, match="saw no input"):
+        scalar_quant.calibrate(applied, [])
+    calibrated = scalar_quant.calibrate(applied, [ids[:1], ids[1:]])
+    weights_alone = scalar_quant.apply(model, activations="none")
+    with record(weights_alone, is_a(nn.Linear)) as calls:
+        weights_alone(ids)
+    scales = {n: m.scale for n, m in calibrated.named_modules() if isinstance(m, Rounded)}
+    for call in calls:
+        assert scales[call.name] == pytest.approx(call.inputs[0].abs().max().item() / 127, rel=1e-5)
+    head = weights_alone.norm(weights_alone.blocks(weights_alone.embed(ids, 0)))
+    assert scales["tok"] == pytest.approx(head.abs().max().item() / 127, rel=1e-5)
+    small = scalar_quant.finalize(calibrated)
+    with torch.no_grad():
+        assert (small(ids) - model(ids)).abs().mean() < 0.05 * model(ids).std()
+    assert {n: m.scale for n, m in small.named_modules() if isinstance(m, IntWeight)} == scales
+    with pytest.raises(ValueError, match="no scale yet"):
+        scalar_quant.finalize(applied)
+    with pytest.raises(ValueError, match="static"):
+        scalar_quant.calibrate(scalar_quant.apply(model), [ids])
+
+
+# --- what is stored
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [1, 2, 4, 5, 8])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 13), (33, 40)], ids=str)
+def test_an_integer_layer_equals_one_with_rounded_weights_and_inputs(shape, bits, symmetric, monkeypatch):
+    if bits == 1 and not symmetric:
+        return
+    layer = nn.Linear(shape[1], shape[0])
+    applied = scalar_quant.apply(nn.Sequential(layer), bits=bits, symmetric=symmetric).eval()
+    final = scalar_quant.finalize(applied)
+    assert isinstance(final[0], IntLinear) and final[0].activations == "dynamic"
+    for x in (torch.randn(shape[1]), torch.randn(1, shape[1]), torch.randn(3, 5, shape[1]) * 10):
+        want = applied(x)
+        torch.testing.assert_close(final(x), want, rtol=1e-3, atol=1e-3 * want.abs().max().item())
+        with monkeypatch.context() as m:
+            m.setattr(scalar_quant, "bytes_multiply", lambda: False)
+            assert "fp32" in repr(final)
+            torch.testing.assert_close(final(x), want, rtol=1e-3, atol=1e-3 * want.abs().max().item())
+
+
+def test_the_integer_kernel_is_used_where_the_processor_has_one(monkeypatch):
+    final = scalar_quant.finalize(scalar_quant.apply(nn.Sequential(nn.Linear(8, 3))))
+    called = []
+    kernel = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda *a: called.append(a) or kernel(*a))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
+    final(torch.randn(2, 8))
+    assert len(called) == 1 and called[0][0].dtype == called[0][1].dtype == torch.int8
+    assert "torch._int_mm" in repr(final)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    final(torch.randn(2, 8))
+    assert len(called) == 1 and "fp32" in repr(final)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+def test_bytes_are_those_of_the_formula_and_of_the_file(bits, tmp_path):
+    config = Config(vocab=50, context=24, layers=3, heads=4, dim=36, ffn=70)
+    model = Transformer(config)
+    small = scalar_quant.finalize(scalar_quant.apply(model, bits=bits))
+    width = {3: 4}.get(bits, bits)
+    matrices = [m.weight.shape for m in model.modules() if isinstance(m, nn.Linear)] + [(50, 36)]
+    codes = sum(rows * -(-columns * width // 8) for rows, columns in matrices)
+    scales = 2 * sum(rows for rows, _ in matrices)
+    rest = 2 * sum(p.numel() for n, p in model.named_parameters() if n == "pos.weight" or p.dim() == 1)
+    assert cost.stored_bytes(small) == codes + scales + rest
+    content = save({name: t.contiguous() for name, t in pack(small).items()})
+    header = int.from_bytes(content[:8], "little")
+    assert len(content) - 8 - header == cost.stored_bytes(small)
+    assert sum(t.numel() * t.element_size() for t in load(content).values()) == cost.stored_bytes(small)
+
+
+def test_the_base_model_by_file(tmp_path):
+    base = zoo.load("speeches-base")
+    before = cost.stored_bytes(base)
+    ratios = {
+        b: before / cost.stored_bytes(scalar_quant.finalize(scalar_quant.apply(base, bits=b))) for b in (8, 4)
+    }
+    assert ratios[8] > 3.8 and ratios[4] > 7.3
+
+
+def test_int8_keeps_the_base_models_quality():
+    base, corpus = zoo.load("speeches-base"), data.speeches()
+    small = scalar_quant.finalize(scalar_quant.apply(base))
+    nats = [cost.quality(m, corpus, windows=16).nats for m in (base, small)]
+    assert nats[1] - nats[0] < 0.003
+    assert cost.macs(small) == cost.macs(base)
+
+
+def test_one_tensor_is_stored_once_where_two_share_it():
+    tied = nn.ModuleDict({"tok": nn.Embedding(20, 6), "head": nn.Linear(6, 20, bias=False)})
+    tied["head"].weight = tied["tok"].weight
+    small = scalar_quant.finalize(scalar_quant.apply(tied, activations="none"))
+    assert small["tok"].code is small["head"].code and cost.stored_bytes(small) == 20 * 6 + 2 * 20
+    assert torch.equal(small["tok"](torch.arange(20)), small["head"].weight)
+    with pytest.raises(ValueError, match="share one weight"):
+        scalar_quant.apply(tied, where=is_a(nn.Embedding))
+
+
+def test_the_embedding_serves_the_head_in_integers(model, ids, monkeypatch):
+    small = scalar_quant.finalize(scalar_quant.apply(model))
+    assert isinstance(small.tok, IntEmbedding) and isinstance(small.pos, nn.Embedding)
+    monkeypatch.setattr(scalar_quant, "bytes_multiply", lambda: True)
+    sizes = []
+    kernel = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: sizes.append(tuple(b.shape)) or kernel(a, b))
+    small(ids)
+    assert sizes[-1] == (32, 50) and len(sizes) == 1 + 3 * 6
+
+
+def test_two_grids_in_one_model(model, ids):
+    mixed = scalar_quant.apply(model, bits=8, where=is_a(nn.Embedding), activations="none")
+    mixed = scalar_quant.apply(mixed, bits=4, where=is_a(nn.Linear), activations="none")
+    small = scalar_quant.finalize(mixed)
+    assert (small.tok.code.grid.bits, small.blocks.layers[0].mix.inner.q.code.grid.bits) == (8, 4)
+    torch.testing.assert_close(small(ids), mixed.eval()(ids), rtol=0, atol=0.05)
+
+
+def test_a_mask_on_the_weights_is_taken_into_the_codes():
+    class Upper(nn.Module):
+        def forward(self, w):
+            return w.triu()
+
+    masked = parametrize(nn.Sequential(nn.Linear(9, 9)), is_a(nn.Linear), lambda w: Upper())
+    small = scalar_quant.finalize(scalar_quant.apply(masked, bits=4))
+    assert (
+        torch.equal(small[0].weight, rounded(masked[0].weight, Grid(4)))
+        and (small[0].weight.tril(-1) == 0).all()
+    )
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_pytorchs_encoder_runs_the_integer_layers(grad):
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.0)
+    theirs = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    x, padding = torch.randn(2, 7, 32), torch.arange(7) >= torch.tensor([[7], [4]])
+    applied = scalar_quant.apply(theirs, where=named("linear1", "linear2"))
+    small = scalar_quant.finalize(applied)
+    calls = []
+    for module in small.modules():
+        if isinstance(module, IntLinear):
+            forward = module.forward
+            module.forward = lambda x, forward=forward: calls.append(1) or forward(x)
+    with torch.set_grad_enabled(grad):
+        got, want = (m(x, src_key_padding_mask=padding) for m in (small, applied))
+    assert len(calls) == 4
+    torch.testing.assert_close(got[~padding], want[~padding], rtol=0, atol=0.03)
+
+
+# --- wrong inputs
+
+WRONG = {
+    "bits 0": ({"bits": 0}, "bits=0"),
+    "bits 9": ({"bits": 9}, "bits=9"),
+    "binary with a zero point": ({"bits": 1, "symmetric": False}, "no|without a zero point"),
+    "p above 1": ({"p": 1.5}, "p=1.5"),
+    "p nan": ({"p": float("nan")}, "p=nan"),
+    "activations": ({"activations": "int8"}, "activations='int8'"),
+    "span": ({"span": "max"}, "span='max'"),
+    "group of a name": ({"group": "column"}, "group='column'"),
+    "group of 0": ({"group": 0, "activations": "none"}, "group=0"),
+    "group that does not divide": ({"group": 5, "activations": "none"}, "a row of 32"),
+    "groups and rounded inputs": ({"group": 8}, "group=8"),
+    "nothing matches": ({"where": is_a(nn.Conv2d)}, "matched no module"),
+    "no weight": ({"where": is_a(nn.GELU, Transformer)}, "weight is no Parameter"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_knobs_are_refused(case, model):
+    knobs, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        scalar_quant.apply(model, **knobs)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_no_scale_reaches_are_refused(value):
+    layer = nn.Sequential(nn.Linear(3, 2))
+    with torch.no_grad():
+        layer[0].weight[1, 2] = value
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        scalar_quant.apply(layer)
+
+
+def test_finalize_needs_something_rounded(model):
+    with pytest.raises(ValueError, match="matched no module"):
+        scalar_quant.finalize(model)
+    small = scalar_quant.finalize(scalar_quant.apply(model))
+    with pytest.raises(ValueError, match="no Parameter of its own|matched no module"):
+        scalar_quant.apply(small)
+
+
+def test_what_is_left_must_fit_fp16(model):
+    with torch.no_grad():
+        model.norm.weight[0] = 1e6
+    with pytest.raises(ValueError, match="fp16"):
+        scalar_quant.finalize(scalar_quant.apply(model))
