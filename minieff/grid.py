@@ -79,7 +79,7 @@ def spread(w: Float[Tensor, "r G n"], grid: Grid) -> tuple[Float[Tensor, "r G 1"
         return low, high
     shares = [share / 50 for share in range(50, 0, -1)]
     errors = [
-        (nearest(w, *steps(share * low, share * high, grid), grid) - w).square().sum(-1) for share in shares
+        (rounded(w, *steps(share * low, share * high, grid), grid) - w).square().sum(-1) for share in shares
     ]
     best = torch.tensor(shares).to(w)[torch.stack(errors).argmin(0)][..., None]
     return best * low, best * high
@@ -94,7 +94,7 @@ def steps(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return scale, (grid.low - low / scale).round().clamp(grid.low, grid.high)
 
 
-def nearest(w: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Tensor:
+def rounded(w: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Tensor:
     return scale * (codes(w, scale, zero, grid) - zero)
 
 

@@ -15,7 +15,6 @@ before they are multiplied, which takes time.
 """
 
 from collections.abc import Iterable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from minieff.grid import SMALLEST, Grid, Packed, dequantize, quantize
-from minieff.surgery import Where, Wrap, clone, halve, is_a, parametrize, pick, recode, swap
+from minieff.surgery import Where, Wrap, clone, halve, is_a, matrices, parametrize, pick, recode, swap
 
 STAGE = "weight"
 
@@ -194,12 +193,6 @@ class IntEmbedding(IntWeight):
         return self.times(x)
 
 
-def matrices(name: str, module: nn.Module) -> bool:
-    """Linears and embeddings, but for positions: those are few numbers, and added to every token."""
-    positions = isinstance(module, nn.Embedding) and "pos" in name.rpartition(".")[2]
-    return isinstance(module, nn.Linear | nn.Embedding) and not positions
-
-
 def apply(
     model: nn.Module,
     *,
@@ -221,7 +214,7 @@ def apply(
     rounded already or hold NaN, or when nothing matches.
     """
     grid = Grid(bits, symmetric, group, span)
-    _refuse(p, activations, group)
+    _refuse_knobs(p, activations, group)
 
     taken = [name for module, name in pick(model, where).items() if fake(module)]
     if taken:
@@ -237,7 +230,7 @@ def apply(
     return model
 
 
-def _refuse(p: float, activations: str, group: str | int) -> None:
+def _refuse_knobs(p: float, activations: str, group: str | int) -> None:
     """ValueError, as `apply` says."""
     if not 0 <= p <= 1:
         raise ValueError(f"p={p}: a probability from 0 to 1")
@@ -274,12 +267,10 @@ def finalize(model: nn.Module) -> nn.Module:
     rounded nothing, or a static scale was not calibrated.
     """
     model = clone(model)
-    grids = {rounding.grid for m in pick(model, lambda name, m: fake(m) is not None) if (rounding := fake(m))}
-    for module in model.modules():
-        if isinstance(module, FakeQuant):
-            module.off = True
-    for grid in grids:
-        model = recode(model, partial(has, grid), partial(Packed, grid=grid), remade)
+    roundings = {name: fake(m) for m, name in pick(model, is_rounded).items()}
+    for rounding in roundings.values():
+        rounding.off = True
+    model = recode(model, is_rounded, lambda weight, name: Packed(weight, roundings[name].grid), remade)
     if any(isinstance(m, Rounded) for m in model.modules()):
         model = swap(model, is_a(Rounded), merged)
     return halve(model)
@@ -292,9 +283,8 @@ def fake(module: nn.Module) -> FakeQuant | None:
     return next((p for p in chain if isinstance(p, FakeQuant)), None)
 
 
-def has(grid: Grid, name: str, module: nn.Module) -> bool:
-    rounding = fake(module)
-    return rounding is not None and rounding.grid == grid
+def is_rounded(name: str, module: nn.Module) -> bool:
+    return fake(module) is not None
 
 
 def remade(module: nn.Module, code: Packed) -> IntWeight:

@@ -162,7 +162,7 @@ def record(model: nn.Module, where: Where) -> Iterator[list[Call]]:
             handle.remove()
 
 
-def _source(module: nn.Module) -> nn.Parameter | None:
+def source(module: nn.Module) -> nn.Parameter | None:
     """The Parameter behind `module.weight`, also under parametrizations; None where there is no such one."""
     if torch_parametrize.is_parametrized(module, "weight"):
         weight = getattr(module.parametrizations.weight, "original", None)
@@ -171,11 +171,11 @@ def _source(module: nn.Module) -> nn.Parameter | None:
     return weight if isinstance(weight, nn.Parameter) else None
 
 
-def _refuse_half_ties(model: nn.Module, chosen: dict[nn.Module, str]) -> None:
+def refuse_half_ties(model: nn.Module, chosen: dict[nn.Module, str]) -> None:
     """A weight with users inside and outside of `chosen` would come apart, and no weight is no use:
     ValueError.
     """
-    sources = {_source(module): name for module, name in chosen.items()}
+    sources = {source(module): name for module, name in chosen.items()}
     if None in sources:
         kind = type(model.get_submodule(sources[None])).__name__
         raise ValueError(
@@ -201,39 +201,39 @@ def parametrize(model: nn.Module, where: Where, make: Callable[[Tensor], nn.Modu
     """
     model = clone(model)
     chosen = pick(model, where)
-    _refuse_half_ties(model, chosen)
+    refuse_half_ties(model, chosen)
     made: dict[Tensor, nn.Module] = {}
     for module in chosen:
-        source = _source(module)
-        if source not in made:
-            made[source] = make(source).train(module.training)
+        weight = source(module)
+        if weight not in made:
+            made[weight] = make(weight).train(module.training)
         # unsafe: the check would run the parametrization once and so draw from the random stream
-        torch_parametrize.register_parametrization(module, "weight", made[source], unsafe=True)
+        torch_parametrize.register_parametrization(module, "weight", made[weight], unsafe=True)
     return model
 
 
 def recode(
     model: nn.Module,
     where: Where,
-    encode: Callable[[Tensor], nn.Module],
+    encode: Callable[[Tensor, str], nn.Module],
     make: Callable[[nn.Module, nn.Module], nn.Module],
 ) -> nn.Module:
     """A copy, in eval mode, in which each module that matches becomes `make(module, code)`, its weight stored
     as a code.
 
-    `encode(weight)` is called once a weight, and all its users share the code. ValueError as for
-    `parametrize`.
+    `encode(weight, name)` is called once a weight, with the name of one of its users, and all of them share
+    the code. ValueError as for `parametrize`.
     """
     model = clone(model).eval()
     chosen = pick(model, where)
-    _refuse_half_ties(model, chosen)
+    refuse_half_ties(model, chosen)
     codes: dict[Tensor, nn.Module] = {}
 
     def remake(module: nn.Module) -> nn.Module:
-        source = _source(module)
-        if source not in codes:
-            codes[source] = encode(module.weight.detach())
-        return make(module, codes[source])
+        weight = source(module)
+        if weight not in codes:
+            codes[weight] = encode(module.weight.detach(), chosen[module])
+        return make(module, codes[weight])
 
     return _replace(model, chosen, remake)
 
@@ -243,6 +243,12 @@ class Widened(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         return w.float()
+
+
+def matrices(name: str, module: nn.Module) -> bool:
+    """Linears and embeddings, but for positions: those are few numbers, and added to every token."""
+    positions = isinstance(module, nn.Embedding) and "pos" in name.rpartition(".")[2]
+    return isinstance(module, nn.Linear | nn.Embedding) and not positions
 
 
 def halve(model: nn.Module) -> nn.Module:

@@ -35,6 +35,17 @@ small = finalize(trained)
 assert small[0].weight.unique().numel() <= 15 * 32 and small[0].code.codes.shape == (32, 8)
 assert torch.allclose(small(x), trained.eval()(x), atol=0.02)
 """,
+    "product_quant": """
+model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
+trained = apply(model, p=0.5, block=4, proxy="exact", codewords=8).train()
+x = torch.randn(9, 16)
+trained(x).square().sum().backward()
+project(trained)
+coded = finalize(trained, block=4, codewords=128)
+assert torch.allclose(coded(x), trained.eval()(x), atol=1e-5)
+small = store(coded, bits=8)
+assert small[0].code.codes.shape == (32, 4) and torch.allclose(small(x), coded(x), atol=0.1)
+""",
 }
 
 ALONE = "import sys\nfor name in ('minieff', 'jaxtyping', 'safetensors'):\n    sys.modules[name] = None\n"
@@ -57,6 +68,8 @@ def test_a_snippet_runs_alone_in_an_empty_folder(name, tmp_path):
 def test_a_snippet_names_its_paper_and_licence(name):
     text = snippet(name)
     assert "arXiv" in text and "MIT" in text.splitlines()[0]
+    defined = [line.split("(")[0] for line in text.splitlines() if line.startswith(("def ", "class "))]
+    assert len(set(defined)) == len(defined), "two modules that it takes from use one name"
     assert "from minieff" not in text and "import minieff" not in text and "jaxtyping" not in text
 
 

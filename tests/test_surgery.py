@@ -45,8 +45,9 @@ class Tied(nn.Module):
 class Code(nn.Module):
     """A weight stored for inference, rounded to halves."""
 
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, name: str = "") -> None:
         super().__init__()
+        self.name = name
         self.register_buffer("doubled", (2 * weight).round())
 
     def decode(self) -> torch.Tensor:
@@ -440,9 +441,9 @@ def test_a_state_dict_of_a_parametrized_tie_loads_into_another():
 def test_recode_stores_each_weight_once_and_computes_with_the_code():
     encoded = []
 
-    def encode(weight: torch.Tensor) -> Code:
+    def encode(weight: torch.Tensor, name: str) -> Code:
         encoded.append(weight)
-        return Code(weight)
+        return Code(weight, name)
 
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     model[2].weight = model[0].weight
@@ -450,6 +451,7 @@ def test_recode_stores_each_weight_once_and_computes_with_the_code():
     new = recode(model, is_a(nn.Linear), encode, Decoded)
     assert len(encoded) == 2 and not any(weight.requires_grad for weight in encoded)
     assert new[0].code is new[2].code and new[1].code is not new[0].code
+    assert new[0].code.name in ("0", "2") and new[1].code.name == "1"
     assert new[2].bias is not new[0].bias
     x = wanted = torch.randn(3, 4)
     for linear in model:

@@ -1,0 +1,77 @@
+"""A weight as codes: a codebook of K blocks of d numbers, and for each block of the weight the number of one.
+
+    W_q = codebook[codes]        codes (R, C / d), a byte each, C / d to a row; codebook (K, d)
+
+Bytes: R C / d for the codes, and 4, 2 or 1 times K d for the codewords, which several weights may share.
+"""
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from minieff.grid import Grid, quantize
+
+
+def blocks(w: Float[Tensor, "R C"], size: int) -> Float[Tensor, "N d"]:
+    """Rows cut into blocks, row after row. ValueError when `size` does not divide a row."""
+    if size < 1 or w.shape[1] % size:
+        raise ValueError(f"rows of {w.shape[1]} weights cannot be cut into block={size}; pick a divisor")
+    return w.reshape(-1, size)
+
+
+class MeanGradient(torch.autograd.Function):
+    """codebook[codes], where the gradient of a codeword is the mean of those of its `counts` blocks.
+
+    Their sum would let a codeword of many blocks run ahead of the others.
+    """
+
+    @staticmethod
+    def forward(ctx, codebook: Tensor, codes: Tensor, counts: Tensor) -> Tensor:
+        ctx.save_for_backward(codes, counts)
+        return codebook[codes]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        codes, counts = ctx.saved_tensors
+        total = grad.new_zeros(len(counts), grad.shape[-1]).index_add_(
+            0, codes.flatten(), grad.flatten(0, -2)
+        )
+        return total / counts.clamp(min=1)[:, None], None, None
+
+
+class Codebook(nn.Module):
+    """Codewords (K, d), of one weight or of several."""
+
+    def __init__(self, codewords: Float[Tensor, "K d"], counts: Int[Tensor, "K"]) -> None:
+        super().__init__()
+        self.codewords = nn.Parameter(codewords)
+        self.register_buffer("counts", counts, persistent=False)  # only for training
+
+    def forward(self, codes: Int[Tensor, "*R"]) -> Float[Tensor, "*R d"]:
+        return MeanGradient.apply(self.codewords, codes, self.counts)
+
+
+class IntCodebook(nn.Module):
+    """Codewords of 8 bits and a scale."""
+
+    def __init__(self, codebook: Codebook) -> None:
+        super().__init__()
+        q, scale, _ = quantize(codebook.codewords.detach(), Grid(group="tensor"))
+        self.register_buffer("codewords", q.to(torch.int8))
+        self.register_buffer("scale", scale.half())
+
+    def forward(self, codes: Int[Tensor, "*R"]) -> Float[Tensor, "*R d"]:
+        return self.scale.float() * self.codewords[codes].float()
+
+
+class Coded(nn.Module):
+    """A weight (R, C) as codes (R, C / d), a byte each, and their codebook."""
+
+    def __init__(self, codes: UInt8[Tensor, "R B"], codebook: Codebook) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes)
+        self.codebook = codebook
+
+    def dense(self, rows: Tensor | slice = slice(None)) -> Float[Tensor, "r C"]:
+        """Some rows, put together again."""
+        return self.codebook(self.codes[rows].long()).flatten(1)

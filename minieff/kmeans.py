@@ -1,0 +1,120 @@
+"""k-means: K codewords that stand for N points, each for those that are nearest to it.
+
+    repeat:  code(i) = argmin over k of |b_i - c_k|^2         c_k = mean of the b_i with code(i) = k
+
+Neither step can raise the sum of squared distances (Lloyd 1982). The start decides where it ends: k-means++
+(Arthur and Vassilvitskii 2007) takes each next codeword from the points, with a probability in proportion to
+the squared distance from those taken before. A step costs N K d multiply-accumulates.
+
+With weights a (N, d) the squared distance is sum_j a_ij (b_ij - c_kj)^2, and the mean is weighted likewise.
+"""
+
+from math import log
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+AT_ONCE = 2**22  # distances held at a time
+
+
+def kmeans(
+    points: Float[Tensor, "N d"],
+    codewords: int,
+    *,
+    weights: Float[Tensor, "N d"] | None = None,
+    iterations: int = 25,
+    generator: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "K d"], Int[Tensor, "N"]]:
+    """A codebook and the code of each point; at most `iterations` steps, fewer when no code changes.
+
+    With no more distinct points than codewords these are the codebook, filled up with the last of them, and
+    nothing is lost. A codeword that no point is nearest to moves to the point that is farthest from its own.
+    ValueError for no points or codewords, NaN or infinity, and weights that are negative.
+    """
+    _refuse_points(points, codewords, weights)
+    distinct, codes = points.unique(dim=0, return_inverse=True)
+    if len(distinct) <= codewords:
+        return torch.cat([distinct, distinct[-1:].expand(codewords - len(distinct), -1)]), codes
+    unit = points.abs().max()  # squares of large numbers overflow, and those of small ones are 0
+    points = points / unit
+    codebook = start(points, codewords, weights, generator)
+    for _ in range(iterations):
+        before = codes
+        codes = nearest(points, codebook, weights)
+        if torch.equal(codes, before):
+            break
+        codebook = means(points, codes, codebook, weights)
+    return codebook * unit, nearest(points, codebook, weights)
+
+
+def _refuse_points(points: Tensor, codewords: int, weights: Tensor | None) -> None:
+    if codewords < 1 or points.numel() == 0:
+        raise ValueError(
+            f"{codewords} codewords for points of shape {tuple(points.shape)}; give one at least"
+        )
+    if not points.isfinite().all():
+        raise ValueError("NaN or infinity among the points: no mean could hold it; mend them first")
+    if weights is not None and not ((weights >= 0) & weights.isfinite()).all():
+        raise ValueError("a weight that is negative, NaN or infinite; give numbers from 0")
+
+
+def start(
+    points: Float[Tensor, "N d"],
+    codewords: int,
+    weights: Float[Tensor, "N d"] | None,
+    generator: torch.Generator | None,
+) -> Float[Tensor, "K d"]:
+    """The codewords of k-means++, each the best of 2 + log K candidates, as in scikit-learn."""
+    candidates = 2 + int(log(codewords))
+    chosen = [int(torch.randint(len(points), (), generator=generator))]
+    reach = _reach(points, points[chosen], weights)[0]  # (N,), of each point to the nearest codeword
+    for _ in range(codewords - 1):
+        odds = reach if reach.sum() > 0 else torch.ones_like(reach)  # only points of weight 0 are left
+        tried = torch.multinomial(odds, candidates, replacement=True, generator=generator)
+        reached = torch.minimum(reach, _reach(points, points[tried], weights))  # (candidates, N)
+        best = int(reached.sum(1).argmin())
+        chosen.append(int(tried[best]))
+        reach = reached[best]
+    return points[chosen]
+
+
+def _reach(points: Tensor, others: Tensor, weights: Tensor | None) -> Float[Tensor, "n N"]:
+    """Squared distances from each of `others` (n, d) to all points."""
+    own = points.square() if weights is None else weights * points.square()
+    return (own.sum(1, keepdim=True) + _distances(points, others, weights)).clamp(min=0).T
+
+
+def nearest(
+    points: Float[Tensor, "N d"], codebook: Float[Tensor, "K d"], weights: Float[Tensor, "N d"] | None = None
+) -> Int[Tensor, "N"]:
+    """The number of the codeword nearest to each point."""
+    rows = max(1, AT_ONCE // len(codebook))
+    parts = [slice(i, i + rows) for i in range(0, len(points), rows)]
+    weighted = {part.start: None if weights is None else weights[part] for part in parts}
+    return torch.cat([_distances(points[part], codebook, weighted[part.start]).argmin(1) for part in parts])
+
+
+def _distances(points: Tensor, codebook: Tensor, weights: Tensor | None) -> Float[Tensor, "n K"]:
+    """Squared distances, less |b_i|^2, which all K have in common."""
+    if weights is None:
+        return torch.addmm(codebook.square().sum(1), points, codebook.T, alpha=-2)
+    return torch.addmm(weights @ codebook.square().T, weights * points, codebook.T, alpha=-2)
+
+
+def means(
+    points: Float[Tensor, "N d"],
+    codes: Int[Tensor, "N"],
+    codebook: Float[Tensor, "K d"],
+    weights: Float[Tensor, "N d"] | None,
+) -> Float[Tensor, "K d"]:
+    """The mean of each codeword's points; for a codeword without points, one of the farthest points."""
+    weights = torch.ones_like(points) if weights is None else weights
+    total = torch.zeros_like(codebook).index_add_(0, codes, weights)
+    new = torch.zeros_like(codebook).index_add_(0, codes, weights * points) / total
+    new = torch.where(total > 0, new, codebook)
+    empty = torch.bincount(codes, minlength=len(codebook)) == 0
+    if empty.any():
+        errors = (weights * (points - codebook[codes]).square()).sum(1)
+        new[empty] = points[errors.topk(int(empty.sum())).indices]
+    return new
