@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int8, UInt8
+from jaxtyping import Bool, Float, Int8, UInt8
 from torch import Tensor, nn
 
 SPANS = ("minmax", "percentile", "least_squares")
@@ -105,6 +105,16 @@ def codes(w: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Tensor:
     return ((w / scale).round() + zero).clamp(grid.low, grid.high)
 
 
+def fit(groups: Float[Tensor, "r G n"], grid: Grid) -> tuple[Float[Tensor, "r G 1"], Float[Tensor, "r G 1"]]:
+    """The scale and the code of 0 of each group. ValueError for NaN or infinity."""
+    if not groups.isfinite().all():
+        raise ValueError("NaN or infinity among the weights: no scale reaches it; mend the weights first")
+    if grid.bits > 1:
+        return steps(*spread(groups, grid), grid)
+    scale = groups.abs().mean(-1, keepdim=True).clamp(SMALLEST, LARGEST).half().to(groups)
+    return scale, torch.zeros_like(scale)
+
+
 def quantize(
     w: Float[Tensor, "R C"], grid: Grid
 ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "r G"], Float[Tensor, "r G"]]:
@@ -112,15 +122,18 @@ def quantize(
 
     ValueError for NaN or infinity.
     """
-    if not w.isfinite().all():
-        raise ValueError("NaN or infinity among the weights: no scale reaches it; mend the weights first")
     groups = grouped(w.float(), grid.group)
-    if grid.bits == 1:
-        scale = groups.abs().mean(-1, keepdim=True).clamp(SMALLEST, LARGEST).half().to(groups)
-        zero = torch.zeros_like(scale)
-    else:
-        scale, zero = steps(*spread(groups, grid), grid)
+    scale, zero = fit(groups, grid)
     return codes(groups, scale, zero, grid).view(w.shape), scale[..., 0], zero[..., 0]
+
+
+def snap(w: Float[Tensor, "R C"], grid: Grid) -> tuple[Float[Tensor, "R C"], Bool[Tensor, "R C"]]:
+    """w on its grid, and which weights are in range: no further than half a step from it."""
+    groups = grouped(w.float(), grid.group)
+    scale, zero = fit(groups, grid)
+    q = codes(groups, scale, zero, grid)
+    inside = (groups / scale + zero - q).abs() <= 0.5
+    return (scale * (q - zero)).view(w.shape).to(w), inside.view(w.shape)
 
 
 def dequantize(

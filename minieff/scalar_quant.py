@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, Int8
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from minieff.grid import SMALLEST, Grid, Packed, dequantize, quantize
+from minieff.grid import SMALLEST, Grid, Packed, snap
 from minieff.surgery import Where, Wrap, clone, halve, is_a, matrices, parametrize, pick, recode, swap
 
 STAGE = "weight"
@@ -53,13 +53,9 @@ class FakeQuant(nn.Module):
         if self.off or p == 0:
             return w
         with torch.no_grad():
-            q, scale, zero = quantize(w, self.grid)
-            w_q, step = (
-                dequantize(q, scale, zero),
-                dequantize(torch.ones_like(q), scale, torch.zeros_like(zero)),
-            )
-            inside = (w - w_q).abs() <= 0.501 * step if self.grid.bits > 1 else torch.ones_like(w)
-        return through(w, w_q.to(w), inside, p, self.generator)
+            w_q, inside = snap(w, self.grid)
+        # binary weights get a gradient wherever they are: nearly all of them lie beyond half a step
+        return through(w, w_q, inside | (self.grid.bits == 1), p, self.generator)
 
     def extra_repr(self) -> str:
         return f"{self.grid}, p={self.p}"
@@ -221,7 +217,7 @@ def apply(
         raise ValueError(f"{taken[0]} is rounded already; a weight is stored in one format: pick others")
 
     def rounding(weight: Tensor) -> FakeQuant:
-        quantize(weight.detach(), grid)  # refuses now what could not be rounded later
+        snap(weight.detach(), grid)  # refuses now what could not be rounded later
         return FakeQuant(grid, p, generator)
 
     model = parametrize(model, where, rounding)
