@@ -10,11 +10,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from minieff.grid import Grid, quantize
+from minieff.stored import half
 
 
 def blocks(w: Float[Tensor, "R C"], size: int) -> Float[Tensor, "N d"]:
     """Rows cut into blocks, row after row. ValueError when `size` does not divide a row."""
-    if size < 1 or w.shape[1] % size:
+    if type(size) is not int or size < 1 or w.shape[1] % size:
         raise ValueError(f"rows of {w.shape[1]} weights cannot be cut into block={size}; pick a divisor")
     return w.reshape(-1, size)
 
@@ -40,15 +41,29 @@ class MeanGradient(torch.autograd.Function):
 
 
 class Codebook(nn.Module):
-    """Codewords (K, d), of one weight or of several."""
+    """Codewords (K, d), of one weight or of several, that can be trained."""
 
     def __init__(self, codewords: Float[Tensor, "K d"], counts: Int[Tensor, "K"]) -> None:
         super().__init__()
         self.codewords = nn.Parameter(codewords)
-        self.register_buffer("counts", counts, persistent=False)  # only for training
+        self.register_buffer("counts", counts.int())  # blocks of each
 
     def forward(self, codes: Int[Tensor, "*R"]) -> Float[Tensor, "*R d"]:
         return MeanGradient.apply(self.codewords, codes, self.counts)
+
+    def macs(self, inputs: tuple, output: Tensor) -> int:
+        return 0
+
+
+class HalfCodebook(nn.Module):
+    """Codewords of 16 bits."""
+
+    def __init__(self, codebook: Codebook) -> None:
+        super().__init__()
+        self.register_buffer("codewords", half(codebook.codewords.detach(), "a codebook"))
+
+    def forward(self, codes: Int[Tensor, "*R"]) -> Float[Tensor, "*R d"]:
+        return self.codewords[codes].float()
 
 
 class IntCodebook(nn.Module):
@@ -72,6 +87,7 @@ class Coded(nn.Module):
         self.register_buffer("codes", codes)
         self.codebook = codebook
 
-    def dense(self, rows: Tensor | slice = slice(None)) -> Float[Tensor, "r C"]:
-        """Some rows, put together again."""
-        return self.codebook(self.codes[rows].long()).flatten(1)
+    def dense(self, rows: Int[Tensor, "r"] | None = None) -> Float[Tensor, "r C"]:
+        """The weight, or some of its rows, put together again. IndexError for a row that is not there."""
+        codes = self.codes if rows is None else self.codes.index_select(0, rows)
+        return self.codebook(codes.long()).flatten(1)

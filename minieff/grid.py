@@ -4,17 +4,18 @@
     affine      q = clamp(round(w / s) + z, -m - 1, m)      w_q = s (q - z)    the range always holds 0
     binary      q = sign(w)                                 w_q = s q          s = mean |w|
 
-A number in range moves by s / 2 at most, and by s / sqrt(12) in the root of the mean square if every place
-between two steps is as likely as any other. For binary the mean is the best scale: there the derivative of
-sum (|w| - s)^2 is zero. Scales are rounded to fp16 before codes are chosen, so that the codes are the nearest
-ones for the scale that is stored. (All but the last point: Nagel et al. 2021, arXiv 2106.08295.)
+(Nagel et al. 2021, arXiv 2106.08295; for binary Rastegari et al. 2016, arXiv 1603.05279: the mean is the best
+scale, for there the derivative of sum (|w| - s)^2 is zero.) A number in range moves by s / 2 at most, and by
+s / sqrt(12) in the root of the mean square if every place between two steps is as likely as any other. Scales
+are rounded up to fp16 before codes are chosen: so no code is cut off, and codes are the nearest ones for the
+scale that is stored. Numbers below 1e-5 or so have coarse scales, for fp16 ends at 6e-8.
 """
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int8, UInt8
+from jaxtyping import Bool, Float, Int, Int8, Num, UInt8
 from torch import Tensor, nn
 
 SPANS = ("minmax", "percentile", "least_squares")
@@ -28,7 +29,7 @@ class Grid:
 
     `bits` from 1 (binary) to 8; `group`, the numbers that share a scale: "tensor", "row" (an output channel,
     or a token's vector), or how many neighbours in a row; `span`, the range that the codes cover: "minmax",
-    all values; "percentile", all but the lowest and the highest 0.1 percent; "least_squares", that share of
+    all values; "percentile", all but the lowest and the highest percent; "least_squares", that share of
     minmax that has the least squared error. ValueError for anything else.
     """
 
@@ -38,102 +39,110 @@ class Grid:
     span: str = "minmax"
 
     def __post_init__(self) -> None:
-        if self.bits not in range(1, 9):
-            raise ValueError(f"bits={self.bits}: from 1 to 8")
+        if type(self.bits) is not int or not 1 <= self.bits <= 8:
+            raise ValueError(f"bits={self.bits}: a whole number from 1 to 8")
         if self.bits == 1 and not self.symmetric:
             raise ValueError("bits=1 is a sign and a scale, without a zero point; take symmetric=True")
-        if self.group not in ("tensor", "row") and not (isinstance(self.group, int) and self.group > 0):
+        if self.group not in ("tensor", "row") and not (type(self.group) is int and self.group > 0):
             raise ValueError(f"group={self.group!r}: 'tensor', 'row', or how many neighbours share a scale")
         if self.span not in SPANS:
             raise ValueError(f"span={self.span!r}: one of {', '.join(SPANS)}")
 
     @property
-    def high(self) -> int:
+    def greatest(self) -> int:
         """The greatest code."""
         return max(1, 2 ** (self.bits - 1) - 1)
 
     @property
-    def low(self) -> int:
+    def least(self) -> int:
         """The least code."""
-        return -self.high if self.symmetric else -self.high - 1
+        return -self.greatest if self.symmetric else -self.greatest - 1
 
 
-def grouped(w: Float[Tensor, "R C"], group: str | int) -> Float[Tensor, "r G n"]:
-    """(rows, groups, numbers that share a scale). ValueError when groups do not fill a row."""
+def grouped(w: Num[Tensor, "R C"], group: str | int) -> Float[Tensor, "r G n"]:
+    """(rows, groups, numbers that share a scale). ValueError for whole numbers, NaN, infinity, and when
+    groups do not fill a row.
+    """
+    if not w.is_floating_point():
+        raise ValueError(f"weights of type {w.dtype} are whole numbers already: give what they stand for")
+    if not w.isfinite().all():
+        raise ValueError("NaN or infinity among the weights: no scale reaches it; mend the weights first")
     if group == "tensor":
-        return w.reshape(1, 1, -1)
+        return w.float().reshape(1, 1, -1)
     if group == "row":
-        return w[:, None]
+        return w.float()[:, None]
     if w.shape[1] % group:
         raise ValueError(f"a row of {w.shape[1]} is no multiple of group={group}; pick a divisor")
-    return w.unflatten(1, (-1, group))
+    return w.float().unflatten(1, (-1, group))
 
 
-def spread(w: Float[Tensor, "r G n"], grid: Grid) -> tuple[Float[Tensor, "r G 1"], Float[Tensor, "r G 1"]]:
-    """(low, high): the values between which the codes lie, 0 among them."""
-    low, high = w.amin(-1, keepdim=True), w.amax(-1, keepdim=True)
-    if grid.span == "percentile":
-        low, high = w.quantile(0.001, -1, keepdim=True), w.quantile(0.999, -1, keepdim=True)
-    low, high = low.clamp(max=0), high.clamp(min=0)
-    if grid.span != "least_squares" or grid.bits == 1:
-        return low, high
+def scale_and_zero(
+    groups: Float[Tensor, "r G n"], grid: Grid
+) -> tuple[Float[Tensor, "r G 1"], Float[Tensor, "r G 1"]]:
+    """The step between two codes and the code of 0, for each group."""
+    if grid.bits == 1:
+        scale = in_fp16(groups.abs().mean(-1, keepdim=True))
+        return scale, torch.zeros_like(scale)
+    low, high = ends(groups, grid)
+    if grid.span != "least_squares":
+        return between(low, high, grid)
     shares = [share / 50 for share in range(50, 0, -1)]
-    errors = [
-        (rounded(w, *steps(share * low, share * high, grid), grid) - w).square().sum(-1) for share in shares
-    ]
-    best = torch.tensor(shares).to(w)[torch.stack(errors).argmin(0)][..., None]
-    return best * low, best * high
+    errors = []
+    for share in shares:
+        scale, zero = between(share * low, share * high, grid)
+        w_q = scale * (nearest_codes(groups, scale, zero, grid) - zero)
+        errors.append((w_q - groups).square().sum(-1))
+    best = torch.tensor(shares).to(groups)[torch.stack(errors).argmin(0)][..., None]
+    return between(best * low, best * high, grid)
 
 
-def steps(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """The scale between two codes, as fp16 holds it, and the code of 0."""
+def ends(groups: Float[Tensor, "r G n"], grid: Grid) -> tuple[Float[Tensor, "r G 1"], Float[Tensor, "r G 1"]]:
+    """The values between which the codes lie, 0 among them."""
+    out = groups.shape[-1] // 100 if grid.span == "percentile" else 0  # how many are left out at each end
+    low, high = (
+        groups.kthvalue(out + 1, keepdim=True)[0],
+        groups.kthvalue(groups.shape[-1] - out, keepdim=True)[0],
+    )
+    return low.clamp(max=0), high.clamp(min=0)
+
+
+def between(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Scale and zero of a grid from `low` to `high`."""
     reach = 2 * torch.maximum(-low, high) if grid.symmetric else high - low
-    scale = (reach / (grid.high - grid.low)).clamp(SMALLEST, LARGEST).half().to(low)
+    scale = in_fp16(reach / (grid.greatest - grid.least))
     if grid.symmetric:
         return scale, torch.zeros_like(scale)
-    return scale, (grid.low - low / scale).round().clamp(grid.low, grid.high)
+    return scale, (grid.least - low / scale).round().clamp(grid.least, grid.greatest)
 
 
-def rounded(w: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Tensor:
-    return scale * (codes(w, scale, zero, grid) - zero)
+def in_fp16(scale: Float[Tensor, "*g"]) -> Float[Tensor, "*g"]:
+    """The next number that fp16 holds, from `scale` upwards. ValueError beyond the last one."""
+    if scale.numel() and scale.max() > LARGEST:
+        raise ValueError(
+            f"a scale of {scale.max():g} is beyond fp16, which ends at {LARGEST:g}; scale the weights"
+        )
+    half = scale.clamp(min=SMALLEST).half()
+    above = (half.view(torch.int16) + 1).view(torch.float16)  # of positive numbers, the next
+    return torch.where(half.float() < scale, above, half).to(scale)
 
 
-def codes(w: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Tensor:
-    """The nearest codes, still as floats. 0 has a code of its own, except in binary."""
+def nearest_codes(w: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Tensor:
+    """Still as floats. 0 has a code of its own, except in binary."""
     if grid.bits == 1:
         return torch.where(w < 0, -1.0, 1.0).to(w)
-    return ((w / scale).round() + zero).clamp(grid.low, grid.high)
-
-
-def fit(groups: Float[Tensor, "r G n"], grid: Grid) -> tuple[Float[Tensor, "r G 1"], Float[Tensor, "r G 1"]]:
-    """The scale and the code of 0 of each group. ValueError for NaN or infinity."""
-    if not groups.isfinite().all():
-        raise ValueError("NaN or infinity among the weights: no scale reaches it; mend the weights first")
-    if grid.bits > 1:
-        return steps(*spread(groups, grid), grid)
-    scale = groups.abs().mean(-1, keepdim=True).clamp(SMALLEST, LARGEST).half().to(groups)
-    return scale, torch.zeros_like(scale)
+    return ((w / scale).round() + zero).clamp(grid.least, grid.greatest)
 
 
 def quantize(
-    w: Float[Tensor, "R C"], grid: Grid
+    w: Num[Tensor, "R C"], grid: Grid
 ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "r G"], Float[Tensor, "r G"]]:
     """Codes, scales and codes of 0, as floats with the values that are stored; r is 1 for group="tensor".
 
-    ValueError for NaN or infinity.
+    ValueError as for `grouped`, and for a scale beyond fp16.
     """
-    groups = grouped(w.float(), grid.group)
-    scale, zero = fit(groups, grid)
-    return codes(groups, scale, zero, grid).view(w.shape), scale[..., 0], zero[..., 0]
-
-
-def snap(w: Float[Tensor, "R C"], grid: Grid) -> tuple[Float[Tensor, "R C"], Bool[Tensor, "R C"]]:
-    """w on its grid, and which weights are in range: no further than half a step from it."""
-    groups = grouped(w.float(), grid.group)
-    scale, zero = fit(groups, grid)
-    q = codes(groups, scale, zero, grid)
-    inside = (groups / scale + zero - q).abs() <= 0.5
-    return (scale * (q - zero)).view(w.shape).to(w), inside.view(w.shape)
+    groups = grouped(w, grid.group)
+    scale, zero = scale_and_zero(groups, grid)
+    return nearest_codes(groups, scale, zero, grid).view(w.shape), scale[..., 0], zero[..., 0]
 
 
 def dequantize(
@@ -143,10 +152,19 @@ def dequantize(
     return (scale[..., None] * (q.unflatten(1, (scale.shape[1], -1)) - zero[..., None])).flatten(1)
 
 
+def snap(w: Float[Tensor, "R C"], grid: Grid) -> tuple[Float[Tensor, "R C"], Bool[Tensor, "R C"]]:
+    """w on its grid, and which weights are in range: no further than half a step from it."""
+    groups = grouped(w, grid.group)
+    scale, zero = scale_and_zero(groups, grid)
+    q = nearest_codes(groups, scale, zero, grid)
+    inside = (groups / scale + zero - q).abs() <= 0.501
+    return (scale * (q - zero)).view(w.shape).to(w), inside.view(w.shape)
+
+
 class Packed(nn.Module):
     """A weight (R, C) as it is stored: codes of 8, 4, 2 or 1 bits, the fewest that hold them; fp16 scales."""
 
-    def __init__(self, w: Float[Tensor, "R C"], grid: Grid) -> None:
+    def __init__(self, w: Num[Tensor, "R C"], grid: Grid) -> None:
         super().__init__()
         q, scale, zero = quantize(w, grid)
         self.grid, self.shape = grid, tuple(w.shape)
@@ -158,25 +176,26 @@ class Packed(nn.Module):
     def _pack(self, q: Float[Tensor, "R C"]) -> Tensor:
         """8 / width codes a byte, the first in the lowest bits; the last byte of a row is filled up."""
         if self.width == 8:
-            return q.to(torch.int8)
-        level = (q > 0 if self.grid.bits == 1 else q - self.grid.low).to(torch.uint8)
+            return q.to(torch.int8).contiguous()
+        level = (q > 0 if self.width == 1 else q + 2 ** (self.width - 1)).to(torch.uint8)
         level = F.pad(level, (0, -q.shape[1] % (8 // self.width))).unflatten(1, (-1, 8 // self.width))
-        return (level << self._shifts()).sum(-1, dtype=torch.uint8)
+        return (level << self._shifts(level)).sum(-1, dtype=torch.uint8)
 
-    def _shifts(self) -> UInt8[Tensor, "n"]:
-        return torch.arange(0, 8, self.width, dtype=torch.uint8)
+    def _shifts(self, like: Tensor) -> UInt8[Tensor, "n"]:
+        return torch.arange(0, 8, self.width, dtype=torch.uint8, device=like.device)
 
-    def integers(self, rows: Tensor | slice = slice(None)) -> Int8[Tensor, "r C"]:
-        """The codes of some rows, a byte each."""
-        packed = self.codes[rows]
+    def integers(self, rows: Int[Tensor, "r"] | None = None) -> Int8[Tensor, "r C"]:
+        """The codes, or those of some rows, a byte each. IndexError for a row that is not there."""
+        packed = self.codes if rows is None else self.codes.index_select(0, rows)
         if self.width == 8:
             return packed
-        level = (packed[..., None] >> self._shifts().to(packed.device)) & (2**self.width - 1)
+        level = (packed[..., None] >> self._shifts(packed)) & (2**self.width - 1)
         level = level.flatten(1)[:, : self.shape[1]].to(torch.int8)
-        return 2 * level - 1 if self.grid.bits == 1 else level + self.grid.low
+        return 2 * level - 1 if self.width == 1 else level - 2 ** (self.width - 1)
 
-    def dense(self, rows: Tensor | slice = slice(None)) -> Float[Tensor, "r C"]:
-        """Some rows as numbers again."""
+    def dense(self, rows: Int[Tensor, "r"] | None = None) -> Float[Tensor, "r C"]:
+        """The weight, or some of its rows, as numbers again."""
         zero = torch.zeros_like(self.scale) if self.zero is None else self.zero
-        scale, zero = (t.float() if len(t) == 1 else t[rows].float() for t in (self.scale, zero))
+        own = rows is not None and len(self.scale) > 1
+        scale, zero = (t.index_select(0, rows).float() if own else t.float() for t in (self.scale, zero))
         return dequantize(self.integers(rows).float(), scale, zero)

@@ -12,17 +12,17 @@ With weights a (N, d) the squared distance is sum_j a_ij (b_ij - c_kj)^2, and th
 from math import log
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 AT_ONCE = 2**22  # distances held at a time
 
 
 def kmeans(
-    points: Float[Tensor, "N d"],
+    points: Num[Tensor, "N d"],
     codewords: int,
     *,
-    weights: Float[Tensor, "N d"] | None = None,
+    weights: Float[Tensor, "..."] | None = None,
     iterations: int = 25,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "K d"], Int[Tensor, "N"]]:
@@ -36,8 +36,12 @@ def kmeans(
     distinct, codes = points.unique(dim=0, return_inverse=True)
     if len(distinct) <= codewords:
         return torch.cat([distinct, distinct[-1:].expand(codewords - len(distinct), -1)]), codes
-    unit = points.abs().max()  # squares of large numbers overflow, and those of small ones are 0
+    # about their mean and in units of the largest: squares neither overflow nor drown in those of an offset
+    unit = points.abs().max()
     points = points / unit
+    middle = points.mean(0)
+    points = points - middle
+    weights = None if weights is None else weights / weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
     codebook = start(points, codewords, weights, generator)
     for _ in range(iterations):
         before = codes
@@ -45,16 +49,20 @@ def kmeans(
         if torch.equal(codes, before):
             break
         codebook = means(points, codes, codebook, weights)
-    return codebook * unit, nearest(points, codebook, weights)
+    return (codebook + middle) * unit, nearest(points, codebook, weights)
 
 
 def _refuse_points(points: Tensor, codewords: int, weights: Tensor | None) -> None:
-    if codewords < 1 or points.numel() == 0:
+    if type(codewords) is not int or codewords < 1 or points.numel() == 0:
         raise ValueError(
             f"{codewords} codewords for points of shape {tuple(points.shape)}; give one at least"
         )
-    if not points.isfinite().all():
-        raise ValueError("NaN or infinity among the points: no mean could hold it; mend them first")
+    if not points.is_floating_point() or not points.isfinite().all():
+        raise ValueError(f"NaN, infinity or whole numbers among the points, {points.dtype}; mend them first")
+    if weights is not None and weights.shape != points.shape:
+        raise ValueError(
+            f"weights of shape {tuple(weights.shape)}; give one a coordinate, {tuple(points.shape)}"
+        )
     if weights is not None and not ((weights >= 0) & weights.isfinite()).all():
         raise ValueError("a weight that is negative, NaN or infinite; give numbers from 0")
 
@@ -90,9 +98,9 @@ def nearest(
 ) -> Int[Tensor, "N"]:
     """The number of the codeword nearest to each point."""
     rows = max(1, AT_ONCE // len(codebook))
-    parts = [slice(i, i + rows) for i in range(0, len(points), rows)]
-    weighted = {part.start: None if weights is None else weights[part] for part in parts}
-    return torch.cat([_distances(points[part], codebook, weighted[part.start]).argmin(1) for part in parts])
+    heavy = weights.split(rows) if weights is not None else [None] * len(points)
+    parts = zip(points.split(rows), heavy, strict=False)
+    return torch.cat([_distances(part, codebook, weight).argmin(1) for part, weight in parts])
 
 
 def _distances(points: Tensor, codebook: Tensor, weights: Tensor | None) -> Float[Tensor, "n K"]:

@@ -21,18 +21,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
-from minieff.codebook import Codebook, Coded, IntCodebook, blocks
+from minieff.codebook import Codebook, Coded, HalfCodebook, IntCodebook, blocks
 from minieff.kmeans import kmeans, means, nearest
+from minieff.stored import format_of, halve, matrices, refuse_other_layers
 from minieff.surgery import (
     Where,
-    Wrap,
     clone,
-    halve,
     is_a,
-    matrices,
-    named,
     parametrize,
     pick,
     recode,
@@ -46,8 +42,6 @@ STAGE = "weight"
 
 PROXIES = ("zero", "mean", "exact")
 
-is_attention = named("q", "k", "v", "out")
-
 
 class BlockNoise(nn.Module):
     """A parametrization: in train mode each block is replaced with probability p, and the gradient passes.
@@ -55,6 +49,8 @@ class BlockNoise(nn.Module):
     By zeros, by its mean, or by its codeword ("exact"; `project` moves the codebook after the weight). In
     eval mode the weight is as it is, for there are no codes yet. The weight itself is never written.
     """
+
+    decides_format = True
 
     def __init__(self, size: int, p: float, proxy: str, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -121,15 +117,21 @@ class PQEmbedding(nn.Module):
         return self.code.dense()
 
     def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B C"]:
-        return self.code.dense(ids.flatten()).unflatten(0, ids.shape)
+        return self.code.dense(ids.flatten()).view(*ids.shape, -1)
 
     def logits(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
         return F.linear(x, self.weight)
 
 
-def size_of(name: str, module: nn.Module, block: int | None) -> int:
-    """The size of a layer's blocks: 4 in attention and 8 elsewhere, unless it is given."""
-    return block or (4 if is_attention(name, module) else 8)
+def first_users(chosen: dict[nn.Module, str]) -> dict[str, str]:
+    """{name: the name of the first module with the same weight}."""
+    first: dict[nn.Parameter | None, str] = {}
+    return {name: first.setdefault(source(module), name) for module, name in chosen.items()}
+
+
+def size_of(name: str, block: int | None) -> int:
+    """The size of a layer's blocks: 4 for what is named q, k, v or out, 8 for others, unless it is given."""
+    return (4 if name.rpartition(".")[2] in ("q", "k", "v", "out") else 8) if block is None else block
 
 
 def apply(
@@ -152,8 +154,8 @@ def apply(
         raise ValueError(f"p={p}, proxy={proxy!r}: a probability from 0 to 1, and one of {PROXIES}")
     check_codewords(codewords)
     chosen = pick(model, where)
-    if any(_noise(module) for module in chosen):
-        raise ValueError("where picks a weight that has this noise already; pick others")
+    refuse_other_layers(chosen)
+    sizes = {name: size_of(user, block) for name, user in first_users(chosen).items()}
 
     def noise(weight: Tensor, size: int) -> BlockNoise:
         made, parts = BlockNoise(size, p, proxy, generator), blocks(weight.detach(), size)
@@ -161,53 +163,50 @@ def apply(
             made.codebook = kmeans(parts, codewords, generator=generator)[0]
         return made
 
-    for size in sorted({size_of(name, module, block) for module, name in chosen.items()}):
-        of_size = partial(is_of_size, where=where, block=block, size=size)
-        model = parametrize(model, of_size, partial(noise, size=size))
+    for size in sorted(set(sizes.values())):
+        model = parametrize(model, partial(is_of_size, sizes, size), partial(noise, size=size))
     return model
 
 
-def is_of_size(name: str, module: nn.Module, *, where: Where, block: int | None, size: int) -> bool:
-    return where(name, module) and size_of(name, module, block) == size
+def is_of_size(sizes: dict[str, int], size: int, name: str, module: nn.Module) -> bool:
+    return sizes.get(name) == size
 
 
 def check_codewords(codewords: int) -> None:
-    if not 1 <= codewords <= 256:
+    if type(codewords) is not int or not 1 <= codewords <= 256:
         raise ValueError(f"codewords={codewords}: from 1 to the 256 that a byte can tell apart")
 
 
 @torch.no_grad()
 def project(model: nn.Module) -> None:
     """After optimizer.step(): codebooks of "exact" noise follow their weights."""
-    for module in model.modules():
-        noise = _noise(module)
-        if noise is not None and noise.codebook is not None:
+    users = {
+        format_of(module): module for module in model.modules()
+    }  # those of a tied weight share the noise
+    for noise, module in users.items():
+        if isinstance(noise, BlockNoise) and noise.codebook is not None:
             noise.follow(source(module))
-
-
-def _noise(module: nn.Module) -> BlockNoise | None:
-    """The noise on a module's weight; a wrapper has none of its own."""
-    own = not isinstance(module, Wrap) and is_parametrized(module, "weight")
-    chain = module.parametrizations.weight if own else ()
-    return next((p for p in chain if isinstance(p, BlockNoise)), None)
 
 
 @torch.no_grad()
 def input_energy(model: nn.Module, batches: Iterable, where: Where = is_a(nn.Linear)) -> dict[str, Tensor]:
-    """Mean square of each input (C,) of the layers, over `model(batch)` for all batches: {name: energy}.
+    """Mean square (C,) of each layer's inputs, over `model(batch)` for all batches: {name: energy}.
 
-    For `finalize(energy=...)`: an error in a weight counts as much as what it is multiplied by. ValueError
-    without batches.
+    For `finalize(energy=...)`: an error in a weight counts as much as what it is multiplied by. Measure it on
+    the model that is to be coded, for layers go by their names. ValueError without inputs.
     """
-    total: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
+    inputs: dict[str, int] = {}
     for batch in batches:
         with record(model, where) as calls:
             model(batch)
         for call in calls:
-            total[call.name] = total.get(call.name, 0) + call.inputs[0].flatten(0, -2).square().mean(0)
-    if not total:
-        raise ValueError("no batches: there is no energy to measure")
-    return total
+            x = call.inputs[0].reshape(-1, call.inputs[0].shape[-1])  # (N, C)
+            sums[call.name] = sums.get(call.name, 0) + x.square().sum(0)
+            inputs[call.name] = inputs.get(call.name, 0) + len(x)
+    if not sums or not all(inputs.values()):
+        raise ValueError("no inputs: there is no energy to measure; give batches that are not empty")
+    return {name: total / inputs[name] for name, total in sums.items()}
 
 
 def finalize(
@@ -223,44 +222,59 @@ def finalize(
 ) -> nn.Module:
     """A copy, in eval mode, with the weights that `where` picks as codes of `codewords` and a codebook each.
 
-    With `shared`, one codebook serves all weights of this call that have blocks of one size. `energy`, from
-    `input_energy`, weighs errors by inputs. The codewords are parameters and can be trained further, with
-    whatever is left; call it again for the next kind of weight (iPQ), and `store` last. ValueError for more
-    codewords than a byte can tell apart, a block that does not divide a row, weights with NaN, or when
-    nothing matches.
+    A weight with fewer blocks than `codewords` has one for each. With `shared`, one codebook serves all
+    weights of this call with blocks of one size. `energy`, from `input_energy`, weighs errors by inputs. The
+    codewords are parameters in 32 bits and can be trained further, with whatever is left; call it again for
+    the next kind of weight (iPQ), and `store` last. ValueError for more codewords than a byte can tell apart,
+    a block that does not divide a row, weights with NaN, energy of no layer here, or when nothing matches.
     """
     check_codewords(codewords)
     model = clone(model).eval()
     chosen = pick(model, where)
+    refuse_other_layers(chosen, BlockNoise)
     refuse_half_ties(model, chosen)
-    first: dict[nn.Parameter, str] = {}  # a weight goes by the name of its first user
-    names = {name: first.setdefault(source(module), name) for module, name in chosen.items()}
-    groups: dict[tuple[int, str], dict[str, Tensor]] = {}
+    users = first_users(chosen)
+    groups: dict[tuple[int, str], dict[str, Tensor]] = {}  # the weights of a codebook
     for module, name in chosen.items():
-        key = size_of(name, module, block), "" if shared else names[name]
-        groups.setdefault(key, {})[names[name]] = module.weight.detach()
-    cluster = partial(kmeans, codewords=codewords, iterations=iterations, generator=generator)
+        book = size_of(users[name], block), "" if shared else users[name]
+        groups.setdefault(book, {})[users[name]] = module.weight.detach()
+    heavy = None if energy is None else by_first_user(energy, users, chosen)
+    cluster = partial(kmeans, iterations=iterations, generator=generator)
     codes: dict[str, Coded] = {}
     for (size, _), weights in groups.items():
-        codes |= coded(weights, size, energy, cluster)
-    return recode(model, where, lambda weight, name: codes[names[name]], remade)
+        codes |= coded(weights, size, codewords, heavy, cluster)
+    return recode(model, where, lambda weight, name: codes[users[name]], pq_layer)
+
+
+def by_first_user(
+    energy: dict[str, Tensor], users: dict[str, str], chosen: dict[nn.Module, str]
+) -> dict[str, Tensor]:
+    """Energies under the names of first users, ones where there is none. ValueError if all are of others."""
+    if energy and not energy.keys() & users.keys():
+        raise ValueError(f"energy of {', '.join(energy)}: where picks none of them; measure it on this model")
+    found = {}
+    for module, name in chosen.items():
+        columns = module.weight.shape[1]
+        own = energy.get(name, found.get(users[name], torch.ones(columns, device=module.weight.device)))
+        if own.shape != (columns,):
+            raise ValueError(f"energy of {name} has shape {tuple(own.shape)}, not ({columns},)")
+        found[users[name]] = own
+    return found
 
 
 def coded(
-    weights: dict[str, Tensor], size: int, energy: dict[str, Tensor] | None, cluster: Callable
+    weights: dict[str, Tensor], size: int, codewords: int, heavy: dict[str, Tensor] | None, cluster: Callable
 ) -> dict[str, Coded]:
     """Weights by name, with one codebook."""
-    heavy = None
-    if energy is not None:
-        known = {name: energy.get(name, torch.ones(w.shape[1])).expand_as(w) for name, w in weights.items()}
-        heavy = torch.cat([blocks(w, size) for w in known.values()])
-    codewords, codes = cluster(torch.cat([blocks(w, size) for w in weights.values()]), weights=heavy)
-    book = Codebook(codewords, torch.bincount(codes, minlength=len(codewords)))
+    parts = torch.cat([blocks(w, size) for w in weights.values()])
+    weigh = heavy and torch.cat([blocks(heavy[name].expand_as(w), size) for name, w in weights.items()])
+    book, codes = cluster(parts, min(codewords, len(parts)), weights=weigh)
+    codebook = Codebook(book, torch.bincount(codes, minlength=len(book)))
     own = codes.to(torch.uint8).split([w.numel() // size for w in weights.values()])
-    return {n: Coded(c.view(len(w), -1), book) for c, (n, w) in zip(own, weights.items(), strict=True)}
+    return {n: Coded(c.view(len(w), -1), codebook) for c, (n, w) in zip(own, weights.items(), strict=True)}
 
 
-def remade(module: nn.Module, code: Coded) -> nn.Module:
+def pq_layer(module: nn.Module, code: Coded) -> nn.Module:
     if isinstance(module, nn.Embedding):
         return PQEmbedding(code)
     return PQLinear(code, module.bias)
@@ -273,5 +287,4 @@ def store(model: nn.Module, *, bits: int = 16) -> nn.Module:
     """
     if bits not in (8, 16):
         raise ValueError(f"bits={bits}: codewords are stored in 8 or 16")
-    pick(model, is_a(Codebook))
-    return halve(swap(model, is_a(Codebook), IntCodebook) if bits == 8 else model)
+    return halve(swap(model, is_a(Codebook), IntCodebook if bits == 8 else HalfCodebook))

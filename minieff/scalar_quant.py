@@ -15,15 +15,16 @@ before they are multiplied, which takes time.
 """
 
 from collections.abc import Iterable
+from math import isfinite
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Int8
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
-from minieff.grid import SMALLEST, Grid, Packed, snap
-from minieff.surgery import Where, Wrap, clone, halve, is_a, matrices, parametrize, pick, recode, swap
+from minieff.grid import SMALLEST, Grid, Packed, in_fp16, snap
+from minieff.stored import format_of, halve, matrices, refuse_other_layers
+from minieff.surgery import Where, Wrap, clone, is_a, parametrize, pick, recode, swap
 
 STAGE = "weight"
 
@@ -37,11 +38,13 @@ def through(x: Tensor, x_q: Tensor, inside: Tensor, p: float, generator: torch.G
 
 
 class FakeQuant(nn.Module):
-    """A parametrization: w on its grid, with the gradient of w where the nearest code is on the grid.
+    """A parametrization: w on its grid, with the gradient of w where it is in range.
 
     In train mode each weight is rounded with probability p, anew in each pass; in eval mode all are. The
     weight itself is never written. Binary weights always get a gradient.
     """
+
+    decides_format = True
 
     def __init__(self, grid: Grid, p: float = 1.0, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -61,16 +64,23 @@ class FakeQuant(nn.Module):
         return f"{self.grid}, p={self.p}"
 
 
-def token_scale(x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B 1"]:
-    """The scale of each token: its largest number becomes 127."""
-    return x.detach().abs().amax(-1, keepdim=True).clamp(min=SMALLEST) / 127
+def input_codes(
+    x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None
+) -> tuple[Float[Tensor, "*B C"], Float[Tensor, "*B 1"]]:
+    """x on 255 steps: codes, still as floats, and a scale for each token, its own or the static one.
 
-
-def calibrated(scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """ValueError for a static scale that no batch has set."""
-    if scale == 0:
-        raise ValueError('activations="static" has no scale yet; call calibrate(model, batches) first')
-    return scale
+    ValueError for a static scale of 0, which no batch has set, and for nested tensors.
+    """
+    if x.is_nested:
+        raise ValueError("inputs are nested tensors; build nn.TransformerEncoder(enable_nested_tensor=False)")
+    largest = x.detach().float().abs().amax(-1, keepdim=True)  # (..., 1)
+    if static is None:
+        scale = largest.clamp(min=SMALLEST) / 127
+    elif static == 0:
+        raise ValueError("this layer has no static scale yet; calibrate(model, batches) finds it")
+    else:
+        scale = static.float() + 0 * largest  # a NaN, for which there is no code, stays one
+    return (x.detach() / scale).round().clamp(-127, 127), scale
 
 
 def seen(module: nn.Module, inputs: tuple) -> None:
@@ -79,7 +89,7 @@ def seen(module: nn.Module, inputs: tuple) -> None:
     """
 
 
-class Rounded(Wrap):
+class RoundedInput(Wrap):
     """A layer whose input x is rounded to 255 steps before x W^T, as `finalize` will do with integers.
 
     With `static` one scale serves all inputs, which `calibrate` finds; else each token has its own.
@@ -87,27 +97,27 @@ class Rounded(Wrap):
 
     def __init__(self, inner: nn.Module, p: float, static: bool, generator: torch.Generator | None) -> None:
         super().__init__(inner)
-        self.p, self.generator, self.watching = p, generator, False
-        self.register_buffer("scale", torch.zeros(()) if static else None)
+        self.p, self.generator = p, generator
+        self.largest: float | None = None  # of the inputs that `calibrate` shows, while it does
+        self.register_buffer("scale", torch.zeros((), dtype=torch.float16) if static else None)
         self.register_forward_pre_hook(seen)
 
-    def near(self, x: Tensor) -> Tensor:
-        """x on its grid, each number with probability p in train mode. Token ids pass."""
+    def on_grid(self, x: Tensor) -> Tensor:
+        """x rounded, each number with probability p in train mode. Token ids pass."""
         p = self.p if self.training else 1.0
         if p == 0 or not x.is_floating_point():
             return x
-        if self.watching:
-            self.scale = torch.maximum(self.scale, x.abs().max() / 127)
+        if self.largest is not None:
+            self.largest = float(torch.cat([x.abs().flatten(), torch.tensor([self.largest])]).max())
             return x
-        scale = token_scale(x) if self.scale is None else calibrated(self.scale)
-        x_q = scale * (x.detach() / scale).round().clamp(-127, 127)
-        return through(x, x_q, x.detach().abs() <= 127.5 * scale, p, self.generator)
+        x_q, scale = input_codes(x, self.scale)
+        return through(x, (scale * x_q).to(x), (x.detach() / scale).abs() <= 127.5, p, self.generator)
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        return self.inner(self.near(x), *args, **kwargs)
+        return self.inner(self.on_grid(x), *args, **kwargs)
 
     def logits(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
-        return self.inner.logits(self.near(x))
+        return self.inner.logits(self.on_grid(x))
 
 
 def bytes_multiply() -> bool:
@@ -120,24 +130,19 @@ def bytes_multiply() -> bool:
 
 
 class IntWeight(nn.Module):
-    """A layer with its weight W (R, C) as codes. `activations`: what happens to x before x W^T; "none",
-    "dynamic" (rounded, a scale a token) or "static" (rounded, one scale).
+    """A layer with its weight W (R, C) as codes, for inference. `activations` is what happens to x before
+    x W^T: "none", "dynamic" (rounded, a scale a token) or "static" (rounded, one scale).
     """
 
-    def __init__(self, code: Packed, bias: Tensor | None = None) -> None:
+    def __init__(self, code: Packed, bias: nn.Parameter | None = None) -> None:
         super().__init__()
-        self.code, self.activations = code, "none"
-        self.offset = None if bias is None else nn.Parameter(bias.detach().half(), requires_grad=False)
+        self.code, self.bias, self.activations = code, bias, "none"
         self.register_buffer("scale", None)
         self.register_forward_pre_hook(seen)
 
     @property
     def weight(self) -> Float[Tensor, "R C"]:
         return self.code.dense()
-
-    @property
-    def bias(self) -> Float[Tensor, "R"] | None:
-        return None if self.offset is None else self.offset.float()
 
     @property
     def in_integers(self) -> bool:
@@ -149,12 +154,11 @@ class IntWeight(nn.Module):
         """x W^T + b."""
         if self.activations == "none":
             return F.linear(x, self.weight, self.bias)
-        scale = token_scale(x) if self.scale is None else self.scale
-        x_q = (x / scale).round().clamp(-127, 127)
+        x_q, scale = input_codes(x, self.scale)
         if not self.in_integers:
             return F.linear(scale * x_q, self.weight, self.bias)
         rows = x_q.to(torch.int8).reshape(-1, x.shape[-1])
-        y = scale * self.product(rows).view(*x.shape[:-1], -1)
+        y = scale * self.product(rows).view(*x.shape[:-1], self.code.shape[0])
         return y if self.bias is None else y + self.bias
 
     def product(self, x_q: Int8[Tensor, "N C"]) -> Float[Tensor, "N R"]:
@@ -183,7 +187,7 @@ class IntEmbedding(IntWeight):
     """ids -> rows of W; and the head, x -> x W^T."""
 
     def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B C"]:
-        return self.code.dense(ids.flatten()).unflatten(0, ids.shape)
+        return self.code.dense(ids.flatten()).view(*ids.shape, self.code.shape[1])
 
     def logits(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
         return self.times(x)
@@ -212,17 +216,18 @@ def apply(
     grid = Grid(bits, symmetric, group, span)
     _refuse_knobs(p, activations, group)
 
-    taken = [name for module, name in pick(model, where).items() if fake(module)]
-    if taken:
-        raise ValueError(f"{taken[0]} is rounded already; a weight is stored in one format: pick others")
+    chosen = pick(model, where)
+    refuse_other_layers(chosen)
+    names = set(chosen.values())
 
     def rounding(weight: Tensor) -> FakeQuant:
         snap(weight.detach(), grid)  # refuses now what could not be rounded later
         return FakeQuant(grid, p, generator)
 
-    model = parametrize(model, where, rounding)
+    model = parametrize(model, lambda name, m: name in names, rounding)
     if activations != "none":
-        model = swap(model, where, lambda m: Rounded(m, p, activations == "static", generator))
+        static = activations == "static"
+        model = swap(model, lambda name, m: name in names, lambda m: RoundedInput(m, p, static, generator))
     return model
 
 
@@ -239,58 +244,58 @@ def _refuse_knobs(p: float, activations: str, group: str | int) -> None:
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
     """A copy, in eval mode, with static scales: the largest input of each layer, over `model(batch)` for all
-    batches, becomes 127. ValueError when no scale is static, and for a layer that saw no input.
+    batches, becomes 127. Layers that no batch reaches have no scale, and cannot be called.
+
+    ValueError when no layer has a static scale, when no batch reaches one, and for NaN or infinity.
     """
     model = clone(model).eval()
-    watched = {n: m for n, m in model.named_modules() if isinstance(m, Rounded) and m.scale is not None}
-    if not watched:
-        raise ValueError('no layer has a static scale; apply(model, activations="static") comes first')
-    for rounded in watched.values():
-        rounded.watching = True
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, RoundedInput) and m.scale is not None}
+    for layer in layers.values():
+        layer.largest = 0.0
     for batch in batches:
         model(batch)
-    for name, rounded in watched.items():
-        rounded.watching = False
-        if rounded.scale == 0:
-            raise ValueError(f"{name} saw no input but 0; give batches that reach every layer")
+    if not any(layer.largest for layer in layers.values()):
+        raise ValueError('no batch reached a layer of apply(model, activations="static"); give some that do')
+    for name, layer in layers.items():
+        if not isfinite(layer.largest):
+            raise ValueError(f"{name} got {layer.largest} as input, which no scale reaches; leave that out")
+        if layer.largest > 0:
+            layer.scale = in_fp16(torch.tensor(layer.largest / 127)).half()
+        layer.largest = None
     return model
 
 
 def finalize(model: nn.Module) -> nn.Module:
-    """A copy, in eval mode, with weights as codes; what is left (biases, norms, positions) in 16 bits.
+    """A copy for inference, in eval mode: weights as codes; biases, norms and positions in 16 bits.
 
-    Its outputs are those of `model` in eval mode, up to 16 bits in what is left. ValueError when `apply` has
-    rounded nothing, or a static scale was not calibrated.
+    It computes in 32 bits. With `activations="none"` its outputs are those of `model` in eval mode, up to 16
+    bits in what is left; rounded inputs that differ by less than that may fall on the other side of a step,
+    so that only each layer is that near. A layer that is never called, such as `out_proj` in
+    nn.MultiheadAttention, which reads its weight, is not computed in integers. ValueError when `apply` has
+    rounded nothing.
     """
-    model = clone(model)
-    roundings = {name: fake(m) for m, name in pick(model, is_rounded).items()}
+    model = clone(model).float()
+    roundings = {name: format_of(m) for m, name in pick(model, is_rounded).items()}
     for rounding in roundings.values():
         rounding.off = True
-    model = recode(model, is_rounded, lambda weight, name: Packed(weight, roundings[name].grid), remade)
-    if any(isinstance(m, Rounded) for m in model.modules()):
-        model = swap(model, is_a(Rounded), merged)
-    return halve(model)
-
-
-def fake(module: nn.Module) -> FakeQuant | None:
-    """What rounds a module's weight; a wrapper has none of its own."""
-    own = not isinstance(module, Wrap) and is_parametrized(module, "weight")
-    chain = module.parametrizations.weight if own else ()
-    return next((p for p in chain if isinstance(p, FakeQuant)), None)
+    model = recode(model, is_rounded, lambda weight, name: Packed(weight, roundings[name].grid), int_layer)
+    if any(isinstance(m, RoundedInput) for m in model.modules()):
+        model = swap(model, is_a(RoundedInput), with_rounded_input)
+    return halve(model).requires_grad_(False)
 
 
 def is_rounded(name: str, module: nn.Module) -> bool:
-    return fake(module) is not None
+    return isinstance(format_of(module), FakeQuant)
 
 
-def remade(module: nn.Module, code: Packed) -> IntWeight:
+def int_layer(module: nn.Module, code: Packed) -> IntWeight:
     kind = IntEmbedding if isinstance(module, nn.Embedding) else IntLinear
     return kind(code, getattr(module, "bias", None))
 
 
-def merged(rounded: Rounded) -> IntWeight:
-    """The coded layer, with what was around it for a knob."""
+def with_rounded_input(rounded: RoundedInput) -> IntWeight:
+    """The layer of integers inside, with what was around it for a knob."""
     layer = rounded.inner
     layer.activations = "dynamic" if rounded.scale is None else "static"
-    layer.scale = rounded.scale if rounded.scale is None else calibrated(rounded.scale)
+    layer.scale = None if rounded.scale is None else rounded.scale.half()
     return layer

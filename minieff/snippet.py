@@ -107,7 +107,7 @@ def placeholder(name: str) -> str:
 
 def plain(text: str) -> str:
     """Shape annotations to `Tensor`."""
-    return re.sub(r'\b(Float|U?Int8?|Bool)\[Tensor, "[^"]*"\]', "Tensor", text)
+    return re.sub(r'\b[A-Z][A-Za-z0-9]*\[Tensor, "[^"]*"\]', "Tensor", text)
 
 
 def snippet(name: str) -> str:

@@ -164,6 +164,8 @@ def record(model: nn.Module, where: Where) -> Iterator[list[Call]]:
 
 def source(module: nn.Module) -> nn.Parameter | None:
     """The Parameter behind `module.weight`, also under parametrizations; None where there is no such one."""
+    if isinstance(module, Wrap):  # would answer with the weight of what it holds
+        return None
     if torch_parametrize.is_parametrized(module, "weight"):
         weight = getattr(module.parametrizations.weight, "original", None)
     else:
@@ -236,45 +238,3 @@ def recode(
         return make(module, codes[weight])
 
     return _replace(model, chosen, remake)
-
-
-class Widened(nn.Module):
-    """A parametrization: 32 bits of what is stored in 16."""
-
-    def forward(self, w: Tensor) -> Tensor:
-        return w.float()
-
-
-def matrices(name: str, module: nn.Module) -> bool:
-    """Linears and embeddings, but for positions: those are few numbers, and added to every token."""
-    positions = isinstance(module, nn.Embedding) and "pos" in name.rpartition(".")[2]
-    return isinstance(module, nn.Linear | nn.Embedding) and not positions
-
-
-def halve(model: nn.Module) -> nn.Module:
-    """A copy whose parameters of 32 bits are stored in fp16, and used in 32 bits as before.
-
-    What is under a parametrization stays as it is. ValueError for a number beyond the 65,504 of fp16.
-    """
-    model = clone(model)
-    halved: dict[nn.Parameter, nn.Parameter] = {}
-    for module in list(model.modules()):
-        if isinstance(module, torch_parametrize.ParametrizationList):
-            continue
-        for key, p in list(module._parameters.items()):
-            if p is not None and p.dtype == torch.float32:
-                if p not in halved:
-                    halved[p] = nn.Parameter(_half(p.detach(), key), p.requires_grad)
-                torch_parametrize.register_parametrization(module, key, Widened(), unsafe=True)
-                module.parametrizations[key].original = halved[p]
-                module.parametrizations.train(module.training)
-    return model
-
-
-def _half(p: Tensor, name: str) -> Tensor:
-    largest = torch.finfo(torch.float16).max
-    if p.numel() and not p.abs().max() <= largest:
-        raise ValueError(
-            f"{name} holds {p.abs().max():g}, beyond the {largest:g} of fp16; mend the weights first"
-        )
-    return p.half()

@@ -10,8 +10,8 @@ from torch import nn
 
 from minieff import cost, data, scalar_quant, zoo
 from minieff.checkpoint import pack
-from minieff.grid import SMALLEST, Grid, Packed, dequantize, quantize
-from minieff.scalar_quant import FakeQuant, IntEmbedding, IntLinear, IntWeight, Rounded, token_scale
+from minieff.grid import SMALLEST, Grid, Packed, dequantize, nearest_codes, quantize, snap
+from minieff.scalar_quant import FakeQuant, IntEmbedding, IntLinear, IntWeight, RoundedInput, input_codes
 from minieff.surgery import is_a, named, parametrize, record
 from minieff.transformer import Config, Transformer
 
@@ -37,7 +37,7 @@ def rounded(w: torch.Tensor, grid: Grid) -> torch.Tensor:
 def test_codes_lie_on_the_grid_and_pack_to_the_same_numbers(grid, shape):
     w = torch.randn(shape) + 0.3
     q, scale, zero = quantize(w, grid)
-    assert torch.equal(q, q.round()) and grid.low <= q.min() and q.max() <= grid.high
+    assert torch.equal(q, q.round()) and grid.least <= q.min() and q.max() <= grid.greatest
     assert torch.equal(scale, scale.half().float()) and torch.equal(zero, zero.to(torch.int8).float())
     code = Packed(w, grid)
     assert torch.equal(code.integers().float(), q)
@@ -48,18 +48,21 @@ def test_codes_lie_on_the_grid_and_pack_to_the_same_numbers(grid, shape):
 
 @pytest.mark.parametrize("grid", [g for g in GRIDS if g.span == "minmax" and g.bits > 1], ids=str)
 def test_no_number_moves_further_than_half_a_step_and_zero_stays(grid):
-    w = torch.randn(7, 12) * torch.logspace(-3, 3, 7)[:, None]
+    w = torch.randn(7, 12) * torch.logspace(-6, 3, 7)[:, None]
     w[:, 3] = 0
     q, scale, zero = quantize(w, grid)
-    # fp16 holds a scale to 2^-11: at the ends of the range that adds up to grid.high / 2^11 of a step
-    assert ((dequantize(q, scale, zero) - w).abs() <= scale * (0.5 + grid.high / 2**10) + 1e-7).all()
+    assert ((dequantize(q, scale, zero) - w).abs() <= scale * 0.50001 + 1e-9).all()
     assert (dequantize(q, scale, zero)[:, 3] == 0).all()
+    assert snap(w, grid)[1].all()
 
 
-@pytest.mark.parametrize("grid", [g for g in GRIDS if g.symmetric and g.span == "minmax"], ids=str)
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_rounding_twice_is_rounding_once(grid):
-    once = rounded(torch.randn(7, 12), grid)
-    torch.testing.assert_close(rounded(once, grid), once, rtol=1e-3, atol=0)
+    q, scale, zero = quantize(torch.randn(7, 12), grid)
+    once = dequantize(q, scale, zero)
+    assert torch.equal(nearest_codes(once, scale, zero, grid), q) or grid.group != "row"
+    if grid.symmetric and grid.span == "minmax":  # the range itself is found again
+        assert torch.equal(rounded(once, grid), once)
 
 
 def test_a_scale_a_row_saves_the_small_rows_from_the_large_one():
@@ -114,14 +117,16 @@ def test_a_range_of_one_sign_is_extended_to_zero():
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("value", [0.0, 1e-12, -1e-12, 1e-7, 1e7, -3e4])
-def test_a_constant_row_stays_finite_and_near(value, symmetric):
-    w = torch.full((2, 6), value)
-    got = rounded(w, Grid(symmetric=symmetric))
-    assert got.isfinite().all()
-    reach = 65504 * (127 if symmetric else 255)
-    if abs(value) < reach:
-        assert ((got - w).abs() <= max(SMALLEST, abs(value) / 100)).all()
+@pytest.mark.parametrize("value", [0.0, 1e-12, -1e-12, 1e-7, 1e6, -3e4])
+def test_a_constant_row_stays_near(value, symmetric):
+    got = rounded(torch.full((2, 6), value), Grid(symmetric=symmetric))
+    assert ((got - value).abs() <= max(SMALLEST, abs(value) / 100)).all()
+
+
+@pytest.mark.parametrize("grid", [Grid(), Grid(symmetric=False), Grid(bits=1)], ids=str)
+def test_a_scale_beyond_fp16_is_refused(grid):
+    with pytest.raises(ValueError, match="beyond fp16"):
+        quantize(torch.full((2, 6), 1e9), grid)
 
 
 def test_a_scale_that_fp16_would_store_as_zero_is_floored():
@@ -193,12 +198,12 @@ def test_every_binary_weight_gets_a_gradient():
 
 
 def test_each_token_has_its_own_scale():
-    layer = Rounded(nn.Linear(8, 3), 1.0, False, None).eval()
+    layer = RoundedInput(nn.Linear(8, 3), 1.0, False, None).eval()
     x = torch.randn(2, 5, 8)
     x[:, 4] *= 1000
-    assert torch.equal(layer.near(x)[:, :4], layer.near(x[:, :4]))
-    assert ((layer.near(x) - x).abs() <= token_scale(x) * 0.5001).all()
-    assert torch.equal(layer.near(torch.zeros(1, 8)), torch.zeros(1, 8))
+    assert torch.equal(layer.on_grid(x)[:, :4], layer.on_grid(x[:, :4]))
+    assert ((layer.on_grid(x) - x).abs() <= input_codes(x, None)[1] * 0.5001).all()
+    assert torch.equal(layer.on_grid(torch.zeros(1, 8)), torch.zeros(1, 8))
 
 
 def test_rounded_inputs_are_rounded_in_training_too(model, ids):
@@ -206,7 +211,7 @@ def test_rounded_inputs_are_rounded_in_training_too(model, ids):
     quant = scalar_quant.apply(model, bits=8, p=1.0)
     assert torch.equal(quant.train()(ids), quant.eval()(ids))
     x = torch.randn(3, 8, requires_grad=True)
-    half = Rounded(nn.Linear(8, 3), 0.5, False, torch.Generator().manual_seed(0)).train().near(x)
+    half = RoundedInput(nn.Linear(8, 3), 0.5, False, torch.Generator().manual_seed(0)).train().on_grid(x)
     assert 0 < (half != x).float().mean() < 1
     half.sum().backward()
     assert (x.grad == 1).all()
@@ -214,26 +219,26 @@ def test_rounded_inputs_are_rounded_in_training_too(model, ids):
 
 def test_static_scales_come_from_batches(model, ids):
     applied = scalar_quant.apply(model, activations="static")
-    with pytest.raises(ValueError, match="no scale yet"):
+    with pytest.raises(ValueError, match="no static scale yet"):
         applied(ids)
-    with pytest.raises(ValueError, match="saw no input"):
+    with pytest.raises(ValueError, match="no batch reached"):
         scalar_quant.calibrate(applied, [])
     calibrated = scalar_quant.calibrate(applied, [ids[:1], ids[1:]])
     weights_alone = scalar_quant.apply(model, activations="none")
     with record(weights_alone, is_a(nn.Linear)) as calls:
         weights_alone(ids)
-    scales = {n: m.scale for n, m in calibrated.named_modules() if isinstance(m, Rounded)}
+    scales = {n: m.scale for n, m in calibrated.named_modules() if isinstance(m, RoundedInput)}
     for call in calls:
-        assert scales[call.name] == pytest.approx(call.inputs[0].abs().max().item() / 127, rel=1e-5)
+        assert scales[call.name] == pytest.approx(call.inputs[0].abs().max().item() / 127, rel=1e-3)
     head = weights_alone.norm(weights_alone.blocks(weights_alone.embed(ids, 0)))
-    assert scales["tok"] == pytest.approx(head.abs().max().item() / 127, rel=1e-5)
+    assert scales["tok"] == pytest.approx(head.abs().max().item() / 127, rel=1e-3)
     small = scalar_quant.finalize(calibrated)
     with torch.no_grad():
         assert (small(ids) - model(ids)).abs().mean() < 0.05 * model(ids).std()
     assert {n: m.scale for n, m in small.named_modules() if isinstance(m, IntWeight)} == scales
-    with pytest.raises(ValueError, match="no scale yet"):
-        scalar_quant.finalize(applied)
-    with pytest.raises(ValueError, match="static"):
+    with pytest.raises(ValueError, match="no static scale yet"):
+        scalar_quant.finalize(applied)(ids)
+    with pytest.raises(ValueError, match="no batch reached"):
         scalar_quant.calibrate(scalar_quant.apply(model), [ids])
 
 
@@ -372,7 +377,7 @@ def test_pytorchs_encoder_runs_the_integer_layers(grad):
 WRONG = {
     "bits 0": ({"bits": 0}, "bits=0"),
     "bits 9": ({"bits": 9}, "bits=9"),
-    "binary with a zero point": ({"bits": 1, "symmetric": False}, "no|without a zero point"),
+    "binary with a zero point": ({"bits": 1, "symmetric": False}, "without a zero point"),
     "p above 1": ({"p": 1.5}, "p=1.5"),
     "p nan": ({"p": float("nan")}, "p=nan"),
     "activations": ({"activations": "int8"}, "activations='int8'"),
@@ -382,7 +387,7 @@ WRONG = {
     "group that does not divide": ({"group": 5, "activations": "none"}, "a row of 32"),
     "groups and rounded inputs": ({"group": 8}, "group=8"),
     "nothing matches": ({"where": is_a(nn.Conv2d)}, "matched no module"),
-    "no weight": ({"where": is_a(nn.GELU, Transformer)}, "weight is no Parameter"),
+    "another layer": ({"where": is_a(nn.LayerNorm)}, "is a LayerNorm"),
 }
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from minieff import cost
-from minieff.surgery import Wrap, clone, halve, is_a, named, parametrize, pick, recode, record, swap
+from minieff.stored import halve
+from minieff.surgery import Wrap, clone, is_a, named, parametrize, pick, recode, record, swap
 from minieff.transformer import Block, FeedForward, Stack, Transformer
 
 

@@ -1,0 +1,79 @@
+"""How weights are stored: which of them, each in one format, and the rest in 16 bits.
+
+A parametrization that decides how a weight will be stored says so with `decides_format = True`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized, register_parametrization
+
+from minieff.surgery import Wrap, clone, named
+
+is_position = named("pos", "wpe", "position_embeddings", "position_embedding", "embed_positions")
+
+
+def matrices(name: str, module: nn.Module) -> bool:
+    """Linears and embeddings, but for positions: those are few numbers, and added to every token."""
+    return isinstance(module, nn.Linear | nn.Embedding) and not is_position(name, module)
+
+
+def format_of(module: nn.Module) -> nn.Module | None:
+    """The parametrization that decides how a module's weight will be stored; a wrapper has none."""
+    own = not isinstance(module, Wrap) and is_parametrized(module, "weight")
+    chain = module.parametrizations.weight if own else ()
+    return next((p for p in chain if getattr(p, "decides_format", False)), None)
+
+
+def refuse_other_layers(chosen: dict[nn.Module, str], decided: type | None = None) -> None:
+    """ValueError for a module that does not compute what nn.Linear or nn.Embedding do with their weight, and
+    for a weight whose format is decided, but by a parametrization of the type `decided`.
+    """
+    for module, name in chosen.items():
+        if type(module).forward not in (nn.Linear.forward, nn.Embedding.forward):
+            raise ValueError(
+                f"{name} is a {type(module).__name__}, which may do more with its weight than nn.Linear or "
+                "nn.Embedding do, or has its weight stored already; pick others, with where="
+            )
+        if getattr(module, "max_norm", None) is not None:
+            raise ValueError(f"{name} has max_norm={module.max_norm}: it writes into its weight; pick others")
+        format = format_of(module)
+        if format is not None and (decided is None or not isinstance(format, decided)):
+            raise ValueError(
+                f"{name} has a {type(format).__name__} already, and a weight has one format; pick others"
+            )
+
+
+class Widened(nn.Module):
+    """A parametrization: 32 bits of what is stored in 16."""
+
+    def forward(self, w: Tensor) -> Tensor:
+        return w.float()
+
+
+def halve(model: nn.Module) -> nn.Module:
+    """A copy whose parameters of 32 bits are stored in fp16, and used in 32 bits as before.
+
+    What is under a parametrization stays as it is. ValueError for a number beyond the 65,504 of fp16.
+    """
+    model = clone(model)
+    halved: dict[nn.Parameter, nn.Parameter] = {}
+    for module in list(model.modules()):
+        if isinstance(module, ParametrizationList):
+            continue
+        for key, p in list(module._parameters.items()):
+            if p is not None and p.dtype == torch.float32:
+                if p not in halved:
+                    halved[p] = nn.Parameter(half(p.detach(), key), p.requires_grad)
+                register_parametrization(module, key, Widened(), unsafe=True)
+                module.parametrizations[key].original = halved[p]
+                module.parametrizations.train(module.training)
+    return model
+
+
+def half(p: Tensor, name: str) -> Tensor:
+    largest = torch.finfo(torch.float16).max
+    if p.numel() and not p.abs().max() <= largest:
+        raise ValueError(
+            f"{name} holds {p.abs().max():g}, beyond the {largest:g} of fp16; mend the weights first"
+        )
+    return p.half()
