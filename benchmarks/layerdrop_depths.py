@@ -30,7 +30,8 @@ PLAIN = ["speeches-base", "speeches-base-seed-1", "speeches-base-seed-2"]
 DROPPED = ["speeches-layerdrop-20", "speeches-layerdrop-20-seed-1", "speeches-layerdrop-20-seed-2"]
 RATES = ["speeches-layerdrop-10", "speeches-layerdrop-35", "speeches-layerdrop-50"]
 SPARED = ["speeches-layerdrop-spared-50", "speeches-layerdrop-spared-50-long"]  # 0, 2, 5, 7: no coin
-OTHERS = ["speeches-layerdrop-20-long", "speeches-residualdrop-20", "speeches-headdrop-20"]
+LONG = ["speeches-base-long", "speeches-layerdrop-20-long"]  # three times the tokens
+OTHERS = ["speeches-residualdrop-20", "speeches-headdrop-20"]
 
 SEARCHED = [PLAIN[0], DROPPED[0], *RATES, SPARED[0]]
 CHOSEN = [PLAIN[0], DROPPED[0]]
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one model and few windows")
     quick = parser.parse_args(argv).quick
-    names = PLAIN[:1] if quick else PLAIN + DROPPED + RATES + SPARED + OTHERS
+    names = PLAIN[:1] if quick else PLAIN + DROPPED + RATES + SPARED + LONG + OTHERS
     measured = (ROOT / "results" / "layerdrop_depths.json").exists() and not quick
     found = load_results("layerdrop_depths")["models"] if measured else {}
     for name in names:
@@ -137,8 +138,8 @@ def at(nats: dict[str, list[float]], keep: tuple | list) -> list[float]:
     return nats[",".join(map(str, keep))]
 
 
-def half_of_the_heads(model: Transformer, corpus: Corpus, windows: int, draws: int = 10) -> list[float]:
-    """Nats with a random half of the heads of each layer off, for each of `draws` draws."""
+def half_of_the_heads(model: Transformer, corpus: Corpus, windows: int, draws: int = 10) -> dict:
+    """Nats whole, and with a random half of the heads of each layer off for each of `draws` draws."""
     heads, layers = model.config.heads, model.config.layers
     draw = torch.Generator().manual_seed(0)
     found = []
@@ -148,7 +149,7 @@ def half_of_the_heads(model: Transformer, corpus: Corpus, windows: int, draws: i
         for layer, hidden in zip(small.blocks.layers, off, strict=True):
             layer.mix.inner.reweight = lambda attn, distance, hidden=hidden: attn * ~hidden[:, None, None]
         found.append(cost.quality(small, corpus, windows=windows).nats)
-    return found
+    return {"whole": cost.quality(model, corpus, windows=windows).nats, "half_off": found}
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ import torch
 
 from benchmarks import table
 from benchmarks.layerdrop_eras import finetune
-from benchmarks.layerdrop_few import FOLDER, all_right, outcome
+from benchmarks.layerdrop_few import FOLDER, all_right, outcome, passes
 from minieff import zoo
 from minieff.data import SILENT
 from minieff.files import ROOT, read_json
 from minieff.masked import eras
+from minieff.recipe import parse
 from minieff.transformer import Config, Transformer
 
 SPREAD = ("low", "median", "high")
@@ -83,6 +84,29 @@ def test_layerdrops_steps_are_measured_against_their_limit(tmp_path):
     assert page.count("a list that re-draws") == 2 and page.count("without its skipped layers") == 4
 
 
+def test_quantized_layers_are_measured_against_peers_and_a_limit(tmp_path):
+    pytest.importorskip("sklearn")
+    found = quick("bench_quant", tmp_path)
+    page = table.section(found)
+    assert len(found["comparisons"]) == 2 + 1 + 3 and len(found["limits"]) == 2
+    for part in found["comparisons"]:
+        assert part["what"] in page and all(ordered(peer["times"]) for peer in part["peers"])
+    assert page.count("torch._int_mm alone") == 2 and "of scikit-learn's" in page
+
+
+def test_rounding_is_measured_by_grid_and_by_input(tmp_path):
+    found = quick("scalar_grids", tmp_path)
+    assert [row["bits"] for row in found["grids"]] == [8, 5, 2] and list(found["inputs"]) == [
+        "none",
+        "dynamic",
+        "static",
+    ]
+    assert found["plain"]["nats"] < found["inputs"]["none"]["nats"] + 0.01 < found["grids"][-1]["nats"]
+    assert (
+        found["inputs"]["static"]["bytes"] > found["inputs"]["dynamic"]["bytes"] > found["grids"][-1]["bytes"]
+    )
+
+
 def test_two_ranks_drop_the_same_layers(tmp_path):
     found = quick("layerdrop_ranks", tmp_path, "-m", "torch.distributed.run", "--nproc-per-node", "2")
     assert found["same_coins"] and all(found["same_weights"].values()) and len(found["same_weights"]) == 5
@@ -98,7 +122,8 @@ def test_layers_are_removed_and_heads_switched_off(tmp_path):
     four = found["choices"]["4"]
     best = min((k for k in subsets if k.count(",") == 3), key=lambda k: subsets[k][0])
     assert four["search"][0] == [int(i) for i in best.split(",")]
-    assert len(set(found["heads"])) == 10
+    heads = found["heads"]
+    assert len(set(heads["half_off"])) == 10 and min(heads["half_off"]) > heads["whole"]
 
 
 def test_an_encoder_is_finetuned_and_pruned(tmp_path):
@@ -151,6 +176,16 @@ def test_the_end_and_the_best_of_a_run_are_looked_at_through_the_same_windows():
     assert found["best"] < found["end"] - 1 and found["best_tokens"] < 4_000_000
     log = zoo.card("fiftieth-plain", FOLDER)["log"]
     assert found["end"] == log[-1]["valid"] and found["train"] == log[-1]["train"]
+
+
+@pytest.mark.parametrize("name", ["fiftieth-plain", "sounds-plain"])
+def test_passes_are_the_rows_trained_on_over_the_rows_there_are(name):
+    card = zoo.card(name, FOLDER)
+    batch, context = card["recipe"]["train"]["batch"], card["recipe"]["model"]["context"]
+    train = parse(name, FOLDER, card["recipe"]).data.load().train
+    rows = train.numel() / context if isinstance(train, torch.Tensor) else len(train[1])
+    assert passes(name) == pytest.approx(card["log"][-1]["step"] * batch / rows, rel=1e-3)
+    assert passes(name) > 10
 
 
 @pytest.mark.skipif(not any((ROOT / "results").glob("bench_*.json")), reason="nothing was measured yet")
