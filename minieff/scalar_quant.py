@@ -15,11 +15,11 @@ before they are multiplied, which takes time.
 """
 
 from collections.abc import Iterable
-from math import isfinite
+from math import inf, isfinite
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minieff.grid import SMALLEST, Grid, Packed, in_fp16, snap
@@ -27,6 +27,7 @@ from minieff.stored import format_of, halve, matrices, refuse_other_layers
 from minieff.surgery import Where, Wrap, clone, is_a, parametrize, pick, recode, swap
 
 STAGE = "weight"
+TOKENS = 512  # multiplied at a time: what lies between x and y stays in the caches
 
 
 def through(x: Tensor, x_q: Tensor, inside: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
@@ -73,14 +74,14 @@ def input_codes(
     """
     if x.is_nested:
         raise ValueError("inputs are nested tensors; build nn.TransformerEncoder(enable_nested_tensor=False)")
-    largest = x.detach().float().abs().amax(-1, keepdim=True)  # (..., 1)
+    largest = torch.linalg.vector_norm(x.detach(), inf, -1, keepdim=True, dtype=torch.float32)  # (..., 1)
     if static is None:
         scale = largest.clamp(min=SMALLEST) / 127
     elif static == 0:
         raise ValueError("this layer has no static scale yet; calibrate(model, batches) finds it")
     else:
         scale = static.float() + 0 * largest  # a NaN, for which there is no code, stays one
-    return (x.detach() / scale).round().clamp(-127, 127), scale
+    return (x.detach() / scale).round_().clamp_(-127, 127), scale
 
 
 def seen(module: nn.Module, inputs: tuple) -> None:
@@ -154,19 +155,24 @@ class IntWeight(nn.Module):
         """x W^T + b."""
         if self.activations == "none":
             return F.linear(x, self.weight, self.bias)
-        x_q, scale = input_codes(x, self.scale)
         if not self.in_integers:
+            x_q, scale = input_codes(x, self.scale)
             return F.linear(scale * x_q, self.weight, self.bias)
-        rows = x_q.to(torch.int8).reshape(-1, x.shape[-1])
-        y = scale * self.product(rows).view(*x.shape[:-1], self.code.shape[0])
-        return y if self.bias is None else y + self.bias
+        y = torch.empty(*x.shape[:-1], self.code.shape[0])
+        for tokens, out in zip(
+            x.reshape(-1, x.shape[-1]).split(TOKENS), y.view(-1, y.shape[-1]).split(TOKENS), strict=True
+        ):
+            self.product(tokens, out)
+        return y
 
-    def product(self, x_q: Int8[Tensor, "N C"]) -> Float[Tensor, "N R"]:
-        """x_q W^T: a sum of integers, times the scales of W."""
-        sums = torch._int_mm(x_q, self.code.integers().t())  # (N, R), int32
+    def product(self, x: Float[Tensor, "N C"], out: Float[Tensor, "N R"]) -> None:
+        """out <- x W^T + b: a sum of integers, times the scales of W and of x."""
+        x_q, scale = input_codes(x, self.scale)
+        sums = torch._int_mm(x_q.to(torch.int8), self.code.integers().t())  # (N, R), int32
         if self.code.zero is not None:
-            sums = sums - x_q.sum(-1, keepdim=True, dtype=torch.int32) * self.code.zero.T
-        return sums * self.code.scale.float().T
+            sums = sums - x_q.sum(-1, keepdim=True).to(torch.int32) * self.code.zero.T
+        torch.mul(sums, self.code.scale.float().T, out=out)
+        torch.addcmul(torch.zeros(()) if self.bias is None else self.bias, out, scale, out=out)
 
     def extra_repr(self) -> str:
         kernel = "torch._int_mm" if self.in_integers else "dequantized, then fp32"
