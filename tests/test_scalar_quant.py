@@ -242,6 +242,53 @@ def test_static_scales_come_from_batches(model, ids):
         scalar_quant.calibrate(scalar_quant.apply(model), [ids])
 
 
+def by_hand(layer: nn.Linear, x: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """x W^T + b from whole numbers, in float64; `largest` of x is 127."""
+    w_scale = (layer.weight.abs().amax(1, keepdim=True) / 127).double()
+    x_q = (x / largest * 127).round().clamp(-127, 127).double()
+    sums = x_q @ (layer.weight / w_scale).round().clamp(-127, 127).double().T
+    return sums * w_scale.T * (largest / 127).double() + layer.bias.double()
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_the_product_is_that_of_a_calculation_by_hand(kernel, monkeypatch):
+    monkeypatch.setattr(scalar_quant, "bytes_multiply", lambda: kernel)
+    layer, x = nn.Linear(24, 7), torch.randn(600, 24)
+    with torch.no_grad():
+        layer.weight[:, 0] = 127 / 128  # all scales are 1/128, which fp16 holds
+    dynamic = scalar_quant.finalize(scalar_quant.apply(nn.Sequential(layer)))
+    want = by_hand(layer, x, x.abs().amax(1, keepdim=True))
+    torch.testing.assert_close(dynamic(x).double(), want, rtol=0, atol=1e-4)
+    applied = scalar_quant.apply(nn.Sequential(layer), activations="static")
+    x[3, 5] = 127 / 16  # the largest, so that its scale is exact, too
+    static = scalar_quant.finalize(scalar_quant.calibrate(applied, [x]))
+    beyond = 10 * x[:5]  # further than any input of the calibration: cut off, not wrapped around
+    for inputs in (x, beyond):
+        want = by_hand(layer, inputs, x.abs().max())
+        torch.testing.assert_close(static(inputs).double(), want, rtol=0, atol=1e-4)
+
+
+def test_inputs_out_of_a_static_range_get_no_gradient():
+    layer = RoundedInput(nn.Linear(3, 2), 1.0, True, None)
+    layer.scale.fill_(0.01)
+    x = torch.tensor([[0.5, -2.0, 1.26]], requires_grad=True)
+    got = layer.on_grid(x)
+    torch.testing.assert_close(got, torch.tensor([[0.5, -1.27, 1.26]]), rtol=1e-3, atol=0)
+    got.sum().backward()
+    assert x.grad.tolist() == [[1, 0, 1]]
+
+
+def test_an_input_that_is_no_number_stays_none():
+    applied = scalar_quant.apply(nn.Sequential(nn.Linear(8, 3)), activations="static")
+    small = scalar_quant.finalize(scalar_quant.calibrate(applied, [torch.randn(5, 8)]))
+    x = torch.randn(2, 8)
+    x[1, 3] = float("nan")
+    assert small(x)[0].isfinite().all() and small(x)[1].isnan().all()
+    with pytest.raises(ValueError, match="which no scale reaches"):
+        scalar_quant.calibrate(applied, [x])
+    assert small(torch.zeros(0, 8)).shape == (0, 3) and small(torch.zeros(2, 0, 8)).shape == (2, 0, 3)
+
+
 # --- what is stored
 
 
@@ -273,9 +320,10 @@ def test_the_integer_kernel_is_used_where_the_processor_has_one(monkeypatch):
     final(torch.randn(2, 8))
     assert len(called) == 1 and called[0][0].dtype == called[0][1].dtype == torch.int8
     assert "torch._int_mm" in repr(final)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-    final(torch.randn(2, 8))
-    assert len(called) == 1 and "fp32" in repr(final)
+    for without in ({}, {"avx2": True, "avx512_f": True, "amx_tile": True, "avx512_vnni": False}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda without=without: without, raising=False)
+        final(torch.randn(2, 8))
+        assert len(called) == 1 and "fp32" in repr(final)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
