@@ -147,7 +147,7 @@ def apply(
     """A copy in which each block is replaced with probability `p` in train mode: Quant-Noise.
 
     `proxy`: by "zero", by its "mean", or "exact", by the nearest of `codewords`, which then needs `project`.
-    `block` is a size for all; None: 4 in attention, 8 elsewhere. ValueError for a p that is no probability,
+    `block` is a size for all; None: as `size_of` says. ValueError for a p that is no probability,
     an unknown proxy, a block that does not divide a row, or when nothing matches.
     """
     if not 0 <= p <= 1 or proxy not in PROXIES:
@@ -180,10 +180,8 @@ def check_codewords(codewords: int) -> None:
 @torch.no_grad()
 def project(model: nn.Module) -> None:
     """After optimizer.step(): codebooks of "exact" noise follow their weights."""
-    users = {
-        format_of(module): module for module in model.modules()
-    }  # those of a tied weight share the noise
-    for noise, module in users.items():
+    noises = {format_of(module): module for module in model.modules()}  # one for all users of a weight
+    for noise, module in noises.items():
         if isinstance(noise, BlockNoise) and noise.codebook is not None:
             noise.follow(source(module))
 
@@ -234,16 +232,23 @@ def finalize(
     refuse_other_layers(chosen, BlockNoise)
     refuse_half_ties(model, chosen)
     users = first_users(chosen)
-    groups: dict[tuple[int, str], dict[str, Tensor]] = {}  # the weights of a codebook
-    for module, name in chosen.items():
-        book = size_of(users[name], block), "" if shared else users[name]
-        groups.setdefault(book, {})[users[name]] = module.weight.detach()
     heavy = None if energy is None else by_first_user(energy, users, chosen)
     cluster = partial(kmeans, iterations=iterations, generator=generator)
     codes: dict[str, Coded] = {}
-    for (size, _), weights in groups.items():
+    for (size, _), weights in by_codebook(chosen, users, block, shared).items():
         codes |= coded(weights, size, codewords, heavy, cluster)
     return recode(model, where, lambda weight, name: codes[users[name]], pq_layer)
+
+
+def by_codebook(
+    chosen: dict[nn.Module, str], users: dict[str, str], block: int | None, shared: bool
+) -> dict[tuple[int, str], dict[str, Tensor]]:
+    """{(size of blocks, name of the weight, or "" for all): the weights of that codebook, by first user}."""
+    books: dict[tuple[int, str], dict[str, Tensor]] = {}
+    for module, name in chosen.items():
+        book = size_of(users[name], block), "" if shared else users[name]
+        books.setdefault(book, {})[users[name]] = module.weight.detach()
+    return books
 
 
 def by_first_user(

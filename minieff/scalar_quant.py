@@ -158,21 +158,21 @@ class IntWeight(nn.Module):
         if not self.in_integers:
             x_q, scale = input_codes(x, self.scale)
             return F.linear(scale * x_q, self.weight, self.bias)
-        y = torch.empty(*x.shape[:-1], self.code.shape[0])
-        for tokens, out in zip(
-            x.reshape(-1, x.shape[-1]).split(TOKENS), y.view(-1, y.shape[-1]).split(TOKENS), strict=True
-        ):
-            self.product(tokens, out)
-        return y
+        return self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], self.code.shape[0])
 
-    def product(self, x: Float[Tensor, "N C"], out: Float[Tensor, "N R"]) -> None:
-        """out <- x W^T + b: a sum of integers, times the scales of W and of x."""
-        x_q, scale = input_codes(x, self.scale)
-        sums = torch._int_mm(x_q.to(torch.int8), self.code.integers().t())  # (N, R), int32
-        if self.code.zero is not None:
-            sums = sums - x_q.sum(-1, keepdim=True).to(torch.int32) * self.code.zero.T
-        torch.mul(sums, self.code.scale.float().T, out=out)
-        torch.addcmul(torch.zeros(()) if self.bias is None else self.bias, out, scale, out=out)
+    def product(self, x: Float[Tensor, "N C"]) -> Float[Tensor, "N R"]:
+        """x W^T + b: sums of integers, times the scales of W and of x."""
+        w_q, w_scale = self.code.integers().t(), self.code.scale.float().T
+        bias = torch.zeros(()) if self.bias is None else self.bias
+        y = torch.empty(len(x), self.code.shape[0])
+        for tokens, out in zip(x.split(TOKENS), y.split(TOKENS), strict=True):
+            x_q, scale = input_codes(tokens, self.scale)
+            sums = torch._int_mm(x_q.to(torch.int8), w_q)  # (n, R), int32
+            if self.code.zero is not None:
+                sums = sums - x_q.sum(-1, keepdim=True).to(torch.int32) * self.code.zero.T
+            torch.mul(sums, w_scale, out=out)
+            torch.addcmul(bias, out, scale, out=out)
+        return y
 
     def extra_repr(self) -> str:
         kernel = "torch._int_mm" if self.in_integers else "dequantized, then fp32"
