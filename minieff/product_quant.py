@@ -47,7 +47,8 @@ class BlockNoise(nn.Module):
     """A parametrization: in train mode each block is replaced with probability p, and the gradient passes.
 
     By zeros, by its mean, or by its codeword ("exact"; `project` moves the codebook after the weight). In
-    eval mode the weight is as it is, for there are no codes yet. The weight itself is never written.
+    eval mode all blocks are codewords if there is a codebook, which is then the one that `finalize` finds;
+    else the weight is as it is. The weight itself is never written.
     """
 
     decides_format = True
@@ -59,10 +60,11 @@ class BlockNoise(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def forward(self, w: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
-        if not self.training or self.p == 0:
+        p = self.p if self.training else float(self.codebook is not None)
+        if p == 0:
             return w
         parts = blocks(w.detach(), self.size)
-        chosen = torch.rand(len(parts), generator=self.generator, device="cpu").to(w.device) < self.p
+        chosen = torch.rand(len(parts), generator=self.generator, device="cpu").to(w.device) < p
         w_q = torch.where(chosen[:, None], self.instead(parts, chosen), parts).view_as(w)
         return w_q + (w - w.detach())  # w_q, exactly: the difference is zero, and has a gradient
 

@@ -12,6 +12,7 @@ from minieff.checkpoint import pack
 from minieff.codebook import Codebook, IntCodebook, blocks
 from minieff.data import loss
 from minieff.product_quant import BlockNoise, PQEmbedding, PQLinear
+from minieff.stored import format_of
 from minieff.surgery import clone, is_a, named
 from minieff.transformer import Config, Transformer
 
@@ -143,7 +144,8 @@ def test_a_share_p_of_the_blocks_is_replaced(proxy):
         torch.testing.assert_close(there, here.mean(1, keepdim=True).expand_as(here))
     else:
         assert torch.equal(there, noise.codebook[torch.cdist(here, noise.codebook).argmin(1)])
-    assert not torch.equal(noise(w), got) and noise.eval()(w) is w
+    assert not torch.equal(noise(w), got)
+    assert proxy == "exact" or noise.eval()(w) is w
 
 
 @pytest.mark.parametrize("proxy", ["zero", "mean", "exact"])
@@ -176,6 +178,16 @@ def test_the_codebook_follows_the_weight(model):
     assert torch.equal(
         fresh.blocks.layers[0].feed.inner.up.parametrizations.weight[0].codebook, noise.codebook
     )
+
+
+def test_finalize_keeps_the_codebook_of_exact_noise(model, ids):
+    noisy = product_quant.apply(model, p=0.3, proxy="exact", block=4, codewords=8).eval()
+    small = product_quant.finalize(noisy, block=4, codewords=8)
+    torch.testing.assert_close(small(ids), noisy(ids))
+    assert (small(ids) - model(ids)).abs().max() > 0.01
+    noise = format_of(noisy.tok)
+    kept = {tuple(row) for row in small.tok.code.codebook.codewords.tolist()}
+    assert kept <= {tuple(row) for row in noise.codebook.tolist()}
 
 
 # --- iPQ

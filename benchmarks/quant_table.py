@@ -1,0 +1,73 @@
+"""8, 4, 2 and 1 bits and codebooks, after training, with finetuning, with noise: results/quant_table.json, for
+lessons 10 and 11.
+
+    python benchmarks/quant_table.py           after `make zoo`: an hour and a half on a thread
+    python benchmarks/quant_table.py --quick   few tokens and windows: whether it runs
+
+The base model is rounded as it is, or finetuned on a million tokens with all weights rounded in each pass
+(quantization-aware training) or a random share of them (Quant-Noise), and rounded then; as a control it is
+finetuned without. Bytes are those of the file, nats a token those on all held-out windows.
+"""
+
+import argparse
+
+import torch
+from torch import nn
+
+from benchmarks.finetune import finetune
+from minieff import compose, cost, product_quant, scalar_quant, zoo
+from minieff.data import speeches
+from minieff.files import save_results
+
+START = "speeches-base"
+TRAINED = {  # of codebooks: {"p": 1.0, "proxy": "exact"} is quantization-aware training
+    "plain": None,
+    **{
+        f"int{bits}-{way}": (scalar_quant, {"bits": bits, "p": p, "activations": "none"})
+        for bits in (8, 4, 2, 1)
+        for way, p in (("qat", 1.0), ("noise", 0.5))
+    },
+    "pq-qat": (product_quant, {"p": 1.0, "proxy": "exact"}),
+    "pq-noise": (product_quant, {"p": 0.1, "proxy": "exact"}),
+    "pq-zero": (product_quant, {"p": 0.1}),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few tokens and windows")
+    quick = parser.parse_args(argv).quick
+    tokens, windows = (2 * 1024, 2) if quick else (1_000_000, None)
+    base, corpus = zoo.load(START), speeches()
+
+    def look(model: nn.Module) -> dict:
+        quality = cost.quality(model, corpus, windows=windows)
+        return {"bytes": cost.stored_bytes(model), "nats": quality.nats}
+
+    found = {"model": START, "tokens": tokens, "whole": look(base), "after": {}, "trained": {}}
+    for name, technique in TRAINED.items():
+        techniques = [technique] if technique else []
+        coins = torch.Generator().manual_seed(0)
+        model = finetune(compose.apply(base, techniques, coins), corpus, tokens, techniques=techniques)
+        if technique is None:  # what more training alone does, and rounding after it
+            found["trained"][name] = look(model)
+            plain = model
+            continue
+        found["trained"][name] = look(small(model))
+        kind = name.split("-")[0]
+        if kind not in found["after"]:
+            rounded = {n: small(compose.apply(m, techniques)) for n, m in (("base", base), ("plain", plain))}
+            found["after"][kind] = {n: look(m) for n, m in rounded.items()}
+        print(name, found["trained"][name], found["after"][kind], flush=True)
+        print(save_results("quant_table", found), flush=True)
+
+
+def small(model: nn.Module) -> nn.Module:
+    """As it is stored: codes of the rounding that `apply` chose, or a codebook a weight."""
+    if any(isinstance(m, scalar_quant.FakeQuant) for m in model.modules()):
+        return scalar_quant.finalize(model)
+    return product_quant.store(product_quant.finalize(model, generator=torch.Generator().manual_seed(0)))
+
+
+if __name__ == "__main__":
+    main()
