@@ -1,5 +1,4 @@
-"""8, 4, 2 and 1 bits and codebooks, after training, with finetuning, with noise: results/quant_table.json, for
-lessons 10 and 11.
+"""8, 4, 2 and 1 bits and codebooks, after training, with finetuning, with noise: results/quant_table.json.
 
     python benchmarks/quant_table.py           after `make zoo`: an hour and a half on a thread
     python benchmarks/quant_table.py --quick   few tokens and windows: whether it runs
