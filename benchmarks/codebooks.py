@@ -1,0 +1,57 @@
+"""What codebooks after training cost, by size of block, codewords and sharing: results/codebooks.json, for
+lesson 11.
+
+    python benchmarks/codebooks.py           the base model on all held-out windows: a quarter of an hour
+    python benchmarks/codebooks.py --quick   two of them on a few windows
+
+Nothing is trained. `kinds`: one kind of weight in codebooks, the others as they are. Bytes are those of the
+tensors in the file.
+"""
+
+import argparse
+
+import torch
+
+from benchmarks.quant_small import KINDS
+from benchmarks.scalar_grids import MODEL, look, training_text
+from minieff import product_quant, zoo
+from minieff.data import speeches
+from minieff.files import save_results
+
+PLANS = [
+    *({"block": block} for block in (2, 4, 8, 16)),
+    *({"block": block, "shared": True} for block in (2, 4, 8, 16)),
+    *({"block": 4, "codewords": codewords} for codewords in (64, 16)),
+    {"block": 4, "energy": True},
+    {"block": 8, "energy": True},
+    {"block": 4, "bits": 8},
+    {"block": 8, "bits": 8},
+]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two codebooks and few windows")
+    quick = parser.parse_args(argv).quick
+    base, corpus, windows = zoo.load(MODEL), speeches(), 4 if quick else None
+    energy = product_quant.input_energy(base, training_text(corpus))
+    found = {"model": MODEL, "plain": look(base, corpus, windows), "plans": [], "kinds": {}}
+
+    def coded(bits: int = 16, **knobs) -> dict:
+        if knobs.get("energy"):
+            knobs["energy"] = energy
+        knobs |= {"generator": torch.Generator().manual_seed(0), "iterations": 2 if quick else 25}
+        return look(product_quant.store(product_quant.finalize(base, **knobs), bits=bits), corpus, windows)
+
+    for plan in PLANS[::9] if quick else PLANS:
+        found["plans"].append(plan | coded(**plan))
+        print(found["plans"][-1], flush=True)
+    for kind, where in KINDS.items():
+        for block in (4, 8):
+            found["kinds"][f"{kind}, blocks of {block}"] = coded(block=block, where=where)
+        print(kind, found["kinds"], flush=True)
+    print(save_results("codebooks", found))
+
+
+if __name__ == "__main__":
+    main()
