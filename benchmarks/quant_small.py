@@ -113,13 +113,14 @@ STEPS: dict[str, Callable] = {
     "blocks of 4, one codebook, trained with noise": ipq(noised, 4, shared=True, tokens=600_000, taught=True),
     "1 layer, int4": rounded(one, bits=4),
     "1 layer, int4, finetuned": rounded(one, bits=4, tokens=12_000_000),
+    "1 layer, int4 in groups of 32, finetuned": rounded(one, bits=4, group=32, tokens=12_000_000),
     "4 layers, blocks of 4": ipq(half, 4, bits=8),
     "4 layers, blocks of 4, finetuned": ipq(half, 4, bits=8, tokens=600_000, taught=True),
     "4 layers, all blocks replaced in training": blockwise(half, 4, bits=8, tokens=1_000_000),
     "4 layers, three values a weight": rounded(half, tokens=1_000_000, taught=True, **THIRD),
     "4 layers, int4": rounded(half, bits=4),
-    "1 layer, three values a weight": rounded(one, tokens=12_000_000, **THIRD),
-    "1 layer, blocks of 4": ipq(one, 4, bits=8, tokens=3_000_000),
+    "1 layer, three values a weight": rounded(one, tokens=3_000_000, **THIRD),
+    "1 layer, blocks of 4": ipq(one, 4, bits=8, tokens=1_200_000),
 }
 
 

@@ -1,9 +1,9 @@
 """8, 4, 2 and 1 bits and codebooks, after training, with finetuning, with noise: results/quant_table.json.
 
-    python benchmarks/quant_table.py           after `make zoo`: an hour and a half on a thread
+    python benchmarks/quant_table.py           after `make zoo`: an hour on a thread
     python benchmarks/quant_table.py --quick   three rows, few tokens and windows: whether it runs
 
-The base model is rounded as it is, or finetuned on a million tokens with all weights rounded in each pass
+The base model is rounded as it is, or finetuned on 600,000 tokens with all weights rounded in each pass
 (quantization-aware training) or a random share of them (Quant-Noise), and rounded then; as a control it is
 finetuned without. Bytes are those of the file, nats a token those on all held-out windows.
 """
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few tokens and windows")
     quick = parser.parse_args(argv).quick
-    tokens, windows = (2 * 1024, 2) if quick else (1_000_000, None)
+    tokens, windows = (2 * 1024, 2) if quick else (600_000, None)
     base, corpus = zoo.load(START), speeches()
 
     def look(model: nn.Module) -> dict:
@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, technique in list(TRAINED.items())[:: 4 if quick else 1]:
         techniques = [technique] if technique else []
         coins = torch.Generator().manual_seed(0)
-        model = finetune(compose.apply(base, techniques, coins), corpus, tokens, techniques=techniques)
+        noisy = compose.apply(base, techniques, coins)
+        model = finetune(noisy, corpus, tokens, techniques=techniques, rate=3e-4)
         if technique is None:  # what more training alone does, and rounding after it
             found["trained"][name] = look(model)
             plain = model

@@ -15,7 +15,7 @@ before they are multiplied, which takes time.
 """
 
 from collections.abc import Iterable
-from math import inf, isfinite
+from math import isfinite
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +74,7 @@ def input_codes(
     """
     if x.is_nested:
         raise ValueError("inputs are nested tensors; build nn.TransformerEncoder(enable_nested_tensor=False)")
-    largest = torch.linalg.vector_norm(x.detach(), inf, -1, keepdim=True, dtype=torch.float32)  # (..., 1)
+    largest = x.detach().abs().amax(-1, keepdim=True).float()  # (..., 1)
     if static is None:
         scale = largest.clamp(min=SMALLEST) / 127
     elif static == 0:
@@ -165,11 +165,12 @@ class IntWeight(nn.Module):
         w_q, w_scale = self.code.integers().t(), self.code.scale.float().T
         bias = torch.zeros(()) if self.bias is None else self.bias
         y = torch.empty(len(x), self.code.shape[0])
+        room = torch.empty(min(TOKENS, len(x)), self.code.shape[0], dtype=torch.int32)  # used again and again
         for tokens, out in zip(x.split(TOKENS), y.split(TOKENS), strict=True):
             x_q, scale = input_codes(tokens, self.scale)
-            sums = torch._int_mm(x_q.to(torch.int8), w_q)  # (n, R), int32
+            sums = torch._int_mm(x_q.to(torch.int8), w_q, out=room[: len(tokens)])  # (n, R)
             if self.code.zero is not None:
-                sums = sums - x_q.sum(-1, keepdim=True).to(torch.int32) * self.code.zero.T
+                sums -= x_q.sum(-1, keepdim=True).to(torch.int32) * self.code.zero.T
             torch.mul(sums, w_scale, out=out)
             torch.addcmul(bias, out, scale, out=out)
         return y

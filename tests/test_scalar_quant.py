@@ -318,7 +318,7 @@ def test_the_integer_kernel_is_used_where_the_processor_has_one(monkeypatch):
     final = scalar_quant.finalize(scalar_quant.apply(nn.Sequential(nn.Linear(8, 3))))
     called = []
     kernel = torch._int_mm
-    monkeypatch.setattr(torch, "_int_mm", lambda *a: called.append(a) or kernel(*a))
+    monkeypatch.setattr(torch, "_int_mm", lambda *a, **out: called.append(a) or kernel(*a, **out))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
     final(torch.randn(2, 8))
     assert len(called) == 1 and called[0][0].dtype == called[0][1].dtype == torch.int8
@@ -385,7 +385,9 @@ def test_the_embedding_serves_the_head_in_integers(model, ids, monkeypatch):
     monkeypatch.setattr(scalar_quant, "bytes_multiply", lambda: True)
     sizes = []
     kernel = torch._int_mm
-    monkeypatch.setattr(torch, "_int_mm", lambda a, b: sizes.append(tuple(b.shape)) or kernel(a, b))
+    monkeypatch.setattr(
+        torch, "_int_mm", lambda a, b, out: sizes.append(tuple(b.shape)) or kernel(a, b, out=out)
+    )
     small(ids)
     assert sizes[-1] == (32, 50) and len(sizes) == 1 + 3 * 6
 
