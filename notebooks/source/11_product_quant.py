@@ -1,0 +1,368 @@
+# %% [markdown]
+# # 11 Product quantization: a byte for eight weights
+#
+# **Promise.** You can cut a weight into blocks, find a codebook for them, count every byte of it, train its codewords, train a model so that it bears the coding, and say what is left of it in a file 25 times smaller.
+#
+# | | |
+# |---|---|
+# | Takes | the cells run in about 30 seconds; the reading takes longer |
+# | Read before | [10 Scalar quantization](10_scalar_quant.ipynb), where each weight has a code of its own |
+# | Axes | model size falls, by 16 or 32 times less what the codebooks take; quality falls, and by how much is the question; time does not fall, nor do multiplications |
+# | Who says so | Stock et al. 2019, "And the Bit Goes Down" (arXiv 1907.05686); Fan, Stock et al. 2020, "Training with Quantization Noise" (arXiv 2004.07320): a language model of 942 MB in 38 MB; Angela Fan's talk: "25x compression or more", "can combine scalar and vector quantization". Energy is not measured here |
+#
+# Where you see **Predict**, write your answer down before you run the next cell.
+
+# %%
+import torch
+from minieff import cost, data, plot, product_quant, scalar_quant, zoo
+from minieff.files import load_results, save_results
+from minieff.kmeans import kmeans
+from minieff.surgery import is_a, named
+
+torch.set_num_threads(1)
+corpus = data.speeches()
+base = zoo.load("speeches-base")
+W = base.blocks.layers[0].feed.inner.up.weight.detach()                 # (512, 128)
+
+# %% [markdown]
+# ## 1. Pairs
+#
+# Lesson 10 gave each weight a code of its own, on a grid. Fewer than a bit a weight cannot be had that way. So let several neighbours share one code. Cut every row into pairs: this matrix has $512 \cdot 128 / 2$ of them, and each is a point in the plane.
+
+# %%
+pairs = W.reshape(-1, 2)                                                  # (32768, 2)
+print(tuple(pairs.shape), pairs[:3].tolist())
+
+# %% [markdown]
+# Now choose 16 points, the *codewords*, and let each pair be stood for by the nearest of them. Four bits say which one: two bits a weight. **Predict.** A grid of two bits a weight has 4 values for each number, so also 16 points in the plane, in four rows of four. Which of the two has the smaller error, and why?
+#
+# Where should the codewords lie? Each in the middle of the pairs that it stands for. That is a circle: which pairs it stands for depends on where it lies. So go round it: assign, move, assign, move. That is k-means.
+
+# %%
+def assign(points, book):                                                 # (N, d), (K, d) -> (N,)
+    return torch.cdist(points, book).argmin(1)
+
+def move(points, codes, book):
+    book = book.clone()
+    for k in codes.unique():                                              # a codeword without points stays
+        book[k] = points[codes == k].mean(0)
+    return book
+
+# %%
+draw = torch.Generator().manual_seed(0)
+book = pairs[torch.randperm(len(pairs), generator=draw)[:16]]             # (16, 2)
+errors = []
+for step in range(20):
+    codes = assign(pairs, book)
+    errors.append((book[codes] - pairs).square().sum().item() / pairs.square().sum().item())
+    book = move(pairs, codes, book)
+assert all(a >= b - 1e-6 for a, b in zip(errors, errors[1:]))             # neither half of a step can raise it
+print("share of the squares that is lost:", [round(e, 4) for e in errors[::4]])
+
+# %%
+from minieff.grid import Grid, dequantize, quantize
+
+theirs, codes_ = kmeans(pairs, 16, generator=draw)
+lost = {"k-means, ours above": errors[-1], "minieff.kmeans": float((theirs[codes_] - pairs).square().sum() / pairs.square().sum())}
+for title, grid in (("2 bits, a scale a row", Grid(2, symmetric=False)), ("2 bits, best range of a row", Grid(2, symmetric=False, span="least_squares"))):
+    lost[title] = float((dequantize(*quantize(W, grid)) - W).square().sum() / W.square().sum())
+print({name: round(e, 4) for name, e in lost.items()})
+assert abs(lost["minieff.kmeans"] / errors[-1] - 1) < 0.05
+
+# %%
+def codewords_figure(w, block, count, iterations=10):
+    """Blocks of a weight and their codewords in the first two coordinates, and what they cost."""
+    points = w.reshape(-1, block)
+    book, codes = kmeans(points, count, iterations=iterations, generator=torch.Generator().manual_seed(0))
+    lost = float((book[codes] - points).square().sum() / points.square().sum())
+    stored = len(points) + 2 * count * block                              # a byte a code, two a number
+    figure, (ax,) = plot.panels(1, width=5, height=4.4)
+    ax.plot(*points[::4, :2].T, ".", ms=1.5, color=plot.PALETTE["sky"])
+    ax.plot(*book[:, :2].T, "o", ms=4, color=plot.PALETTE["red"])
+    ax.set(xlabel="first weight of a block", ylabel="second weight", xlim=(-0.6, 0.6), ylim=(-0.6, 0.6),
+           title=f"blocks of {block}, {count} codewords:\n{stored:,} bytes, {4 * w.numel() / stored:.1f} times fewer than fp32; {100 * lost:.0f} % of the squares lost")
+    return figure
+
+plot.show(codewords_figure(W, 2, 16), alt="A round cloud of 8,192 pairs of weights around zero, densest in the middle, and sixteen codewords spread over it, closer together where pairs are dense.")
+
+# %% [markdown]
+# At two bits a weight, 16 codewords lose 11 percent of the squares, a grid of a row's whole range 26, and one of its best range 14. Codewords lie where the pairs are; a grid also has values for the corners of a square, where there are few.
+#
+# Blocks can be longer, and codewords more. 256 is the most that a byte can tell apart, and that is what everyone takes: with blocks of 8 a byte stands for eight weights. Move it yourself (the picture shows the first two weights of each block):
+
+# %% tags=["nbval-ignore-output"]
+import ipywidgets as widgets
+from base64 import b64encode
+from io import BytesIO
+
+block = widgets.SelectionSlider(options=[1, 2, 4, 8, 16], value=4, description="block")
+count = widgets.SelectionSlider(options=[2**n for n in range(9)], value=256, description="codewords")
+drawn = widgets.HTML()
+
+# %% tags=["nbval-ignore-output"]
+def update(_=None):
+    png = BytesIO()
+    codewords_figure(W, block.value, count.value, iterations=3).savefig(png, format="png", dpi=80)
+    drawn.value = f'<img alt="blocks and codewords" src="data:image/png;base64,{b64encode(png.getvalue()).decode()}">'
+
+for control in (block, count):
+    control.observe(update, "value")
+update()
+widgets.VBox([widgets.HBox([block, count]), drawn])
+
+# %% [markdown]
+# ## 2. Count the bytes, all of them
+#
+# A code of $\log_2 K$ bits for $d$ weights of 32 bits: $32 d / \log_2 K$ times fewer, 32 for blocks of 8 and 256 codewords. **Predict.** How many times fewer bytes does this matrix take, codebook included (its codewords in 16 bits)?
+
+# %%
+def coded_bytes(weight, block, codewords=256, bits=16):
+    return weight.numel() // block + codewords * block * bits // 8
+
+for size in (2, 4, 8, 16):
+    stored = coded_bytes(W, size)
+    print(f"blocks of {size:2}: codes {W.numel() // size:6,} bytes, codebook {stored - W.numel() // size:5,}; {4 * W.numel() / stored:4.1f} times fewer, not {4 * size}")
+
+# %% [markdown]
+# Blocks of 16 take *more* bytes than blocks of 8: the codebook grows as the codes shrink. (This matrix is small; in the paper's, a thousand wide, codebooks take less than a hundredth.) Three ways out, all used below: store codewords in 8 bits with a scale; let all weights of a kind share one codebook; give blocks of 4 to some and of 8 to others.
+
+# %%
+coded = product_quant.finalize(base, iterations=5, generator=torch.Generator().manual_seed(0))
+small = product_quant.store(coded, bits=16)
+layer = small.blocks.layers[0].feed.inner.up
+print("codes", tuple(layer.code.codes.shape), layer.code.codes.dtype, "codebook", tuple(layer.code.codebook.codewords.shape), layer.code.codebook.codewords.dtype)
+
+# %%
+weights = {name: m for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)} | {"tok": base.tok}
+codes_and_books = sum(coded_bytes(m.weight, product_quant.size_of(name, None)) for name, m in weights.items())
+rest = sum(p.numel() for p in base.parameters()) - sum(m.weight.numel() for m in weights.values())
+assert cost.stored_bytes(small) == codes_and_books + 2 * rest
+before = cost.stored_bytes(base)
+print(f"{before:,} bytes became {cost.stored_bytes(small):,}: {before / cost.stored_bytes(small):.1f} times fewer")
+
+# %% [markdown]
+# (`size_of` is the paper's rule: blocks of 4 in attention, of 8 elsewhere. The token vectors, which serve as head too, are coded once. Biases, norms and positions are in 16 bits.)
+#
+# ## 3. What it costs
+#
+# Nothing is trained here: blocks, k-means, done. **Predict.** With blocks of 2 a weight takes 4 bits, with blocks of 4 two bits, with blocks of 8 one. Lesson 10's grids after training cost 9 percent of perplexity at 4 bits (a scale a row), a factor of 10 at 2 bits on the best grid, and of 200 at one bit. And here?
+
+# %%
+books = load_results("codebooks")
+plain = books["plain"]
+
+def percent(nats, whole=plain["nats"]):
+    return f"{100 * (2.718281828 ** (nats - whole) - 1):+,.0f} %"
+
+for plan in books["plans"]:
+    knobs = ", ".join(f"{key} {value}" for key, value in plan.items() if key not in ("bytes", "nats", "bits_per_byte"))
+    print(f"{knobs:28} {plan['bytes']:>9,} bytes, {before / plan['bytes']:5.1f} times fewer; {plan['nats']:.3f} nats, perplexity {percent(plan['nats'])}")
+
+# %% [markdown]
+# Bit for bit, codebooks lose less than grids: 5 percent where 4 bits lost 9, and a factor of 2 where 2 bits lost a factor of 10. But 12 times fewer bytes with twice the perplexity is no bargain, and with blocks of 8 the model breaks: 32 thousand blocks of eight numbers are not to be had from 256 codewords. One codebook for all saves two fifths of the bytes at blocks of 8 and costs
+# nothing there; 8 bits a codeword save a fifth and cost next to nothing. (`energy`: an error in a weight counts as much as the inputs that it meets, measured on some training text. It helps a little.) Fewer codewords save only their own bytes, because a code stays a byte.
+#
+# Which kind of weight bears it worst? One kind in codebooks, the others as they are:
+
+# %%
+for name, found in books["kinds"].items():
+    print(f"{name:26} {percent(found['nats'])}")
+
+# %% [markdown]
+# Attention bears blocks of 4 at 6 percent. The token vectors and the feed-forwards bear nothing longer, and the feed-forwards are more than half of the model. The paper has it the other way round (blocks of 8 for feed-forwards and token vectors, 4 for attention), for models a hundred times as large.
+#
+# ## 4. Train the codewords
+#
+# The codes stay; the codewords can move. The gradient of a block is the gradient of the weights in it; a codeword stands for many blocks. **Predict**: should it move by the sum of their gradients, or by their mean? The numbers of blocks differ:
+
+# %%
+up = coded.blocks.layers[0].feed.inner.up.code
+counts = torch.bincount(up.codes.flatten().long(), minlength=256)
+print(f"blocks of a codeword: from {counts.min()} to {counts.max()}, median {counts.median()}")
+
+# %%
+def codeword_gradients(codes, grad, count, d):                            # codes (R, B), grad (R, B d)
+    blocks = grad.reshape(-1, d)
+    total = torch.zeros(count, d).index_add_(0, codes.flatten().long(), blocks)
+    return total / torch.bincount(codes.flatten().long(), minlength=count).clamp(min=1)[:, None]
+
+book = up.codebook.codewords.detach().requires_grad_()
+from minieff.codebook import MeanGradient
+
+grad = torch.randn(W.shape, generator=draw)
+weight = MeanGradient.apply(book, up.codes.long(), counts).flatten(1)
+weight.backward(grad)
+assert torch.allclose(book.grad, codeword_gradients(up.codes, grad, 256, 8), atol=1e-6)
+
+# %% [markdown]
+# By the mean: with the sum, one rate cannot be right for a codeword of three blocks and for one of three hundred. (The well-known open implementation divides by the counts in its convolutions and not in its linears, which then learn at other rates than meant. Adam hides the difference, for it divides by the size of the gradient itself.)
+#
+# The paper goes kind by kind, which it calls iPQ: code the feed-forwards, train their codewords and everything that is not coded yet, so that the rest makes up for the loss; then the token vectors; then attention. Here are the first steps of that, live: the feed-forwards in codebooks, and 20 steps.
+
+# %%
+ffn = named("up", "down")
+model = product_quant.finalize(base, where=ffn, shared=True, iterations=5, generator=torch.Generator().manual_seed(0))
+start = cost.quality(model, corpus, windows=16).nats
+model.train()
+optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0)
+for step in range(20):
+    ids, targets = corpus.batch(8, 128, draw)
+    data.loss(model(ids), targets).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+end = cost.quality(model.eval(), corpus, windows=16).nats
+print(f"16 windows: the base {cost.quality(base, corpus, windows=16).nats:.2f} nats, feed-forwards in codebooks {start:.2f}, after 20 steps {end:.2f}")
+assert end < start
+
+# %% [markdown]
+# ## 5. Train with the noise
+#
+# The other way is to prepare the model while it is trained. Quant-Noise replaces in each pass a random share $p$ of the blocks by what they will be replaced with later, so that the others learn not to rely on them. Later that is a codeword; but there are no codewords yet, and k-means in every step would take long. The paper found that a stand-in does
+# as well: *zero*. The gradient passes as if nothing had been replaced.
+
+# %%
+def noise(w, size, p, generator):
+    hit = torch.rand(w.numel() // size, 1, generator=generator) < p       # one coin a block
+    w_q = torch.where(hit, 0.0, w.detach().reshape(-1, size)).view_as(w)
+    return w_q + (w - w.detach())                                         # w_q in value, w in gradient
+
+w = torch.randn(6, 8, requires_grad=True)
+seen = noise(w, 4, 0.5, torch.Generator().manual_seed(3))
+seen.square().sum().backward()
+print((seen != 0).int().tolist())
+assert torch.equal(w.grad, 2 * seen.detach())                             # with respect to what was seen: 0 in blocks of zeros
+
+# %%
+from minieff.product_quant import BlockNoise
+
+theirs = BlockNoise(4, 0.5, "zero", torch.Generator().manual_seed(3)).train()
+assert torch.equal(theirs(w), seen)
+
+# %% [markdown]
+# Nothing is divided by $1 - p$, as dropout would, and nothing is written into `w`. (The open implementation of the paper does both, in place: after 20 passes with $p = 0.1$ and no step of training 87 percent of the blocks are zero for good, and the rest is 8 times as large.)
+#
+# So `speeches-base` again, from nothing, with $p = 0.1$, and both put into codebooks. **Predict**: how much worse is the new one as it is? And in codebooks?
+
+# %%
+card = zoo.card("pq-noise", zoo.FOLDER / "quant")
+table = load_results("quant_table")
+print(f"as trained: the base {plain['nats']:.3f} nats, with noise {card['quality']['nats']:.3f}")
+rows = {"the base": table["after"]["pq"]["base"], "the base, finetuned": table["after"]["pq"]["plain"],
+        "finetuned with zeros (p = 0.1)": table["trained"]["pq-zero"], "finetuned with codewords (p = 0.1)": table["trained"]["pq-noise"],
+        "finetuned with codewords (p = 1)": table["trained"]["pq-qat"]}
+for name, found in rows.items():
+    print(f"in codebooks, {name:36} {found['nats']:.3f} nats, {percent(found['nats'])}")
+
+# %% [markdown]
+# TODO noise text.
+#
+# ## 6. 25 times, step by step
+#
+# The talk has 25 times and more. What does it take here? Every row is a real file; ratios are against the base in 32 bits, perplexity against the base's.
+
+# %%
+steps = load_results("quant_small")["steps"]
+for name, found in steps.items():
+    print(f"{name:48} {found['bytes']:>9,} bytes {found['smaller']:5.1f} times {found['nats']:.3f} nats {percent(found['nats'])}")
+
+# %% [markdown]
+# TODO ladder text.
+#
+# All of it in one picture, with what failed: every file of this lesson and of lesson 10, and the models of lesson 01 in 16 bits.
+
+# %%
+grids = load_results("scalar_grids")["grids"]
+points = {"grids after training (10)": [(g["bytes"], g["bits_per_byte"]) for g in grids],
+          "codebooks after training": [(p["bytes"], p["bits_per_byte"]) for p in books["plans"]],
+          "trained for it": [(s["bytes"], s["bits_per_byte"]) for s in steps.values()],
+          "models in 16 bits (01)": [(zoo.card(n)["parameters"] * 2, zoo.card(n)["quality"]["bits_per_byte"]) for n in zoo.names() if n.startswith("speeches") and "few" not in n]}
+ratio = plain["bits_per_byte"] / plain["nats"]                            # bits a byte in a nat a token
+points["trained for it"] += [(t["bytes"], t["nats"] * ratio) for name, t in table["trained"].items() if name != "plain"]
+front = []
+for size, bits in sorted(sum(points.values(), [])):
+    if not front or bits < front[-1][1]:
+        front.append((size, bits))
+
+# %%
+figure, (ax,) = plot.panels(1, width=8, height=4.5)
+for (label, found), (mark, colour) in zip(points.items(), (("s", "blue"), ("^", "orange"), ("o", "red"), ("d", "black"))):
+    ax.plot([size / 1e6 for size, _ in found], [bits for _, bits in found], mark, ms=5, color=plot.PALETTE[colour], label=label)
+ax.plot([size / 1e6 for size, _ in front], [bits for _, bits in front], "-", color=plot.PALETTE["grey"], zorder=0, label="nothing is smaller and better")
+ax.axvline(before / 25 / 1e6, ls=":", color=plot.PALETTE["black"])
+ax.set(xscale="log", xlabel="MB", ylabel="bits a byte, held out", ylim=(1.2, 2.6))
+ax.legend(frameon=False, fontsize=8)
+plot.show(figure, alt="TODO")
+
+# %% [markdown]
+# TODO pareto text.
+#
+# ## 7. What it does not do
+#
+# **It saves no time and no memory in use.** The weights are put together again in each pass.
+
+# %%
+bench = {part["what"]: {peer["name"]: peer["times"] for peer in part["peers"]} for part in load_results("bench_quant")["comparisons"]}
+for windows in (1, 8, 32):
+    found = bench[f"the model, {windows} windows of 128, int8"]
+    ratio_ = found["codebooks"]["median"] / found["fp32"]["median"]
+    print(f"{windows:2} windows: the model in codebooks takes {ratio_:.2f} of the time of fp32")
+assert cost.macs(small) == cost.macs(base)
+
+# %% [markdown]
+# TODO
+#
+# ## 8. Take it home
+#
+# On a model that is not ours:
+
+# %%
+from torch import nn
+
+encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 256, batch_first=True), 6, enable_nested_tensor=False).eval()
+where = named("linear1", "linear2")
+tiny = product_quant.store(product_quant.finalize(encoder, block=4, shared=True, where=where))
+print(f"{cost.stored_bytes(encoder):,} bytes became {cost.stored_bytes(tiny):,}; {tuple(tiny(torch.randn(2, 5, 64)).shape)}")
+
+# %% [markdown]
+# (What attention holds stays in 16 bits there: `nn.MultiheadAttention` keeps q, k and v in a tensor that is no layer. The exercise codes it.) And the published BERT of lesson 10, without any training:
+
+# %%
+minilm = load_results("quant_minilm")["formats"]
+for name in ("int8", "int4, 32 share a scale", "codebooks, blocks of 4", "codebooks, blocks of 8"):
+    found = minilm[name]
+    print(f"{name:26}{found['bytes'] / 1e6:6.1f} MB, {minilm['fp32']['bytes'] / found['bytes']:5.1f} times fewer; cosine {found['cosine']:.3f}, same nearest neighbour {found['same_nearest']:.0%}")
+
+# %% [markdown]
+# TODO minilm
+#
+# `python -m minieff snippet product_quant` prints the technique as one file that needs torch alone.
+#
+# **Recap** and scoreboard (files of 16 bits beside codes; the time is that of the model with blocks of 4 and 8, in passes of eight windows, relative to the base's):
+
+# %% tags=["nbval-ignore-output"]
+eight = torch.cat([ids for ids, _ in corpus.windows(context=128, rows=1, count=8)])         # (8, 128)
+with torch.no_grad():
+    passes = cost.interleaved({"base": lambda: base(eight), "codebooks": lambda: small(eight)}, runs=10, warmup=3)
+board = load_results("00_start_here")["scoreboard"]
+like = next(row for row in board if row["name"] == "base")
+unit = like["seconds"][1] / passes["base"].median
+t = passes["codebooks"]
+print(f"{t.median / passes['base'].median:.2f} of the base's time")
+
+# %%
+shown = {"codebooks, blocks of 2": books["plans"][0], "codebooks, blocks of 4": books["plans"][1],
+         "1 layer, int4": steps["1 layer, int4 in groups of 32, finetuned"], "4 layers, blocks of 4, finetuned": steps["4 layers, blocks of 4, finetuned"]}
+for name, found in shown.items():
+    print(f"{name:34} size {found['bytes'] / before:.3f}, {found['bits_per_byte']:.3f} bits a byte (base {plain['bits_per_byte']:.3f})")
+rows = [like | {"name": name, "stored_bytes": found["bytes"], "bits_per_byte": found["bits_per_byte"], "seconds": [unit * t.low, unit * t.median, unit * t.high]}
+        for name, found in list(shown.items())[:2]]
+
+# %% tags=["nbval-ignore-output"]
+plot.show(plot.scoreboard([row for row in board if "width" not in row["name"] and "kept" not in row["name"]] + rows, highlight=[row["name"] for row in rows]),
+          alt="The scoreboard with two more points: the base in codebooks with blocks of 2 is smaller than every other model and nearly as good as the base; with blocks of 4 it is smaller still and far above. Neither is faster than the base.")
+
+# %%
+saved = save_results("11_product_quant", {"scoreboard": rows, "front": front})           # to a temporary folder, unless `make lessons` runs
+
+# %% [markdown]
+# **Exercise.** [11 Product quantization](../exercises/11_product_quant.ipynb): a step of k-means from memory, bytes with every codebook, rows that are put together wrongly, codewords that run ahead, noise in blocks, and a model that is not ours.
