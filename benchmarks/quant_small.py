@@ -10,9 +10,7 @@ fp32; nats a token those on all held-out windows.
 """
 
 import argparse
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,7 +18,7 @@ from torch import nn
 from benchmarks.finetune import finetune
 from minieff import compose, cost, layerdrop, product_quant, scalar_quant, zoo
 from minieff.data import Corpus, speeches
-from minieff.files import read_json, save_results
+from minieff.files import measured, save_results
 from minieff.surgery import Where, named
 
 BASE, SIDE = "speeches-base", zoo.FOLDER / "layerdrop"
@@ -130,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     quick = parser.parse_args(argv).quick
     share, windows = (0.01, 2) if quick else (1.0, None)
     corpus, whole = speeches(), cost.stored_bytes(base())
-    found = {} if quick else there()
+    found = {} if quick else measured("quant_small").get("steps", {})
     for name, make in list(STEPS.items())[: 2 if quick else None]:
         if name in found:
             continue
@@ -145,12 +143,6 @@ def main(argv: list[str] | None = None) -> None:
         }
         print(f"{name:48}{size:>9,} {whole / size:6.2f} {quality.nats:.4f}", flush=True)
         print(save_results("quant_small", {"steps": found}), flush=True)
-
-
-def there() -> dict:
-    """The steps that an earlier run has measured."""
-    path = Path(os.environ.get("MINIEFF_RESULTS", "")) / "quant_small.json"
-    return read_json(path)["steps"] if path.exists() else {}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """8, 4, 2 and 1 bits and codebooks, after training, with finetuning, with noise: results/quant_table.json.
 
-    python benchmarks/quant_table.py           after `make zoo`: an hour on a thread
+    python benchmarks/quant_table.py           after `make zoo`: an hour on a thread; rows there are kept
+    python benchmarks/quant_table.py int4-qat  one row, or several
     python benchmarks/quant_table.py --quick   three rows, few tokens and windows: whether it runs
 
 The base model is rounded as it is, or finetuned on 600,000 tokens with all weights rounded in each pass
@@ -16,7 +17,7 @@ from torch import nn
 from benchmarks.finetune import finetune
 from minieff import compose, cost, product_quant, scalar_quant, zoo
 from minieff.data import speeches
-from minieff.files import save_results
+from minieff.files import measured, save_results
 
 START = "speeches-base"
 TRAINED = {  # of codebooks: {"p": 1.0, "proxy": "exact"} is quantization-aware training
@@ -30,12 +31,16 @@ TRAINED = {  # of codebooks: {"p": 1.0, "proxy": "exact"} is quantization-aware 
     "pq-noise": (product_quant, {"p": 0.1, "proxy": "exact"}),
     "pq-zero": (product_quant, {"p": 0.1}),
 }
+# what rounds without training: the base, and the control
+KINDS = {name.split("-")[0]: technique for name, technique in TRAINED.items() if name.endswith("qat")}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", choices=[[], *TRAINED], help="which ones; all if none is named")
     parser.add_argument("--quick", action="store_true", help="few tokens and windows")
-    quick = parser.parse_args(argv).quick
+    chosen = parser.parse_args(argv)
+    quick = chosen.quick
     tokens, windows = (2 * 1024, 2) if quick else (600_000, None)
     base, corpus = zoo.load(START), speeches()
 
@@ -44,21 +49,24 @@ def main(argv: list[str] | None = None) -> None:
         return {"bytes": cost.stored_bytes(model), "nats": quality.nats}
 
     found = {"model": START, "tokens": tokens, "whole": look(base), "after": {}, "trained": {}}
-    for name, technique in list(TRAINED.items())[:: 4 if quick else 1]:
+    found |= {} if quick else measured("quant_table")
+    for name in chosen.rows or list(TRAINED)[:: 4 if quick else 1]:
+        if name in found["trained"]:
+            continue
+        technique = TRAINED[name]
         techniques = [technique] if technique else []
         coins = torch.Generator().manual_seed(0)
         noisy = compose.apply(base, techniques, coins)
         model = finetune(noisy, corpus, tokens, techniques=techniques, rate=3e-4)
         if technique is None:  # what more training alone does, and rounding after it
             found["trained"][name] = look(model)
-            plain = model
-            continue
-        found["trained"][name] = look(small(model))
-        kind = name.split("-")[0]
-        if kind not in found["after"]:
-            rounded = {n: small(compose.apply(m, techniques)) for n, m in (("base", base), ("plain", plain))}
-            found["after"][kind] = {n: look(m) for n, m in rounded.items()}
-        print(name, found["trained"][name], found["after"][kind], flush=True)
+            found["after"] = {
+                kind: {n: look(small(compose.apply(m, [t]))) for n, m in (("base", base), ("plain", model))}
+                for kind, t in KINDS.items()
+            }
+        else:
+            found["trained"][name] = look(small(model))
+        print(name, found["trained"][name], flush=True)
         print(save_results("quant_table", found), flush=True)
 
 

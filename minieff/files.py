@@ -95,6 +95,12 @@ def save_results(name: str, results: dict[str, Any]) -> Path:
     return write_json(Path(folder) / f"{name}.json", {"environment": environment(), **results})
 
 
+def measured(name: str) -> dict[str, Any]:
+    """What an earlier run of a builder has stored under that name; empty if there is none."""
+    path = Path(os.environ.get("MINIEFF_RESULTS", ".")) / f"{name}.json"
+    return read_json(path) if path.exists() else {}
+
+
 def load_results(name: str) -> dict[str, Any]:
     """What `save_results` stored in the checkout. FileNotFoundError names the command that measures it."""
     path = ROOT / "results" / f"{name}.json"

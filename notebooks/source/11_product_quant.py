@@ -14,10 +14,10 @@
 
 # %%
 import torch
-from minieff import cost, data, plot, product_quant, scalar_quant, zoo
+from minieff import cost, data, plot, product_quant, zoo
 from minieff.files import load_results, save_results
 from minieff.kmeans import kmeans
-from minieff.surgery import is_a, named
+from minieff.surgery import named
 
 torch.set_num_threads(1)
 corpus = data.speeches()
@@ -52,7 +52,7 @@ def move(points, codes, book):
 draw = torch.Generator().manual_seed(0)
 book = pairs[torch.randperm(len(pairs), generator=draw)[:16]]             # (16, 2)
 errors = []
-for step in range(20):
+for _ in range(20):
     codes = assign(pairs, book)
     errors.append((book[codes] - pairs).square().sum().item() / pairs.square().sum().item())
     book = move(pairs, codes, book)
@@ -197,7 +197,7 @@ assert torch.allclose(book.grad, codeword_gradients(up.codes, grad, 256, 8), ato
 # %% [markdown]
 # By the mean: with the sum, one rate cannot be right for a codeword of three blocks and for one of three hundred. (The well-known open implementation divides by the counts in its convolutions and not in its linears, which then learn at other rates than meant. Adam hides the difference, for it divides by the size of the gradient itself.)
 #
-# The paper goes kind by kind, which it calls iPQ: code the feed-forwards, train their codewords and everything that is not coded yet, so that the rest makes up for the loss; then the token vectors; then attention. Here are the first steps of that, live: the feed-forwards in codebooks, and 20 steps.
+# The paper goes kind by kind, which it calls iPQ: code the feed-forwards, train their codewords and everything that is not coded yet, so that the rest makes up for the loss; then the token vectors; then attention. Here are the first steps of that, live: the feed-forwards in codebooks, and 12 steps.
 
 # %%
 ffn = named("up", "down")
@@ -205,13 +205,13 @@ model = product_quant.finalize(base, where=ffn, shared=True, iterations=5, gener
 start = cost.quality(model, corpus, windows=16).nats
 model.train()
 optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0)
-for step in range(20):
+for _ in range(12):
     ids, targets = corpus.batch(8, 128, draw)
     data.loss(model(ids), targets).backward()
     optimizer.step()
     optimizer.zero_grad()
 end = cost.quality(model.eval(), corpus, windows=16).nats
-print(f"16 windows: the base {cost.quality(base, corpus, windows=16).nats:.2f} nats, feed-forwards in codebooks {start:.2f}, after 20 steps {end:.2f}")
+print(f"16 windows: the base {cost.quality(base, corpus, windows=16).nats:.2f} nats, feed-forwards in codebooks {start:.2f}, after 12 steps {end:.2f}")
 assert end < start
 
 # %% [markdown]
@@ -309,7 +309,7 @@ for windows in (1, 8, 32):
 assert cost.macs(small) == cost.macs(base)
 
 # %% [markdown]
-# TODO
+# The product is that of fp32, and before it each weight is looked up, block by block. In a larger batch that is spread over more tokens.
 #
 # ## 8. Take it home
 #
@@ -333,7 +333,7 @@ for name in ("int8", "int4, 32 share a scale", "codebooks, blocks of 4", "codebo
     print(f"{name:26}{found['bytes'] / 1e6:6.1f} MB, {minilm['fp32']['bytes'] / found['bytes']:5.1f} times fewer; cosine {found['cosine']:.3f}, same nearest neighbour {found['same_nearest']:.0%}")
 
 # %% [markdown]
-# TODO minilm
+# That is what codebooks do to a model that was not trained for them, and is not repaired: with blocks of 8 nothing is left of it. Vectors of 384 numbers and 256 codewords: the larger the model, the more blocks a codebook of a byte has to stand for.
 #
 # `python -m minieff snippet product_quant` prints the technique as one file that needs torch alone.
 #
