@@ -97,8 +97,9 @@ def save_results(name: str, results: dict[str, Any]) -> Path:
 
 def measured(name: str) -> dict[str, Any]:
     """What an earlier run of a builder has stored under that name; empty if there is none."""
-    path = Path(os.environ.get("MINIEFF_RESULTS", ".")) / f"{name}.json"
-    return read_json(path) if path.exists() else {}
+    folder = os.environ.get("MINIEFF_RESULTS")
+    path = Path(folder or ".") / f"{name}.json"
+    return read_json(path) if folder and path.exists() else {}
 
 
 def load_results(name: str) -> dict[str, Any]:

@@ -334,7 +334,9 @@ def test_results_of_a_learner_change_no_file_of_the_checkout(monkeypatch, tmp_pa
 
 def test_results_of_a_builder_go_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("MINIEFF_RESULTS", str(tmp_path / "results"))
+    assert files.measured("probe") == {}
     assert files.save_results("probe", {}) == tmp_path / "results" / "probe.json"
+    assert files.measured("probe").keys() == {"environment"}
     with pytest.raises(ValueError, match="JSON"):
         files.save_results("probe", {"loss": float("nan")})
     assert "environment" in files.read_json(tmp_path / "results" / "probe.json")
