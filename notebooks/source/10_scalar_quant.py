@@ -464,7 +464,7 @@ for name, found in quality.items():
 rows = [like | {"name": f"base, {name}", "stored_bytes": found["bytes"], "bits_per_byte": found["bits_per_byte"],
                 "seconds": [unit * t for t in (passes[name].low, passes[name].median, passes[name].high)]} for name, found in quality.items()]
 
-# %% tags=["nbval-ignore-output"]
+# %%
 plot.show(plot.scoreboard([row for row in board if "width" not in row["name"] and "kept" not in row["name"]] + rows, highlight=[row["name"] for row in rows]),
           alt="The scoreboard with two more points, the base with 8 and with 4 bits: in size both lie left of every other model, with 8 bits as low as the base and with 4 a little above. In time neither is ahead of the base.")
 
