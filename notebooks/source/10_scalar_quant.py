@@ -5,7 +5,7 @@
 #
 # | | |
 # |---|---|
-# | Takes | the cells run in about 30 seconds; the reading takes longer |
+# | Takes | the cells run in about 20 seconds; the reading takes longer |
 # | Read before | [00 Start here](00_start_here.ipynb) for the measures |
 # | Axes | model size falls, 4 times with 8 bits and 8 times with 4, counted from fp32; inference time falls where the processor multiplies bytes; training takes longer; quality falls, with 8 bits by next to nothing |
 # | Who says so | Jacob et al. 2018 (arXiv 1712.05877) for training with rounding; Fan, Stock et al. 2020, "Training with Quantization Noise" (arXiv 2004.07320); Angela Fan's talk: "8-bit: 4x", "ships with PyTorch, easy to apply" |
@@ -56,7 +56,7 @@ reach = W.abs().amax(1)
 print(f"largest weight of a row: from {reach.min():.2f} to {reach.max():.2f}, median {reach.median():.2f}")
 
 # %% [markdown]
-# **Predict.** One row is multiplied by 50, as one feature in a hundred is in large models. What happens to the others, if all share one scale? And if each row has its own?
+# **Predict.** One row is multiplied by 50. (In large models single channels are that much larger than the rest.) What happens to the others, if all share one scale? And if each row has its own?
 
 # %%
 loud = W.clone()
@@ -91,7 +91,7 @@ def found(**knobs):
     return {row["bits"]: row["nats"] for row in after["grids"] if all(row[key] == value for key, value in like.items())}
 
 for bits, nats in found().items():
-    print(f"{bits} bits: {nats:.3f} nats a token ({100 * (2.718281828 ** (nats - plain) - 1):+.1f} percent perplexity)")
+    print(f"{bits} bits: {nats:.3f} nats a token, perplexity times {2.718281828 ** (nats - plain):.3f}")
 
 # %%
 KINDS = {"one scale for a tensor": {"group": "tensor"}, "one a row": {}, "one for 32": {"group": 32}, "a row, with a zero point": {"symmetric": False},
@@ -108,7 +108,7 @@ plot.show(figure, alt="Held-out nats a token over the bits a weight, from 8 down
 
 # %% [markdown]
 # 8 bits cost nothing that one could see, 5 cost 2 percent of perplexity, 4 cost 9, and at 3 the model breaks. How the grid is laid matters from 6 bits on: one scale for a tensor loses 10 percent at 6 bits and a factor of 15 at 4. Finer scales help (one for 32 neighbours at 4 bits: 5 percent instead of 9), and so does a zero point (7 percent); both take bytes. Cutting off the largest percent is the one range that
-# hurts at 8 bits, by 15 percent: the largest weights are few, and needed. At 2 bits everything is above 5.6 nats, where the model has forgotten most of what it knew (a guess among all tokens would have 7.6). The order of the grids at 1 and 2 bits says nothing: they are all wrecks.
+# hurts at 8 bits, by 15 percent: the largest weights are few, and needed. At 2 bits everything is above 5.6 nats, where the model has forgotten most of what it knew (a guess among all tokens would have 7.6). The order of the grids at 1 and 2 bits says nothing: all of these models are broken.
 #
 #
 # It matters where the large numbers are. Take the model and make one channel loud without changing what it computes: multiply one row of each layer's value projection by 200, and divide the column of the output projection that reads it by 200. Then round the value projections, and nothing else, to 8 bits:
@@ -137,7 +137,7 @@ for group in ("tensor", "row"):
     print(f"scales for a {group:7} as it was {nats(scalar_quant.apply(base, **of_v)):.3f}, with a loud channel {nats(scalar_quant.apply(loud_model, **of_v)):.3f}")
 
 # %% [markdown]
-# The two models compute the same. With one scale for the tensor, the loud channel takes the codes of all others, and the loss rises by more than half a nat; with a scale a row it is the only one that has a large step. In large models some channels become loud by themselves, which is why nobody uses one scale for a tensor.
+# The two models compute the same. With one scale for the tensor, the loud channel takes the codes of all others, and the loss rises by more than half a nat; with a scale a row it is the only one that has a large step. In large models some channels become loud by themselves. A scale a row costs two bytes a row, and is the usual choice.
 #
 # ## 3. Where is zero?
 #
@@ -372,10 +372,10 @@ for bits_ in (8, 4, 2, 1):
     print(f"int{bits_:<3}{both(after_['base']):>16}{both(after_['plain']):>26}{both(trained[f'int{bits_}-qat']):>18}{both(trained[f'int{bits_}-noise']):>18}")
 
 # %% [markdown]
-# With 8 bits there is nothing to win; the 0.8 percent are what this short finetuning costs by itself, for the base had been trained to the end of its schedule. With 4 bits, training with all weights rounded halves the loss, from 9 percent to 5. With 2 bits and one, 600,000 tokens, a twentieth of the base's training, bring the wrecks back from 8 nats to 5.1 and 4.5. That one bit ends *better* than two is the grid's doing: two bits, symmetric, with
+# With 8 bits there is nothing to win; the 0.8 percent are what this short finetuning costs by itself, for the base had been trained to the end of its schedule. With 4 bits, training with all weights rounded halves the loss, from 9 percent to 5. With 2 bits and one, 600,000 tokens, a twentieth of the base's training, bring it from 8 nats to 5.1 and 4.5. That one bit ends *better* than two is the grid's doing: two bits, symmetric, with
 # the range of the largest weight, make 84 percent of the weights 0 (section 4), and a sign with the mean as its scale makes none. The talk's "binary: so far not working for Transformers" stands: 24 times smaller, and three times the perplexity.
 #
-# Rounding a half is worse than rounding all, in every row. The paper reports the opposite, by a wide margin at 4 bits, for models that saw the noise during the whole training. Our finetuning is short, and then what counts is how much of it the model spends as it will be used. So the two do not contradict each other, and this lesson does not settle it.
+# Rounding a half is worse than rounding all, wherever rounding costs anything. The paper reports the opposite, by a wide margin at 4 bits, for models that saw the noise during the whole training. Our finetuning is short, and then what counts is how much of it the model spends as it will be used. So the two do not contradict each other, and this lesson does not settle it.
 #
 # ## 9. Together with other techniques, and on other models
 #
@@ -388,7 +388,7 @@ for bits_ in (None, 8, 4):
     print(f"four layers, {bits_ or 32:2} bits: {cost.stored_bytes(model):>9,} bytes, {before / cost.stored_bytes(model):5.2f} times fewer than the base; {nats(model):.3f} nats")
 
 # %% [markdown]
-# The factors multiply: 1.74 for four layers of eight, 3.9 and 7.3 for the codes. So do not quite the losses: 4 bits cost the pruned model 0.12 nats, and the base 0.09. There is less left that could make up for an error.
+# The factors multiply: 1.74 for four layers of eight, 3.9 and 7.3 for the codes. The losses do not just add up: 4 bits cost the pruned model 0.12 nats, and the base 0.09 (section 2).
 #
 # And a published model, all-MiniLM-L6-v2, a BERT that turns sentences into vectors (22.7 million parameters; measured with `benchmarks/quant_minilm.py`, for it needs the extra `pretrained`):
 
@@ -399,7 +399,7 @@ for name, found in minilm.items():
     print(f"{name:26}{found['bytes'] / 1e6:6.1f} MB, {found['seconds'][1] / minilm['fp32']['seconds'][1]:.2f} of the time (a batch of 32), {agrees}")
 
 # %% [markdown]
-# 8 bits keep the direction of a sentence's vector to 0.997, and a batch of 32 sentences takes three quarters of the time of fp32: its layers are 384 and 1,536 wide. (A single sentence takes 1.4 times as long.) The nearest neighbour is another one for one sentence in eleven, though most of these have several neighbours nearly as near; with inputs as they are, for one in 25. 4 bits without any training are too few here: a cosine of 0.88, or 0.95 if 32 neighbours share a
+# 8 bits keep the direction of a sentence's vector to 0.997, and a batch of 32 sentences takes three quarters of the time of fp32: its layers are 384 and 1,536 wide. (A single sentence takes 1.4 times as long.) The nearest neighbour is another one for one sentence in eleven; with inputs as they are, for one in 25. 4 bits without any training are too few here: a cosine of 0.88, or 0.95 if 32 neighbours share a
 # scale. What our base bears is not what any model bears.
 #
 # ## 10. What it does not do
@@ -429,7 +429,7 @@ passes = cost.interleaved({name: lambda m=m: step(m.train()) for name, m in lear
 print({name: f"{t.median / passes['plain'].median:.2f}" for name, t in passes.items()}, "times a plain step (without the optimizer)")
 
 # %% [markdown]
-# Coins for single weights cost more than the rounding.
+# Finding the scales and rounding take time, and so does a coin for each weight.
 #
 # ## 11. Take it home
 #

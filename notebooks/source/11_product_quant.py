@@ -5,7 +5,7 @@
 #
 # | | |
 # |---|---|
-# | Takes | the cells run in about 30 seconds; the reading takes longer |
+# | Takes | the cells run in about 20 seconds; the reading takes longer |
 # | Read before | [10 Scalar quantization](10_scalar_quant.ipynb), where each weight has a code of its own |
 # | Axes | model size falls, by 16 or 32 times less what the codebooks take; quality falls, and by how much is the question; time does not fall, nor do multiplications |
 # | Who says so | Stock et al. 2019, "And the Bit Goes Down" (arXiv 1907.05686); Fan, Stock et al. 2020, "Training with Quantization Noise" (arXiv 2004.07320): a language model of 942 MB in 38 MB; Angela Fan's talk: "25x compression or more", "can combine scalar and vector quantization". Energy is not measured here |
@@ -36,7 +36,7 @@ print(tuple(pairs.shape), pairs[:3].tolist())
 # %% [markdown]
 # Now choose 16 points, the *codewords*, and let each pair be stood for by the nearest of them. Four bits say which one: two bits a weight. **Predict.** A grid of two bits a weight has 4 values for each number, so also 16 points in the plane, in four rows of four. Which of the two has the smaller error, and why?
 #
-# Where should the codewords lie? Each in the middle of the pairs that it stands for. That is a circle: which pairs it stands for depends on where it lies. So go round it: assign, move, assign, move. That is k-means.
+# Where should the codewords lie? Each in the middle of the pairs that it stands for. But which pairs it stands for depends on where it lies. So do both in turns: assign, move, assign, move. That is k-means.
 
 # %%
 def assign(points, book):                                                 # (N, d), (K, d) -> (N,)
@@ -89,7 +89,7 @@ plot.show(codewords_figure(W, 2, 16), alt="A round cloud of 8,192 pairs of weigh
 # %% [markdown]
 # At two bits a weight, 16 codewords lose 11 percent of the squares, a grid of a row's whole range 26, and one of its best range 14. Codewords lie where the pairs are; a grid also has values for the corners of a square, where there are few.
 #
-# Blocks can be longer, and codewords more. 256 is the most that a byte can tell apart, and that is what everyone takes: with blocks of 8 a byte stands for eight weights. Move it yourself (the picture shows the first two weights of each block):
+# Blocks can be longer, and codewords more. 256 is the most that a byte can tell apart, and the usual choice: with blocks of 8 a byte stands for eight weights. Move it yourself (the picture shows the first two weights of each block):
 
 # %% tags=["nbval-ignore-output"]
 import ipywidgets as widgets
@@ -125,7 +125,7 @@ for size in (2, 4, 8, 16):
     print(f"blocks of {size:2}: codes {W.numel() // size:6,} bytes, codebook {stored - W.numel() // size:5,}; {4 * W.numel() / stored:4.1f} times fewer, not {4 * size}")
 
 # %% [markdown]
-# Blocks of 16 take *more* bytes than blocks of 8: the codebook grows as the codes shrink. (This matrix is small; in the paper's, a thousand wide, codebooks take less than a hundredth.) Three ways out, all used below: store codewords in 8 bits with a scale; let all weights of a kind share one codebook; give blocks of 4 to some and of 8 to others.
+# Blocks of 16 take as many bytes as blocks of 8: the codebook grows as the codes shrink. (This matrix is small; in the paper's, a thousand wide, codebooks take less than a hundredth.) Three ways out, all used below: store codewords in 8 bits with a scale; let all weights of a kind share one codebook; give blocks of 4 to some and of 8 to others.
 
 # %%
 coded = product_quant.finalize(base, iterations=5, generator=torch.Generator().manual_seed(0))
@@ -153,14 +153,15 @@ books = load_results("codebooks")
 plain = books["plain"]
 
 def percent(nats, whole=plain["nats"]):
-    return f"{100 * (2.718281828 ** (nats - whole) - 1):+,.0f} %"
+    times = 2.718281828 ** (nats - whole)
+    return f"{100 * (times - 1):+.0f} %" if times < 4 else f"times {times:,.0f}"
 
 for plan in books["plans"]:
     knobs = ", ".join(f"{key} {value}" for key, value in plan.items() if key not in ("bytes", "nats", "bits_per_byte"))
     print(f"{knobs:28} {plan['bytes']:>9,} bytes, {before / plan['bytes']:5.1f} times fewer; {plan['nats']:.3f} nats, perplexity {percent(plan['nats'])}")
 
 # %% [markdown]
-# Bit for bit, codebooks lose less than grids: 5 percent where 4 bits lost 9, and a factor of 2 where 2 bits lost a factor of 10. But 12 times fewer bytes with twice the perplexity is no bargain, and with blocks of 8 the model breaks: 32 thousand blocks of eight numbers are not to be had from 256 codewords. One codebook for all saves two fifths of the bytes at blocks of 8 and costs
+# Bit for bit, codebooks lose less than grids: 5 percent where 4 bits lost 9 (or 5 too, with a scale for 32 neighbours and a few more bytes), and a factor of 2 where 2 bits lost a factor of 10. But 12 times fewer bytes with twice the perplexity is no bargain, and with blocks of 8 the model breaks: 256 codewords are too few for the 8,192 blocks of eight numbers in such a matrix. One codebook for all saves two fifths of the bytes at blocks of 8 and costs
 # nothing there; 8 bits a codeword save a fifth and cost next to nothing. (`energy`: an error in a weight counts as much as the inputs that it meets, measured on some training text. It helps a little.) Fewer codewords save only their own bytes, because a code stays a byte.
 #
 # Which kind of weight bears it worst? One kind in codebooks, the others as they are:
@@ -267,7 +268,7 @@ for name, found in rows.items():
 #
 # ## 6. 25 times, step by step
 #
-# The talk has 25 times and more. What does it take here? Every row is a real file; ratios are against the base in 32 bits, perplexity against the base's.
+# The talk has 25 times and more. What does it take here? Ratios are of the tensors' bytes, against the base in 32 bits; perplexity is against the base's.
 
 # %%
 steps = load_results("quant_small")["steps"]
@@ -275,7 +276,7 @@ for name, found in steps.items():
     print(f"{name:48} {found['bytes']:>9,} bytes {found['smaller']:5.1f} times {found['nats']:.3f} nats {percent(found['nats'])}")
 
 # %% [markdown]
-# Row by row. Codebooks with blocks of 8 break the base, and training the codewords brings it from 6.80 nats to 4.75; the base itself as a teacher (the loss is half that and half the text) to 4.66; Quant-Noise in training to 4.40. Each of the paper's three steps helps, by 2.05, 0.09 and 0.26 nats, and together they leave a model that nobody would want. Blocks of 4 cost 50 percent of perplexity at 14 times.
+# Row by row. Codebooks with blocks of 8 break the base, and training the codewords brings it from 6.80 nats to 4.75; the base itself as a teacher (the loss is half that and half the text) to 4.66; Quant-Noise in training to 4.40. Each of the three steps helps, by 2.05, 0.09 and 0.26 nats, and together they leave nearly three times the perplexity. Blocks of 4 cost 50 percent of perplexity at 14 times.
 # A model with fewer layers and finer blocks (the four layers that LayerDrop left of eight, lesson 08) gives 22 times for 60 percent.
 #
 # The best file of 25 times has no codebook at all. It is *one* layer, trained on 28.8 million tokens, and on 12 million more with 4 bits a weight and a scale for 32 neighbours: 3.4 times the base's tokens, in fewer MACs. 25.3 times for 19 percent. The talk puts "train a smaller network from scratch" first and says not to discount it.
@@ -311,7 +312,7 @@ ax.legend(frameon=False, fontsize=8)
 plot.show(figure, alt="Bits a byte over the size of the file on a logarithmic scale, for some ninety files. Grids after training lie at 1.34 at 2 megabytes, near it at 1, and rise steeply at half a megabyte; so do codebooks after training. What was trained for its format reaches 1.5 there. At a quarter of a megabyte, left of the line of 25 times, two points lie at 1.41 and 1.42, the model of one layer with 4 bits. Models in 16 bits lie to the right of the front.")
 
 # %% [markdown]
-# From the right: the base in 16 bits, with 8 bits at the same quality, with 4 bits and training, or in codebooks with blocks of 2 (the dotted line is 25 times). Between a quarter of a megabyte and one there is one model on the front, of one layer in 16 bits, and then nothing: what we made of the base or of half of it in less than a megabyte is worse than that one layer in 4 bits. What lies above two bits a byte has forgotten how to write. (Trained were one seed and one plan each.)
+# From the right: the base in 16 bits, with 8 bits at the same quality, with 4 bits and training, or in codebooks with blocks of 2 (the dotted line is 25 times). Below one megabyte only the model of one layer is on the front, in 16 bits and in 4: whatever we made of the base or of half of it there is larger and worse. (The smallest file is no usable model.) (Trained were one seed and one plan each.)
 #
 # ## 7. What it does not do
 #
