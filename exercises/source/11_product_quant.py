@@ -390,7 +390,7 @@ check.block_noise(block_noise)
 #
 # <details><summary>Answer</summary>
 #
-# (1) 0.100 of the blocks, between 0.090 and 0.109 in a single pass. (2) Zero: the derivative of $y^2$ is $2y$, and $y$ is zero there. The gradient passes as if nothing had been replaced, but it is taken at the replaced value. For the output's error it is not zero: 4.9 in the mean of its size in replaced blocks, and 2.0 in others. That is what
+# (1) 0.100 of the blocks, between 0.090 and 0.109 in a single pass. (2) Zero: the derivative of $y^2$ is $2y$, and $y$ is zero there. The gradient passes as if nothing had been replaced, but it is taken at the replaced value. For the output's error it is not zero: about 5 in the mean of its size in replaced blocks, and 2 in others (other coins give other digits). That is what
 # straight-through is for: a weight that is replaced in one pass still gets a gradient in it.
 #
 # (3) 3.29 nats without noise, 3.39 with p = 0.05, 3.52 with 0.1 and 4.07 with 0.2, which is 0.78 more. In training with the noise, the loss is that of a model without some of its blocks, so it is lowered for such models too; here it never was.
@@ -512,6 +512,6 @@ for block in (2, 4, 8):
 # end
 
 # %% [markdown]
-# Random weights are hard to code: no block is like another one. Before you judge a method by them, code a model that was trained. And the ratio of fp32 to a byte for d numbers is 4 d only where the codebooks do not count: in a small model they do.
+# These weights are random. What coding costs a model that was trained, only a loss can say: measure it. And the ratio of fp32 to a byte for d numbers is 4 d only where the codebooks do not count: in a small model they do.
 #
 # **Next in the course:** dynamic convolutions, a layer in the place of attention.

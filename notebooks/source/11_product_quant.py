@@ -162,7 +162,7 @@ for plan in books["plans"]:
 
 # %% [markdown]
 # Bit for bit, codebooks lose less than grids: 5 percent where 4 bits lost 9 (or 5 too, with a scale for 32 neighbours and a few more bytes), and a factor of 2 where 2 bits lost a factor of 10. But 12 times fewer bytes with twice the perplexity is no bargain, and with blocks of 8 the model breaks: 256 codewords are too few for the 8,192 blocks of eight numbers in such a matrix. One codebook for all saves two fifths of the bytes at blocks of 8 and costs
-# nothing there; 8 bits a codeword save a fifth and cost next to nothing. (`energy`: an error in a weight counts as much as the inputs that it meets, measured on some training text. It helps a little.) Fewer codewords save only their own bytes, because a code stays a byte.
+# nothing there; 8 bits for each number of a codeword save a fifth of the bytes at blocks of 8 and cost next to nothing. (`energy`: an error in a weight counts as much as the inputs that it meets, measured on some training text. It helps a little.) Fewer codewords save only their own bytes, because a code stays a byte.
 #
 # Which kind of weight bears it worst? One kind in codebooks, the others as they are:
 
@@ -171,7 +171,7 @@ for name, found in books["kinds"].items():
     print(f"{name:26} {percent(found['nats'])}")
 
 # %% [markdown]
-# Attention bears blocks of 4 at 6 percent. The token vectors and the feed-forwards bear nothing longer, and the feed-forwards are more than half of the model. The paper has it the other way round (blocks of 8 for feed-forwards and token vectors, 4 for attention), for models a hundred times as large.
+# Attention bears blocks of 4 at 6 percent. The token vectors and the feed-forwards lose much more, and the feed-forwards are more than half of the model. The paper has it the other way round (blocks of 8 for feed-forwards and token vectors, 4 for attention), for models a hundred times as large.
 #
 # ## 4. Train the codewords
 #
@@ -198,7 +198,7 @@ weight.backward(grad)
 assert torch.allclose(book.grad, codeword_gradients(up.codes, grad, 256, 8), atol=1e-6)
 
 # %% [markdown]
-# By the mean: with the sum, one rate cannot be right for a codeword of three blocks and for one of three hundred. (The well-known open implementation divides by the counts in its convolutions and not in its linears, which then learn at other rates than meant. Adam hides the difference, for it divides by the size of the gradient itself.)
+# By the mean: with the sum, one rate cannot be right for a codeword of one block and for one of 66. (The well-known open implementation divides by the counts in its convolutions and not in its linears, which then learn at other rates than meant. Adam hides the difference, for it divides by the size of the gradient itself.)
 #
 # The paper goes kind by kind, which it calls iPQ: code the feed-forwards, train their codewords and everything that is not coded yet, so that the rest makes up for the loss; then the token vectors; then attention. Here are the first steps of that, live: the feed-forwards in codebooks, and 12 steps.
 
@@ -263,8 +263,8 @@ for name, found in rows.items():
     print(f"in codebooks, {name:36} {found['nats']:.3f} nats, {percent(found['nats'])}")
 
 # %% [markdown]
-# The model that saw zeros in a tenth of its blocks ends worse as it is, by 0.25 nats: noise is a regularizer, and this model does not overfit. In codebooks it is ahead of the base once both are finetuned (section 6). The other rows are a short finetuning of the base, 600,000 tokens: a tenth of the blocks zero takes 0.6 nats off what codebooks cost, a tenth as codewords 0.2; replacing *all* blocks by their codewords in every pass, with k-means following the weights, takes off 1.9. As in lesson 10, what
-# helps most in a short training is to train what will be used; the paper finds the opposite in a long one.
+# The model that saw zeros in a tenth of its blocks ends worse as it is, by 0.24 nats. In codebooks it is ahead of the base once both are finetuned (section 6). The other rows are a short finetuning of the base, 600,000 tokens: a tenth of the blocks zero takes 0.6 nats off what codebooks cost, a tenth as codewords 0.2; replacing *all* blocks by their codewords in every pass, with k-means following the weights, takes off 1.9. As in lesson 10, p = 1 is the best in
+# a short training; the paper finds the opposite in a long one.
 #
 # ## 6. 25 times, step by step
 #
@@ -281,7 +281,7 @@ for name, found in steps.items():
 #
 # The best file of 25 times has no codebook at all. It is *one* layer, trained on 28.8 million tokens, and on 12 million more with 4 bits a weight and a scale for 32 neighbours: 3.4 times the base's tokens, in fewer MACs. 25.3 times for 19 percent. The talk puts "train a smaller network from scratch" first and says not to discount it.
 #
-# Why does the paper reach 25 times with little loss, and we do not? Its model has 247 million parameters. A codebook of 256 codewords serves a matrix of a thousand by four thousand there, and a matrix of 128 by 512 here; and 25 times fewer bytes leave it 38 million, and us 300 thousand. A model that is hardly overparameterized has little to give (lesson 00 has how to tell). Its finetuning is also far longer: 600,000 tokens took minutes here.
+# Why does the paper reach 25 times with little loss, and we do not? Its model has 247 million parameters. A codebook of 256 codewords serves a matrix of a thousand by four thousand there, and a matrix of 128 by 512 here; and 25 times fewer leave it 38 million bytes, and us 300 thousand. A model that is hardly overparameterized has little to give (lesson 00 has how to tell). Its finetuning is also far longer: 600,000 tokens took minutes here.
 #
 # All of it in one picture, with what failed: every file of this lesson and of lesson 10, and the models of lesson 01 in 16 bits.
 
@@ -316,7 +316,7 @@ plot.show(figure, alt="Bits a byte over the size of the file on a logarithmic sc
 #
 # ## 7. What it does not do
 #
-# **It saves no time and no memory in use.** The weights are put together again in each pass.
+# **It saves no time.** The weights are put together again in each pass.
 
 # %%
 bench = {part["what"]: {peer["name"]: peer["times"] for peer in part["peers"]} for part in load_results("bench_quant")["comparisons"]}
@@ -351,7 +351,7 @@ for name in ("int8", "int4, 32 share a scale", "codebooks, blocks of 4", "codebo
     print(f"{name:26}{found['bytes'] / 1e6:6.1f} MB, {minilm['fp32']['bytes'] / found['bytes']:5.1f} times fewer; cosine {found['cosine']:.3f}, same nearest neighbour {found['same_nearest']:.0%}")
 
 # %% [markdown]
-# That is what codebooks do to a model that was not trained for them, and is not repaired: with blocks of 8 nothing is left of it. Vectors of 384 numbers and 256 codewords: the larger the model, the more blocks a codebook of a byte has to stand for.
+# That is what codebooks do to a model that was not trained for them, and is not repaired: with blocks of 8 nothing is left of it. In a larger matrix the codebook takes a smaller share of the bytes, but its 256 codewords have more blocks to stand for.
 #
 # `python -m minieff snippet product_quant` prints the technique as one file that needs torch alone.
 #
