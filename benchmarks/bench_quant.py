@@ -5,8 +5,8 @@
 
 Ours for a linear is `IntLinear` with 8 bits and inputs rounded with a scale a token. Peers: the layer in
 fp32; in bf16, input and output included; torch's dynamic quantization, with one scale for all inputs. The
-limit is the time of `torch._int_mm` alone, on operands that are codes already. For the model the layers and
-the head are rounded; torch's way leaves the head, which is no nn.Linear.
+limit is the time of the kernel alone, on operands that are codes already. For the model the layers and the
+head are rounded; torch's way leaves the head, which is no nn.Linear.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from benchmarks.turns import Turns, comparison, in_turns, limit
 from minieff import product_quant, scalar_quant
 from minieff.files import save_results
+from minieff.int_product import KERNEL, bytes_multiply, product
 from minieff.kmeans import kmeans
-from minieff.scalar_quant import bytes_multiply
 from minieff.transformer import Config, Transformer
 
 Calls = dict[str, Callable[[], object]]
@@ -34,7 +34,7 @@ class Plan:
     config: Config
     shapes: list[tuple[int, int]] = field(default_factory=list)  # inputs, outputs
     batches: tuple[int, ...] = (1, 32, 512, 4096)
-    windows: tuple[int, ...] = (1, 8, 32)
+    windows: tuple[int, ...] = (1, 8, 32, 64)
     points: int = 2**15
     runs: int = 20
     warmup: int = 5
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
                     comparison(turns, f"int8 {what}", goal, ["fp32", "bf16", "torch, dynamic int8"])
                 )
                 macs = float(batch * into * out)
-                limits.append(limit(turns, f"int8 {what}", "MAC", macs, "torch._int_mm alone", macs))
+                limits.append(limit(turns, f"int8 {what}", "MAC", macs, f"{KERNEL} alone", macs))
         for windows in plan.windows:
             turns = timed(plan, models(plan.config, windows))
             what = f"the model, {windows} windows of {plan.config.context}, int8"
@@ -90,13 +90,12 @@ def linears(batch: int, into: int, out: int) -> Calls:
     ours, theirs = scalar_quant.finalize(scalar_quant.apply(layer)), dynamic(layer)
     half, x_half = nn.Sequential(nn.Linear(into, out)).eval().bfloat16(), x.bfloat16()
     codes = torch.randint(-127, 128, (batch, into), dtype=torch.int8)
-    weight = ours[0].code.integers()
     return {
         "ours": lambda: ours(x),
         "fp32": lambda: layer(x),
         "bf16": lambda: half(x_half),
         "torch, dynamic int8": lambda: theirs(x),
-        "torch._int_mm alone": lambda: torch._int_mm(codes, weight.t()),
+        f"{KERNEL} alone": lambda: product(codes, ours[0].code),
     }
 
 

@@ -1,25 +1,29 @@
 """Towards files 25 and 50 times smaller, step by step: results/quant_small.json, for lesson 11.
 
-    python benchmarks/quant_small.py           an hour on a thread; steps already in the results are kept
+    python benchmarks/quant_small.py           hours on a thread; steps already in the results are kept
+    python benchmarks/quant_small.py STEP ...  these alone, by their names below
     python benchmarks/quant_small.py --quick   few tokens and windows: whether it runs
 
 Each step is a start (a trained model, perhaps pruned), a format, and what is trained in between: codewords
 and all that is not coded yet, kind of weight after kind (iPQ), or all weights with the rounding on; with or
-without the unrounded start as a teacher. Ratios are those of the tensors' bytes against `speeches-base` in
-fp32; nats a token those on all held-out windows.
+without the unrounded start as a teacher. Ratios are those of files, headers included, against `speeches-base`
+in fp32; nats a token those on all held-out windows.
 """
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
 
 from benchmarks.finetune import finetune
 from minieff import compose, cost, layerdrop, product_quant, scalar_quant, zoo
+from minieff.checkpoint import pack, write_tensors
 from minieff.data import Corpus, speeches
 from minieff.files import measured, save_results
-from minieff.surgery import Where, named
+from minieff.surgery import Where, is_a, named
 
 BASE, SIDE = "speeches-base", zoo.FOLDER / "layerdrop"
 KINDS = {  # the order of iPQ
@@ -44,9 +48,19 @@ def half() -> nn.Module:
     return layerdrop.finalize(model, keep=[i for i, skip in enumerate(model.blocks.layers) if skip.p == 0])
 
 
+def long() -> nn.Module:
+    """The base's twin, trained on three times the tokens."""
+    return zoo.load("speeches-base-long", SIDE)
+
+
 def one() -> nn.Module:
     """One layer, on more tokens: fewer MACs in all than the base's training."""
     return zoo.load("speeches-same-macs-1")
+
+
+def two() -> nn.Module:
+    """Two layers, likewise."""
+    return zoo.load("speeches-same-macs-2")
 
 
 def ipq(
@@ -72,17 +86,20 @@ def coded(model: nn.Module, where: Where, block: int | None, shared: bool) -> nn
     return product_quant.finalize(model, where=where, block=block, shared=shared, generator=coins)
 
 
-def rounded(start: Callable, *, tokens: int = 0, taught: bool = False, **knobs) -> Callable:
+def rounded(start: Callable, *, tokens: int = 0, teacher: Callable | None = None, **knobs) -> Callable:
     """Codes of few bits, trained with all weights rounded on `tokens`, or not at all."""
 
     def make(corpus: Corpus, share: float) -> nn.Module:
-        whole = start()
         techniques = [(scalar_quant, {"activations": "none", **knobs})]
-        model = compose.apply(whole, techniques)
+        model = compose.apply(start(), techniques)
         if tokens:
-            teacher = whole if taught else None
             model = finetune(
-                model, corpus, int(share * tokens), techniques=techniques, teacher=teacher, rate=2e-3
+                model,
+                corpus,
+                int(share * tokens),
+                techniques=techniques,
+                teacher=teacher and teacher(),
+                rate=2e-3,
             )
         return scalar_quant.finalize(model)
 
@@ -102,6 +119,9 @@ def blockwise(start: Callable, block: int, *, bits: int, tokens: int) -> Callabl
 
 
 THIRD = {"span": "least_squares", "bits": 2}  # -s, 0 and s
+ALL = {"where": is_a(nn.Linear, nn.Embedding), "group": 64}  # positions too: in fp16 they take 33 kB
+LONG = 12_000_000
+FINE = {"bits": 4, "group": 32}
 STEPS: dict[str, Callable] = {
     "blocks of 8, one codebook a kind": ipq(base, 8, shared=True),
     "the same, codewords finetuned": ipq(base, 8, shared=True, tokens=600_000),
@@ -111,13 +131,21 @@ STEPS: dict[str, Callable] = {
     "blocks of 4, one codebook, trained with noise": ipq(noised, 4, shared=True, tokens=600_000, taught=True),
     "1 layer, int4": rounded(one, bits=4),
     "1 layer, int4, finetuned": rounded(one, bits=4, tokens=12_000_000),
-    "1 layer, int4 in groups of 32, finetuned": rounded(one, bits=4, group=32, tokens=12_000_000),
+    "1 layer, int4 in groups of 32, finetuned": rounded(one, tokens=LONG, **FINE),
+    "1 layer, int4, all, finetuned long": rounded(one, tokens=4 * LONG, **ALL | FINE),
+    "1 layer, int4, all, with a better teacher": rounded(one, tokens=2 * LONG, teacher=long, **ALL | FINE),
     "4 layers, blocks of 4": ipq(half, 4, bits=8),
     "4 layers, blocks of 4, finetuned": ipq(half, 4, bits=8, tokens=600_000, taught=True),
     "4 layers, all blocks replaced in training": blockwise(half, 4, bits=8, tokens=1_000_000),
-    "4 layers, three values a weight": rounded(half, tokens=1_000_000, taught=True, **THIRD),
+    "4 layers, three values a weight": rounded(half, tokens=1_000_000, teacher=half, **THIRD),
     "4 layers, int4": rounded(half, bits=4),
-    "1 layer, three values a weight": rounded(one, tokens=3_000_000, **THIRD),
+    "2 layers, 3 bits": rounded(two, bits=3, **ALL),
+    "2 layers, 3 bits, finetuned": rounded(two, bits=3, tokens=LONG, **ALL),
+    "2 layers, 3 bits, finetuned with a teacher": rounded(two, bits=3, tokens=LONG, teacher=base, **ALL),
+    "1 layer, 3 bits, finetuned with a teacher": rounded(one, bits=3, tokens=LONG, teacher=base, **ALL),
+    "1 layer, 2 bits, finetuned with a teacher": rounded(
+        one, bits=2, symmetric=False, tokens=LONG, teacher=base, **ALL
+    ),
     "1 layer, blocks of 4": ipq(one, 4, bits=8, tokens=1_200_000),
 }
 
@@ -125,16 +153,17 @@ STEPS: dict[str, Callable] = {
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few tokens and windows, and two steps")
-    quick = parser.parse_args(argv).quick
+    parser.add_argument("steps", nargs="*", metavar="STEP", help="all, unless some are named")
+    arguments = parser.parse_args(argv)
+    quick = arguments.quick
     share, windows = (0.01, 2) if quick else (1.0, None)
-    corpus, whole = speeches(), cost.stored_bytes(base())
-    found = {} if quick else measured("quant_small").get("steps", {})
-    for name, make in list(STEPS.items())[: 2 if quick else None]:
+    corpus, whole, found = speeches(), file_bytes(base()), {}
+    for name in arguments.steps or list(STEPS)[: 2 if quick else None]:
+        found |= {} if quick else measured("quant_small").get("steps", {})  # another process may add to them
         if name in found:
             continue
-        model = make(corpus, share)
-        quality = cost.quality(model, corpus, windows=windows)
-        size = cost.stored_bytes(model)
+        model = STEPS[name](corpus, share)
+        quality, size = cost.quality(model, corpus, windows=windows), file_bytes(model)
         found[name] = {
             "bytes": size,
             "smaller": whole / size,
@@ -143,6 +172,12 @@ def main(argv: list[str] | None = None) -> None:
         }
         print(f"{name:48}{size:>9,} {whole / size:6.2f} {quality.nats:.4f}", flush=True)
         print(save_results("quant_small", {"steps": found}), flush=True)
+
+
+def file_bytes(model: nn.Module) -> int:
+    """Size of the model's file, header included."""
+    with TemporaryDirectory() as folder:
+        return write_tensors(Path(folder) / "model.safetensors", pack(model)).stat().st_size
 
 
 if __name__ == "__main__":

@@ -161,37 +161,62 @@ def snap(w: Float[Tensor, "R C"], grid: Grid) -> tuple[Float[Tensor, "R C"], Boo
     return (scale * (q - zero)).view(w.shape).to(w), inside.view(w.shape)
 
 
+def together(level: UInt8[Tensor, "R C"], n: int) -> UInt8[Tensor, "R b"]:
+    """8 / n numbers of n bits a byte, the first in the lowest bits."""
+    level = F.pad(level, (0, -level.shape[1] % (8 // n))).unflatten(1, (-1, 8 // n))
+    return (level << shifts(n, level)).sum(-1, dtype=torch.uint8)
+
+
+def apart(packed: UInt8[Tensor, "R b"], n: int) -> UInt8[Tensor, "R c"]:
+    """The numbers that `together` has packed, and those that fill the last byte up."""
+    return ((packed[..., None] >> shifts(n, packed)) & (2**n - 1)).flatten(1)
+
+
+def shifts(n: int, like: Tensor) -> UInt8[Tensor, "m"]:
+    return torch.arange(0, 8, n, dtype=torch.uint8, device=like.device)
+
+
 class Packed(nn.Module):
-    """A weight (R, C) as it is stored: codes of 8, 4, 2 or 1 bits, the fewest that hold them; fp16 scales."""
+    """A weight (R, C) as it is stored: codes and fp16 scales.
+
+    Bytes hold a whole number of codes only if these have 8, 4, 2 or 1 bits. Others are cut into such pieces,
+    lowest bits first: codes of 7 bits are stored as 4, then 2, then 1.
+    """
 
     def __init__(self, w: Num[Tensor, "R C"], grid: Grid) -> None:
         super().__init__()
         q, scale, zero = quantize(w, grid)
         self.grid, self.shape = grid, tuple(w.shape)
-        self.width = next(n for n in (1, 2, 4, 8) if n >= grid.bits)
+        self.pieces = [n for n in (8, 4, 2, 1) if grid.bits & n]
         self.register_buffer("codes", self._pack(q))
         self.register_buffer("scale", scale.half())
         self.register_buffer("zero", None if grid.symmetric else zero.to(torch.int8))
 
     def _pack(self, q: Float[Tensor, "R C"]) -> Tensor:
-        """8 / width codes a byte, the first in the lowest bits; the last byte of a row is filled up."""
-        if self.width == 8:
+        """The codes of a row after one another, then the next piece of all; each fills its last byte up."""
+        if self.grid.bits == 8:
             return q.to(torch.int8).contiguous()
-        level = (q > 0 if self.width == 1 else q + 2 ** (self.width - 1)).to(torch.uint8)
-        level = F.pad(level, (0, -q.shape[1] % (8 // self.width))).unflatten(1, (-1, 8 // self.width))
-        return (level << self._shifts(level)).sum(-1, dtype=torch.uint8)
-
-    def _shifts(self, like: Tensor) -> UInt8[Tensor, "n"]:
-        return torch.arange(0, 8, self.width, dtype=torch.uint8, device=like.device)
+        level = (q > 0 if self.grid.bits == 1 else q + 2 ** (self.grid.bits - 1)).to(torch.uint8)
+        parts = []
+        for n in self.pieces:
+            parts.append(together(level & (2**n - 1), n))
+            level = level >> n
+        return torch.cat(parts, 1)
 
     def integers(self, rows: Int[Tensor, "r"] | None = None) -> Int8[Tensor, "r C"]:
         """The codes, or those of some rows, a byte each. IndexError for a row that is not there."""
-        packed = self.codes if rows is None else self.codes.index_select(0, rows)
-        if self.width == 8:
+        packed, bits, columns = self.codes, self.grid.bits, self.shape[1]
+        if rows is not None:
+            packed = packed.index_select(0, rows)
+        if bits == 8:
             return packed
-        level = (packed[..., None] >> self._shifts(packed)) & (2**self.width - 1)
-        level = level.flatten(1)[:, : self.shape[1]].to(torch.int8)
-        return 2 * level - 1 if self.width == 1 else level - 2 ** (self.width - 1)
+        level = below = 0
+        for n, part in zip(
+            self.pieces, packed.split([-(-n * columns // 8) for n in self.pieces], 1), strict=True
+        ):
+            level = level + (apart(part, n)[:, :columns] << below)
+            below += n
+        return 2 * level.to(torch.int8) - 1 if bits == 1 else level.to(torch.int8) - 2 ** (bits - 1)
 
     def dense(self, rows: Int[Tensor, "r"] | None = None) -> Float[Tensor, "r C"]:
         """The weight, or some of its rows, as numbers again."""

@@ -19,15 +19,16 @@ from math import isfinite
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int8
 from torch import Tensor, nn
 
 from minieff.grid import SMALLEST, Grid, Packed, in_fp16, snap
+from minieff.int_product import KERNEL, bytes_multiply, product
 from minieff.stored import format_of, halve, matrices, refuse_other_layers
 from minieff.surgery import Where, Wrap, clone, is_a, parametrize, pick, recode, swap
 
 STAGE = "weight"
-TOKENS = 512  # multiplied at a time: what lies between x and y stays in the caches
+CACHED = 2**18  # numbers that are rounded at a time: what lies between stays in the caches
 
 
 def through(x: Tensor, x_q: Tensor, inside: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
@@ -74,14 +75,29 @@ def input_codes(
     """
     if x.is_nested:
         raise ValueError("inputs are nested tensors; build nn.TransformerEncoder(enable_nested_tensor=False)")
-    largest = x.detach().abs().amax(-1, keepdim=True).float()  # (..., 1)
+    x = x.detach()
+    largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).float()  # (..., 1)
     if static is None:
         scale = largest.clamp(min=SMALLEST) / 127
     elif static == 0:
         raise ValueError("this layer has no static scale yet; calibrate(model, batches) finds it")
     else:
         scale = static.float() + 0 * largest  # a NaN, for which there is no code, stays one
-    return (x.detach() / scale).round_().clamp_(-127, 127), scale
+    codes = (x / scale).round_()
+    return codes if static is None else codes.clamp_(-127, 127), scale
+
+
+def in_bytes(
+    x: Float[Tensor, "N C"], static: Float[Tensor, ""] | None
+) -> tuple[Int8[Tensor, "N C"], Float[Tensor, "N 1"]]:
+    """`input_codes` as bytes, some tokens at a time."""
+    x_q, scale = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x), 1)
+    some = max(1, CACHED // x.shape[1])
+    for first in range(0, len(x), some):
+        tokens = slice(first, first + some)
+        codes, scale[tokens] = input_codes(x[tokens], static)
+        x_q[tokens] = codes.to(torch.int8)
+    return x_q, scale
 
 
 def seen(module: nn.Module, inputs: tuple) -> None:
@@ -121,15 +137,6 @@ class RoundedInput(Wrap):
         return self.inner.logits(self.on_grid(x))
 
 
-def bytes_multiply() -> bool:
-    """Whether this processor multiplies 8-bit integers and adds the products in 32 bits (VNNI, AMX).
-
-    Others may add them in 16 bits, which overflow.
-    """
-    can = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(can.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
-
-
 class IntWeight(nn.Module):
     """A layer with its weight W (R, C) as codes, for inference. `activations` is what happens to x before
     x W^T: "none", "dynamic" (rounded, a scale a token) or "static" (rounded, one scale).
@@ -158,25 +165,13 @@ class IntWeight(nn.Module):
         if not self.in_integers:
             x_q, scale = input_codes(x, self.scale)
             return F.linear(scale * x_q, self.weight, self.bias)
-        return self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], self.code.shape[0])
-
-    def product(self, x: Float[Tensor, "N C"]) -> Float[Tensor, "N R"]:
-        """x W^T + b: sums of integers, times the scales of W and of x."""
-        w_q, w_scale = self.code.integers().t(), self.code.scale.float().T
-        bias = torch.zeros(()) if self.bias is None else self.bias
-        y = torch.empty(len(x), self.code.shape[0])
-        room = torch.empty(min(TOKENS, len(x)), self.code.shape[0], dtype=torch.int32)  # used again and again
-        for tokens, out in zip(x.split(TOKENS), y.split(TOKENS), strict=True):
-            x_q, scale = input_codes(tokens, self.scale)
-            sums = torch._int_mm(x_q.to(torch.int8), w_q, out=room[: len(tokens)])  # (n, R)
-            if self.code.zero is not None:
-                sums -= x_q.sum(-1, keepdim=True).to(torch.int32) * self.code.zero.T
-            torch.mul(sums, w_scale, out=out)
-            torch.addcmul(bias, out, scale, out=out)
-        return y
+        x_q, scale = in_bytes(x.reshape(-1, x.shape[-1]), self.scale)
+        y, bias = product(x_q, self.code), self.bias
+        y = y.mul_(scale) if bias is None else torch.addcmul(bias, y, scale, out=y)
+        return y.view(*x.shape[:-1], self.code.shape[0])
 
     def extra_repr(self) -> str:
-        kernel = "torch._int_mm" if self.in_integers else "dequantized, then fp32"
+        kernel = KERNEL if self.in_integers else "dequantized, then fp32"
         return f"{self.code.shape}, {self.code.grid}, activations={self.activations}, {kernel}"
 
 

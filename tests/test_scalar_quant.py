@@ -1,5 +1,7 @@
 """Grids, rounding in training, integer layers, wrong inputs. General laws are in test_laws.py."""
 
+import gc
+from copy import deepcopy
 from itertools import product
 from math import sqrt
 
@@ -8,7 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from minieff import cost, data, scalar_quant, zoo
+from minieff import cost, data, int_product, scalar_quant, zoo
 from minieff.checkpoint import pack, write_tensors
 from minieff.grid import SMALLEST, Grid, Packed, dequantize, nearest_codes, quantize, snap
 from minieff.scalar_quant import FakeQuant, IntEmbedding, IntLinear, IntWeight, RoundedInput, input_codes
@@ -296,7 +298,7 @@ def test_an_input_that_is_no_number_stays_none():
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("bits", [1, 2, 4, 5, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 7, 8])
 @pytest.mark.parametrize("shape", [(1, 1), (7, 13), (33, 40)], ids=str)
 def test_an_integer_layer_equals_one_with_rounded_weights_and_inputs(shape, bits, symmetric, monkeypatch):
     if bits == 1 and not symmetric:
@@ -317,26 +319,73 @@ def test_an_integer_layer_equals_one_with_rounded_weights_and_inputs(shape, bits
 def test_the_integer_kernel_is_used_where_the_processor_has_one(monkeypatch):
     final = scalar_quant.finalize(scalar_quant.apply(nn.Sequential(nn.Linear(8, 3))))
     called = []
-    kernel = torch._int_mm
-    monkeypatch.setattr(torch, "_int_mm", lambda *a, **out: called.append(a) or kernel(*a, **out))
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
-    final(torch.randn(2, 8))
-    assert len(called) == 1 and called[0][0].dtype == called[0][1].dtype == torch.int8
-    assert "torch._int_mm" in repr(final)
-    for without in ({}, {"avx2": True, "avx512_f": True, "amx_tile": True, "avx512_vnni": False}):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda without=without: without, raising=False)
+    kernel = int_product.kernel
+    monkeypatch.setattr(int_product, "kernel", lambda *a: called.append(a) or kernel(*a))
+    for has in (True, False):
+        monkeypatch.setattr(scalar_quant, "bytes_multiply", lambda has=has: has)
         final(torch.randn(2, 8))
-        assert len(called) == 1 and "fp32" in repr(final)
+        assert len(called) == 1 and called[0][0].dtype == torch.int8
+        assert (int_product.KERNEL if has else "fp32") in repr(final)
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+def test_the_processor_and_the_kernel_are_checked(monkeypatch):
+    def wrong(*a):
+        return torch.tensor([[2.0**15]])  # as if added in 16 bits
+
+    def missing(*a):
+        raise AttributeError("no such kernel")
+
+    kernel = int_product.kernel
+    vnni, old = (
+        {"avx512_vnni": True},
+        {"avx2": True, "avx512_f": True, "amx_tile": True, "avx512_vnni": False},
+    )
+    for can, how, want in (
+        (old, kernel, False),
+        ({}, kernel, False),
+        (vnni, wrong, False),
+        (vnni, missing, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can, raising=False)
+        monkeypatch.setattr(int_product, "kernel", how)
+        assert int_product.bytes_multiply.__wrapped__() is want
+    right = torch.tensor([[64.0 * 127**2]])
+    monkeypatch.setattr(int_product, "kernel", lambda *a: right)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: vnni, raising=False)
+    assert int_product.bytes_multiply.__wrapped__() is True
+
+
+def test_what_the_kernel_keeps_follows_the_codes_and_goes_with_them():
+    def made(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return scalar_quant.finalize(scalar_quant.apply(nn.Sequential(nn.Linear(24, 7))))
+
+    x, one, other = torch.randn(3, 24), made(0), made(1)
+    before = len(int_product.LAID_OUT)
+    first = int_product.product(x.to(torch.int8), one[0].code)
+    assert len(int_product.LAID_OUT) == before + 1
+    assert int_product.laid_out(one[0].code) is int_product.laid_out(one[0].code)
+    wanted = other(x)
+    twin = deepcopy(one)  # what is kept is no part of the model
+    torch.testing.assert_close(int_product.product(x.to(torch.int8), twin[0].code), first)
+    one.load_state_dict(other.state_dict())
+    torch.testing.assert_close(one(x), wanted)
+    assert not any("onednn" in key or "laid" in key for key in one.state_dict())
+    del one, other, twin
+    gc.collect()
+    assert len(int_product.LAID_OUT) <= before
+    with torch.inference_mode():
+        assert made(2)(x).shape == (3, 7)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
 def test_bytes_are_those_of_the_formula_and_of_the_file(bits, tmp_path):
     config = Config(vocab=50, context=24, layers=3, heads=4, dim=36, ffn=70)
     model = Transformer(config)
     small = scalar_quant.finalize(scalar_quant.apply(model, bits=bits))
-    width = {3: 4}.get(bits, bits)
+    pieces = [n for n in (8, 4, 2, 1) if bits & n]  # 7 bits are stored as 4, 2 and 1
     matrices = [m.weight.shape for m in model.modules() if isinstance(m, nn.Linear)] + [(50, 36)]
-    codes = sum(rows * -(-columns * width // 8) for rows, columns in matrices)
+    codes = sum(rows * -(-columns * n // 8) for rows, columns in matrices for n in pieces)
     scales = 2 * sum(rows for rows, _ in matrices)
     rest = 2 * sum(p.numel() for n, p in model.named_parameters() if n == "pos.weight" or p.dim() == 1)
     assert cost.stored_bytes(small) == codes + scales + rest
@@ -384,12 +433,10 @@ def test_the_embedding_serves_the_head_in_integers(model, ids, monkeypatch):
     assert isinstance(small.tok, IntEmbedding) and isinstance(small.pos, nn.Embedding)
     monkeypatch.setattr(scalar_quant, "bytes_multiply", lambda: True)
     sizes = []
-    kernel = torch._int_mm
-    monkeypatch.setattr(
-        torch, "_int_mm", lambda a, b, out: sizes.append(tuple(b.shape)) or kernel(a, b, out=out)
-    )
-    small(ids)
-    assert sizes[-1] == (32, 50) and len(sizes) == 1 + 3 * 6
+    kernel = int_product.kernel
+    monkeypatch.setattr(int_product, "kernel", lambda x_q, *a: sizes.append(x_q.shape[1]) or kernel(x_q, *a))
+    with_heads = small(ids)
+    assert sizes[-1] == 32 and len(sizes) == 1 + 3 * 6 and with_heads.shape[-1] == 50
 
 
 def test_two_grids_in_one_model(model, ids):

@@ -1,0 +1,64 @@
+"""Products of bytes: x_q W_q^T on processors that multiply 8-bit integers and add the products in 32 bits.
+
+PyTorch has such a kernel in oneDNN, the one that its own quantized models run on. It wants the weight in a
+layout of its own, which takes far longer to make than one product; so it is made once for each weight and
+kept beside the codes, a byte a weight in memory and none in a file.
+"""
+
+from functools import cache
+
+import torch
+from jaxtyping import Float, Int8
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from minieff.grid import Packed
+
+KERNEL = "onednn.qlinear_pointwise"
+LAID_OUT = WeakTensorKeyDictionary()  # codes -> (their version, the weight in the kernel's layout)
+
+
+@cache
+def bytes_multiply() -> bool:
+    """Whether this processor has VNNI or AMX, and the kernel adds up right on it.
+
+    Others may add products in 16 bits, which overflow.
+    """
+    can = getattr(torch.cpu, "get_capabilities", dict)()
+    if not any(can.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+        return False
+    most = torch.full((1, 64), 127, dtype=torch.int8)
+    try:
+        return kernel(most, lay_out(most), torch.ones(1)).item() == 64 * 127**2
+    except (AttributeError, RuntimeError):  # a PyTorch without this kernel, or without oneDNN
+        return False
+
+
+def product(x_q: Int8[Tensor, "N C"], code: Packed) -> Float[Tensor, "N R"]:
+    """x_q (W_q - zero)^T, times the scales of W (one a row). Sums of bytes are exact."""
+    scale = code.scale.float().expand(code.shape[0], 1).squeeze(1)  # (R,)
+    y = kernel(x_q, laid_out(code), scale)
+    if code.zero is not None:
+        y -= x_q.sum(-1, keepdim=True) * (scale * code.zero.squeeze(1))
+    return y
+
+
+def laid_out(code: Packed) -> Tensor:
+    """The weight in the kernel's layout, made anew when somebody has written into the codes."""
+    version = 0 if code.codes.is_inference() else code.codes._version
+    kept = LAID_OUT.get(code.codes)
+    if kept is None or kept[0] != version:
+        kept = LAID_OUT[code.codes] = version, lay_out(code.integers())
+    return kept[1]
+
+
+def lay_out(w_q: Int8[Tensor, "R C"]) -> Tensor:
+    return torch.ops.onednn.qlinear_prepack(w_q, None)
+
+
+def kernel(x_q: Int8[Tensor, "N C"], w_q: Tensor, scale: Float[Tensor, "R"]) -> Float[Tensor, "N R"]:
+    """x_q W_q^T, each column times its scale. Nothing else of what the kernel can do is asked of it."""
+    zeros = torch.zeros(len(scale), dtype=torch.int32)
+    return torch.ops.onednn.qlinear_pointwise(
+        x_q, 1.0, 0, w_q, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
