@@ -127,8 +127,11 @@ STEPS: dict[str, Callable] = {
     "the same, codewords finetuned": ipq(base, 8, shared=True, tokens=600_000),
     "the same, with a teacher": ipq(base, 8, shared=True, tokens=600_000, taught=True),
     "the same, trained with noise": ipq(noised, 8, shared=True, tokens=600_000, taught=True),
+    "blocks of 4 and 8, with noise, not finetuned": ipq(noised, None),
     "blocks of 4 and 8, trained with noise": ipq(noised, None, tokens=600_000, taught=True),
-    "blocks of 4, one codebook, trained with noise": ipq(noised, 4, shared=True, tokens=600_000, taught=True),
+    "blocks of 4, one codebook a kind, trained with noise": ipq(
+        noised, 4, shared=True, tokens=600_000, taught=True
+    ),
     "1 layer, int4": rounded(one, bits=4),
     "1 layer, int4, finetuned": rounded(one, bits=4, tokens=12_000_000),
     "1 layer, int4 in groups of 32, finetuned": rounded(one, tokens=LONG, **FINE),
@@ -158,12 +161,17 @@ def main(argv: list[str] | None = None) -> None:
     quick = arguments.quick
     share, windows = (0.01, 2) if quick else (1.0, None)
     corpus, whole, found = speeches(), file_bytes(base()), {}
+
+    def known() -> dict:
+        """What is there already, also from another process."""
+        return {} if quick else measured("quant_small").get("steps", {})
+
     for name in arguments.steps or list(STEPS)[: 2 if quick else None]:
-        found |= {} if quick else measured("quant_small").get("steps", {})  # another process may add to them
-        if name in found:
+        if name in known():
             continue
         model = STEPS[name](corpus, share)
         quality, size = cost.quality(model, corpus, windows=windows), file_bytes(model)
+        found = found | known()
         found[name] = {
             "bytes": size,
             "smaller": whole / size,

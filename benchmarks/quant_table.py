@@ -27,6 +27,7 @@ TRAINED = {  # of codebooks: {"p": 1.0, "proxy": "exact"} is quantization-aware 
         for bits in (8, 4, 2, 1)
         for way, p in (("qat", 1.0), ("noise", 0.5))
     },
+    "int4by32-qat": (scalar_quant, {"bits": 4, "group": 32, "activations": "none"}),
     "pq-qat": (product_quant, {"p": 1.0, "proxy": "exact"}),
     "pq-noise": (product_quant, {"p": 0.1, "proxy": "exact"}),
     "pq-zero": (product_quant, {"p": 0.1}),
