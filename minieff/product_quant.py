@@ -225,8 +225,9 @@ def finalize(
     A weight with fewer blocks than `codewords` has one for each, which saves no bytes against 16 bits. With
     `shared`, one codebook serves all weights of this call with blocks of one size. `energy`, from
     `input_energy`, weighs errors by inputs. The codewords are parameters in 32 bits and can be trained
-    further, with whatever is left; call it again for the next kind of weight (iPQ), and `store` last. ValueError for more codewords than a byte can tell apart,
-    a block that does not divide a row, weights with NaN, energy of no layer here, or when nothing matches.
+    further, with whatever is left; call it again for the next kind of weight (iPQ), and `store` last.
+    ValueError for more codewords than a byte can tell apart, a block that does not divide a row, weights with
+    NaN, energy of no layer here, or when nothing matches.
     """
     check_codewords(codewords)
     model = clone(model).eval()
