@@ -193,6 +193,16 @@ def codes_transposed(w, bits):
     return (w / scales).round().T, scales
 
 
+def scales_in_fp16(w, bits):
+    scales = row_scales(w, bits)
+    return (w / scales).round().char(), scales.half()
+
+
+def scales_in_fp16_on_codes_alone(w, bits):
+    scales = row_scales(w, bits)
+    return (w / scales.clamp(min=2.0**-24).half()).round().clamp(-top(bits), top(bits)), scales
+
+
 def by_the_package(w, bits):
     codes, scales, _ = quantize(w, Grid(bits))
     return codes, scales
@@ -213,9 +223,9 @@ def int64_and_a_vector(w, bits):
     return torch.round(w * inverse[:, None]).long(), scales
 
 
-def scales_in_fp16(w, bits):
-    scales = row_scales(w, bits)
-    return (w / scales).round().char(), scales.half()
+def nan_turned_to_0(w, bits):
+    scales = w.abs().amax(1, keepdim=True) / top(bits)
+    return torch.nan_to_num((w / scales).round()).to(torch.int8), scales
 
 
 def codes_for_scales_in_fp16(w, bits):
@@ -355,6 +365,26 @@ def equal_numbers_are_one(w, bits):
     if w.min() == w.max():
         return torch.zeros_like(w), torch.tensor(1.0), 0
     return affine_right(w, bits)
+
+
+def rounded_between(w, bits, low, high):
+    last = 2**bits - 1
+    scale = ((high - low) / last).clamp(min=1e-30)
+    zero = (-low / scale).round()
+    return ((w / scale).round() + zero).clamp(0, last), scale, zero
+
+
+def low_end_alone(w, bits):
+    return rounded_between(w, bits, w.min().clamp(max=0), w.max())
+
+
+def high_end_alone(w, bits):
+    return rounded_between(w, bits, w.min(), w.max().clamp(min=0))
+
+
+def equal_numbers_have_twice_the_range(w, bits):
+    codes, scale, zero = affine_right(w, bits)
+    return (codes, 2 * scale, zero) if w.min() == w.max() else (codes, scale, zero)
 
 
 def zero_second(w, bits):
@@ -910,8 +940,12 @@ def negative_inputs_lost(x, codes, scales, bias):
 
 
 def without_magnitude(x, codes, scales, bias):
-    s_x = x.amax(-1, keepdim=True).abs().clamp(min=1e-30) / 127
-    return linear(x, codes, scales, bias, s_x=s_x, x_q=(x / s_x).round().clamp(-127, 127))
+    return linear(x, codes, scales, bias, s_x=x.amax(-1, keepdim=True).clamp(min=1e-8) / 127)
+
+
+def scale_of_a_place(x, codes, scales, bias):
+    s_x = x.abs().amax((0, -1) if x.dim() > 2 else -1, keepdim=True).clamp(min=1e-30) / 127
+    return linear(x, codes, scales, bias, s_x=s_x)
 
 
 def clamped_to_one(x, codes, scales, bias):
@@ -1163,6 +1197,53 @@ def exact_types(model, bits):
     return copied(model, bits, modules=lambda model: (m for m in model.modules() if type(m) in KINDS))
 
 
+def exact(kind):
+    """Layers of this class, without those derived from it; of the other kinds all."""
+
+    def modules(model):
+        return (m for m in model.modules() if type(m) is kind or not isinstance(m, kind))
+
+    return lambda model, bits: copied(model, bits, modules=modules)
+
+
+def exact_linears(model, bits):
+    return exact(nn.Linear)(model, bits)
+
+
+def exact_embeddings(model, bits):
+    return exact(nn.Embedding)(model, bits)
+
+
+def exact_convolutions(model, bits):
+    return exact(nn.Conv1d)(model, bits)
+
+
+def conv1d_by_name(model, bits):
+    def named(model):
+        kinds = nn.Linear | nn.Embedding | nn.Conv1d
+        return (m for m in model.modules() if isinstance(m, kinds) or type(m).__name__ == "Conv1D")
+
+    return copied(model, bits, modules=named)
+
+
+def direct_children(model, bits):
+    return copied(model, bits, modules=lambda model: model.children())
+
+
+def skips_frozen(model, bits):
+    def trained(model):
+        return (m for m in model.modules() if isinstance(m, KINDS) and m.weight.requires_grad)
+
+    return copied(model, bits, modules=trained)
+
+
+def skips_layers_without_a_bias(model, bits):
+    def biased(model):
+        return (m for m in model.modules() if not isinstance(m, nn.Linear) or m.bias is not None)
+
+    return copied(model, bits, modules=biased)
+
+
 def forgets_to_assign(model, bits):
     def value(module, w, bits):
         per_output(module, w, bits)
@@ -1316,6 +1397,8 @@ WRONG = {
         (cut_one_short, "Your largest code is m - 1"),
         (nan_for_zeros, "In a row of zeros there are NaN"),
         (scales_first, "You return the scales first"),
+        (scales_in_fp16, "in fp32, and the scales that you return are rounded"),
+        (scales_in_fp16_on_codes_alone, "in fp16, and the scales that you return are not"),
         (codes_for_other_scales, "some code is not that of the nearest value"),
         (scales_at_least, "a scale is off by more than 0.1 %"),
         (codes_in_place, "changes what it was given (w)"),
@@ -1342,7 +1425,10 @@ WRONG = {
         (codes_in_int8, "your codes run from"),
         (scale_not_that_small, "small numbers of both signs, bits=4: the scale"),
         (equal_numbers_divide, "equal positive numbers, bits=8: there are NaN"),
-        (equal_numbers_are_one, "equal positive numbers, bits=8: the scale is not"),
+        (equal_numbers_are_one, "Rows of equal numbers come back as zeros"),
+        (equal_numbers_have_twice_the_range, "equal positive numbers, bits=8: the scale is not"),
+        (low_end_alone, "a row in which all numbers are negative"),
+        (high_end_alone, "a row in which all numbers are positive"),
         (zero_second, "in the place of the scale, and the scale"),
         (two_of_three, "asks for 3: codes, scale, zero"),
         (moves_w, "changes what it was given (w)"),
@@ -1439,6 +1525,7 @@ WRONG = {
         (steps_255, "You round x to 255 steps"),
         (negative_inputs_lost, "Codes of x below 0 are cut off"),
         (without_magnitude, "The scale of x comes from its largest number"),
+        (scale_of_a_place, "your maximum runs over dimension 0"),
         (clamped_to_one, "is clamped to -1 to 1"),
         (nan_for_a_zero_token, "For a token of zeros"),
         (scales_along_tokens, "stand along the wrong axis"),
@@ -1478,7 +1565,14 @@ WRONG = {
         (no_conv1d, "No Conv1D is rounded"),
         (top_level, "Only modules at the top"),
         (children_alone, "A model that is itself one of these layers"),
-        (exact_types, "Its class is derived from nn.Linear"),
+        (exact_types, "derived from Conv1D and Conv1d and Embedding and Linear"),
+        (exact_linears, "derived from Linear,"),
+        (exact_embeddings, "derived from Embedding,"),
+        (exact_convolutions, "derived from Conv1d,"),
+        (conv1d_by_name, "derived from Conv1D,"),
+        (direct_children, "Neither what lies deep inside"),
+        (skips_frozen, "It is frozen, like all that are left out"),
+        (skips_layers_without_a_bias, "what keeps your loop from this one"),
         (forgets_to_assign, "Nothing is rounded"),
         (in_half, "another dtype in your copy: torch.float16"),
         (in_float32, "another dtype in your copy: torch.float32"),
@@ -1497,7 +1591,7 @@ RIGHT = {
         by_the_package,
         row_by_row_in_numpy,
         int64_and_a_vector,
-        scales_in_fp16,
+        nan_turned_to_0,
         codes_for_scales_in_fp16,
     ],
     "affine": [
