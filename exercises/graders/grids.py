@@ -147,7 +147,18 @@ def matrices(draw: Random) -> list[Matrix]:
         w[2], w[3] = 0.0, w[3] * (5e-4 / w[3].abs().max())
         found.append(Matrix(w, bits))
     row, column = torch.randn(1, 9, generator=generator), torch.randn(7, 1, generator=generator)
-    return [*found, Matrix(row, 4), Matrix(column, 3), Matrix(torch.zeros(3, 5), 8)]
+    return [*found, Matrix(row, 4), Matrix(column, 3), Matrix(torch.zeros(3, 5), 8), beside_ties(draw)]
+
+
+def beside_ties(draw: Random) -> Matrix:
+    """8 bits, and weights 0.01 steps from the middle between two codes: others are nearest once the scale is rounded to fp16."""
+    R, C = draw.sample(range(6, 14), 2)
+    generator = torch.Generator().manual_seed(draw.randrange(2**31))
+    above = torch.tensor([1.0, -1.0] * R)[:R, None]  # whether fp16 is above the scale, or below
+    scale = (1 + (torch.randint(500, (R, 1), generator=generator) + 0.5 + 0.1 * above) / 1024) / 16
+    w = torch.randint(80, 126, (R, C), generator=generator) + 0.5 + 0.01 * above
+    w[:, draw.randrange(C)] = 127
+    return Matrix(w * scale * (2.0 * torch.randint(2, (R, C), generator=generator) - 1), 8)
 
 
 def largest(w: Tensor) -> Tensor:
@@ -228,11 +239,31 @@ def codes_fit(cases: list[Matrix], got: list, of: Callable) -> bool:
     )
 
 
-def right_codes(case: Matrix, q: Tensor, s: Tensor) -> bool:
-    """Nearest for the exact scale, or for the one that is returned."""
-    return whole(q) and any(
-        snapped(q * t[:, None], case.w, t[:, None], case.bits).all() for t in (s, case.scale)
-    )
+def nearest(case: Matrix, q: Tensor, s: Tensor) -> bool:
+    """Whether these are the nearest codes for such scales, in all rows that are not of zeros."""
+    q, w, s = q[case.filled], case.w[case.filled], s[case.filled, None]
+    return whole(q) and bool(snapped(q * s, w, s, case.bits).all())
+
+
+OTHER_SCALES: dict[str, Callable[[Matrix], Tensor]] = {
+    "in fp32, and the scales that you return are rounded": lambda case: case.scale,
+    "in fp16, and the scales that you return are not rounded": lambda case: case.scale.half().double(),
+}
+
+
+def nearest_complaint(cases: list[Matrix], got: list) -> str:
+    """Where codes are not the nearest ones for the scales that come with them; empty if they are."""
+    pairs = list(zip(cases, got, strict=True))
+    wrong = [case for case, (q, s) in pairs if not nearest(case, q, s)]
+    if not wrong:
+        return ""
+    for which, scales in OTHER_SCALES.items():
+        if all(nearest(case, q, scales(case)) for case, (q, _) in pairs):
+            return (
+                f"Your codes are the nearest ones for scales {which}. Then some weights come back more than half a step from where "
+                "they were: codes must be the nearest for the scale that is returned. What has to come first, rounding scales or choosing codes?"
+            )
+    return f"For {wrong[0].label}: the scales are right, and some code is not that of the nearest value. Compare round(w / scale) with your codes."
 
 
 def codes_complaint(cases: list[Matrix], got: list) -> str:
@@ -260,8 +291,4 @@ def codes_complaint(cases: list[Matrix], got: list) -> str:
     for message, of in CODES.items():
         if codes_fit(cases, got, of):
             return message
-    for case, (q, s) in zip(cases, got, strict=True):
-        row = case.filled
-        if not right_codes(Matrix(case.w[row], case.bits), q[row], s[row]):
-            return f"For {case.label}: the scales are right, and some code is not that of the nearest value. Compare round(w / scale) with your codes."
-    return ""
+    return nearest_complaint(cases, got)

@@ -134,9 +134,27 @@ SQUARE: dict[str, Callable] = {
 }  # fmt: skip
 
 
-def cut(to_code: Callable) -> list[Callable]:
-    """Wherever float32 puts a whole number."""
-    return [partial(formula, to_code=to_code, off=off) for off in (0, 1e-6, -1e-6)]
+def ways(of: Callable = formula, **changes: object) -> list[Callable]:
+    """A formula with changes, wherever float32 puts a whole number or a tie."""
+    return [partial(of, off=off, **changes) for off in (0, 1e-6, -1e-6)]
+
+
+def a_place(x: Tensor, least: int, dims: tuple) -> Tensor:
+    """The largest magnitude over dimension 0, which is the batch, where x has at least so many dimensions."""
+    return x.abs().amax(dims, keepdim=True) if x.dim() >= least else a_token(x)
+
+
+def scaled_back_first(call: Call, most: Callable, off: float) -> Tensor:
+    """x is put on its grid, and multiplied as floats: then any of its numbers may share a scale."""
+    scale = most(call.x.double()).clamp(min=1e-30) / 127
+    x = (call.x.double() / scale * (1 + off)).round() * scale
+    y = x @ call.codes.double().T * call.scales.double()
+    return y if call.bias is None else y + call.bias.double()
+
+
+def over_batch(least: int) -> list[Callable]:
+    places = partial(a_place, least=least, dims=(0, -1))
+    return ways(most=places) + ways(scaled_back_first, most=partial(a_place, least=least, dims=(0,)))
 
 
 def stored(x: Tensor) -> Tensor:
@@ -152,9 +170,11 @@ PRODUCT_MISTAKES: dict[str, Callable | list[Callable]] = {
     "You have one scale for all of x: the largest number anywhere, in a later token, too, decides how coarse each token is. The check changed a later "
     "token. Over what should the maximum run?": partial(formula, most=whole_tensor),
     "You have one scale for a whole sequence: its later tokens decide how coarse the earlier ones are. What has a scale of its own?": partial(formula, most=a_sequence),
+    "Sequences of a batch share a scale: your maximum runs over dimension 0, so that what one sequence gives depends on the others. "
+    "What has a scale of its own is a token, a vector of the last dimension.": over_batch(2) + over_batch(3),
     "x is not rounded: you multiply floats by codes. Integer arithmetic needs whole numbers on both sides.": partial(formula, to_code=lambda x: x),
-    "You cut off the fractions of x instead of rounding. .to(torch.int8) does so.": cut(torch.trunc),
-    "You round x down (floor). Which whole number is nearest?": cut(torch.floor),
+    "You cut off the fractions of x instead of rounding. .to(torch.int8) does so.": ways(to_code=torch.trunc),
+    "You round x down (floor). Which whole number is nearest?": ways(to_code=torch.floor),
     "The product overflows: you add in 8 bits. 127 times 127 does not fit. How many bits does a sum of C such products take?": partial(
         formula, sums=partial(wrapped, dtype=torch.int8)
     ),
@@ -176,14 +196,26 @@ PRODUCT_MISTAKES: dict[str, Callable | list[Callable]] = {
     ),
     "You round x to 255 steps from 0 to its largest magnitude. Half of the codes do not fit into 8 bits.": partial(formula, steps=255),
     "Codes of x below 0 are cut off, or were stored without a sign. x is as often negative.": partial(formula, store=lambda x_q: x_q.clamp(min=0)),
-    "The scale of x comes from its largest number, and not from its largest magnitude. A token may have its extreme below 0.": (
-        lambda call: formula(call, most=lambda x: x.amax(-1, keepdim=True).abs(), store=lambda x_q: x_q.clamp(-127, 127))
-    ),
     "The scale of x is rounded to fp16. That is for scales that are stored in a file; the task leaves this one as it is.": [
         partial(formula, most=stored), partial(formula, most=stored_near)
     ],
     "The rounded x is clamped to -1 to 1: divide by the scale first, clamp at 127 steps.": partial(formula, store=lambda x_q: x_q.clamp(-1, 1)),
 }  # fmt: skip
+
+
+# What becomes of codes beyond 127
+BEYOND: list[Callable] = [
+    lambda x_q: x_q,
+    lambda x_q: x_q.clamp(-127, 127),
+    lambda x_q: x_q.clamp(-128, 127),
+    partial(wrapped, dtype=torch.int8),
+]
+SIGNED = [
+    way
+    for store in BEYOND
+    for to_code in (torch.round, torch.trunc)
+    for way in ways(most=lambda x: x.amax(-1, keepdim=True), to_code=to_code, store=store)
+]
 
 
 def later(call: Call) -> Call:
@@ -198,18 +230,29 @@ def square_complaint(call: Call, y: Tensor) -> str:
     return next((text for text, of in SQUARE.items() if call.is_(y, of(call))[call.filled].all()), "")
 
 
+def agree(pairs: list[tuple[Call, Tensor]], of: Callable | list[Callable], above: bool = False) -> bool:
+    """Whether one of these gives each token that is not of zeros; `above`: that has a number above 0."""
+    many = of if isinstance(of, list) else [of]
+    tokens = [(call.x.amax(-1) > 0) if above else call.filled for call, _ in pairs]
+    return all(
+        call.is_(y, *[way(call) for way in many])[some].all()
+        for (call, y), some in zip(pairs, tokens, strict=True)
+    )
+
+
 def product_complaint(calls: list[Call], got: list[Tensor], changed: Tensor, place: int) -> str:
     """What is wrong with the outputs; empty if nothing is. `changed` is that of `later(calls[place])`."""
     pairs, other = list(zip(calls, got, strict=True)), later(calls[place])
     if all(call.is_(y, formula(call)).all() for call, y in pairs):
         right = other.is_(changed, formula(other)).all()
         return "" if right else "Right, but for a last token that is by far the largest."
-    if all(call.is_(y, formula(call))[call.filled].all() for call, y in pairs):
+    if agree(pairs, formula):
         return "For a token of zeros you return something other than the bias. If it is NaN: its largest magnitude is 0, and you divide by it."
     for message, of in PRODUCT_MISTAKES.items():
-        ways = of if isinstance(of, list) else [of]
-        if all(call.is_(y, *[way(call) for way in ways])[call.filled].all() for call, y in pairs):
+        if agree(pairs, of):
             return message
+    if agree(pairs, SIGNED, above=True) and not agree(pairs, formula, above=True):
+        return "The scale of x comes from its largest number, and not from its largest magnitude. A token may have its extreme below 0."
     past = (changed - got[place])[..., :-1, :].abs().max()
     if past > 1e-4 * got[place].abs().max():
         return "A later token was changed, and what you return for the earlier ones changed with it. What do tokens share in your code?"

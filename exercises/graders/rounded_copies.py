@@ -39,7 +39,7 @@ class Block(nn.Module):
 
 
 class Gpt(nn.Module):
-    """Tied token vectors and head, positions in an embedding, a matrix that is a bare parameter, a block that is used twice."""
+    """Tied token vectors and head, positions in an embedding, a matrix that is a bare parameter, a frozen weight, a block that is used twice."""
 
     def __init__(self, vocab: int, dim: int, ffn: int) -> None:
         super().__init__()
@@ -47,6 +47,7 @@ class Gpt(nn.Module):
         self.tok, self.pos = nn.Embedding(vocab, dim), nn.Embedding(11, dim)
         self.tok.weight = self.head.weight
         self.blocks = nn.ModuleList([Block(dim, ffn), Block(dim, ffn)])
+        self.blocks[1].down.weight.requires_grad_(False)
         self.blocks.append(self.blocks[0])
         self.mixing = nn.Parameter(torch.zeros(dim, dim))
 
@@ -73,6 +74,23 @@ class Sound(nn.Module):
         return self.second(torch.tanh(self.first(x + self.attention(x, x, x)[0])))
 
 
+def derived(kind: type) -> type:
+    """A class two steps below this one, with a name that does not tell."""
+    return type("Own", (type("Their", (kind,), {}),), {})
+
+
+class Derived(nn.Module):
+    """The four kinds, each as a class of its own; the linear has no bias."""
+
+    def __init__(self, vocab: int, dim: int, ffn: int) -> None:
+        super().__init__()
+        self.words, self.near = derived(nn.Embedding)(vocab, dim), derived(nn.Conv1d)(dim, dim, 3)
+        self.wide, self.last = derived(Conv1D)(ffn, dim), derived(nn.Linear)(ffn, vocab, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.last(self.wide(self.near(self.words(ids).mT).mT))
+
+
 # The dimension of output channels, or of tokens
 OUTPUT = {nn.Linear: 0, nn.Embedding: 0, nn.Conv1d: 0, Conv1D: 1}
 
@@ -83,12 +101,21 @@ def layer_kind(module: nn.Module) -> type | None:
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """A weight to round, under one of its names: its kind, its value, and the bits."""
+    """A weight to round, under one of its names: its kind, its value, the bits; whether its class is derived from the kind, and if it is frozen."""
 
     name: str
     kind: type
     w: Tensor
     bits: int
+    derived: bool
+    frozen: bool
+
+    @property
+    def depth(self) -> int:
+        return self.name.count(".")
+
+    def unchanged(self, mine: Tensor) -> bool:
+        return torch.equal(self.w.double(), mine)
 
     def fits(self, mine: Tensor, *shared: int, bits: int | None = None) -> bool:
         """Whether `mine` is w on a grid where the dimensions `shared` have one scale."""
@@ -121,13 +148,16 @@ class Theirs:
     @cached_property
     def weights(self) -> list[Weight]:
         modules = self.before.named_modules(remove_duplicate=False)
-        found = [(f"{name}.weight".lstrip("."), module) for name, module in modules if layer_kind(module)]
-        return [Weight(name, layer_kind(m), m.weight.detach(), self.bits) for name, m in found]
+        found = [(f"{name}.weight".lstrip("."), m, layer_kind(m)) for name, m in modules if layer_kind(m)]
+        return [
+            Weight(name, kind, m.weight.detach(), self.bits, type(m) is not kind, not m.weight.requires_grad)
+            for name, m, kind in found
+        ]
 
     def mixed(self, one: Weight) -> bool:
         """Whether a weight is that of two kinds of layers, or lies at two depths: then it tells little."""
         twins = [other for other in self.weights if other.w.data_ptr() == one.w.data_ptr()]
-        return len({(other.kind, other.name.count(".")) for other in twins}) > 1
+        return len({(other.kind, other.depth) for other in twins}) > 1
 
 
 def uneven(p: Tensor, generator: torch.Generator) -> Tensor:
@@ -143,7 +173,7 @@ def uneven(p: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def models(draw: Random) -> list[Theirs]:
-    """The two above, and models of a single layer; one partly in train mode, one frozen, one in float64; each with a copy that nobody else has."""
+    """The three above, and models of a single layer; one partly in train mode, one frozen, one in float64; each with a copy that nobody else has."""
     V, C, ffn, H = (draw.choice(sizes) for sizes in (range(13, 30), range(6, 12), range(14, 24), (6, 8, 10)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw.randrange(2**31))
@@ -151,10 +181,11 @@ def models(draw: Random) -> list[Theirs]:
         found = [
             Theirs(Gpt(V, C, ffn), "a model like GPT-2", draw.choice((3, 4)), ids),
             Theirs(Sound(C, H), "a model with convolutions and attention", draw.choice((4, 6)), x),
-            Theirs(Conv1D(ffn, C), "a model that is one Conv1D", 8, x.mT),
             Theirs(
-                nn.Sequential(one.requires_grad_(False)), "an nn.Sequential of one frozen nn.Linear", 2, x.mT
+                Derived(V, C, ffn), "a model whose layers are derived from the four", draw.choice((3, 5)), ids
             ),
+            Theirs(Conv1D(ffn, C), "a model that is one Conv1D", 8, x.mT),
+            Theirs(nn.Sequential(one.requires_grad_(False)), "an nn.Sequential of a frozen Linear", 2, x.mT),
             Theirs(nn.Embedding(V, C).double(), "a model that is one nn.Embedding in float64", 5, ids),
         ]
     generator = torch.Generator().manual_seed(draw.randrange(2**31))
@@ -231,34 +262,40 @@ def weights_complaint(found: list[tuple[Theirs, Weight, Tensor]]) -> str:
     telling = [(case, one, mine) for case, one, mine in wrong if not case.mixed(one)] or wrong
     pairs = [(one, mine) for _, one, mine in telling]
     right = [one for case, one, mine in found if not case.mixed(one) and one.fits(mine, *one.inputs)]
-    case, first, mine = wrong[0]
+    case, first, mine = telling[0]
+    begin = f"For {case.label}: `{first.name}`"
     if not mine.isfinite().all():
-        return f"For {case.label}: `{first.name}` has NaN or infinite numbers. Some of its channels are zeros: what is their scale?"
-    if all(torch.equal(one.w.double(), mine) for one, mine in pairs):
-        message = left_out([one for one, _ in pairs], right)
-    else:
-        message = wrong_axis(pairs)
-    return message or (
-        f"For {case.label}: `{first.name}`, of {first.kind.__name__}, is not at the nearest values of its grid. Round this weight by itself, "
-        "and compare."
+        return f"{begin} has NaN or infinite numbers. Some of its channels are zeros: what is their scale?"
+    if first.unchanged(mine):
+        alone = all(one.unchanged(mine) for one, mine in pairs)
+        why = left_out([one for one, _ in pairs], right) if alone else ""
+        return f"{begin} has not changed at all. " + (
+            why or "Others have: what keeps your loop from this one?"
+        )
+    return wrong_axis(pairs) or (
+        f"{begin}, of {first.kind.__name__}, is not at the nearest values of its grid. Round this weight by itself, and compare."
     )
 
 
 def left_out(plain: list[Weight], right: list[Weight]) -> str:
     """What weights that are not rounded have in common; empty if it is nothing."""
-    names, kinds = {one.name for one in plain}, {one.kind for one in plain}
+    kinds, depths = {one.kind for one in plain}, {one.depth for one in plain}
+    reached = {one.depth for one in right}
     if not right:
         return "Nothing is rounded: your copy has the weights of the original. Did the rounded values arrive in it?"
-    if all("." not in name for name in names):
+    if depths == {0}:
         return "A model that is itself one of these layers is not rounded: your loop looks at what is inside of it."
-    if names == {"attention.out_proj.weight"}:
-        return (
-            "`attention.out_proj` is not rounded. Its class is derived from nn.Linear: ask with isinstance."
-        )
+    if all(one.derived for one in plain):
+        names = " and ".join(sorted(kind.__name__ for kind in kinds))
+        return f"All that are left out are of a class derived from {names}, with a name of its own: what asks for that?"
+    if all(one.frozen for one in plain) and not any(one.frozen for one in right):
+        return "It is frozen, like all that are left out (requires_grad=False). Frozen weights are rounded, too, and stay frozen."
     if len(kinds) == 1 and not kinds & {one.kind for one in right}:
         return f"No {kinds.pop().__name__} is rounded. The task names four kinds of layers."
-    if min(one.name.count(".") for one in plain) > max(one.name.count(".") for one in right):
+    if min(depths) > max(reached):
         return "Only modules at the top are rounded. Those inside of other modules are as they were: what goes through all of them?"
+    if 0 in depths and min(depths - {0}) > max(reached):
+        return "Neither what lies deep inside is rounded, nor a model that is itself one of these layers: what goes through all of them?"
     return ""
 
 

@@ -10,14 +10,14 @@ from random import Random
 from exercises.graders import Case, NotYet, Verdict, judge, task
 from exercises.graders.file_sizes import SIZE_MISTAKES, right
 from exercises.graders.file_sizes import models as listed
-from exercises.graders.grids import codes_complaint, matrices
+from exercises.graders.grids import codes_complaint, matrices, near
 from exercises.graders.int_products import later, product_complaint, products, square_complaint
 from exercises.graders.judge import answer
 from exercises.graders.kinds import whole
 from exercises.graders.noisy_weights import noise_complaint, passes
 from exercises.graders.rounded_copies import Conv1D as Conv1D
 from exercises.graders.rounded_copies import copies_complaint, made, models
-from exercises.graders.zero_points import affine_complaint, rows
+from exercises.graders.zero_points import Row, affine_complaint, rows, spread
 
 
 def told(message: str) -> None:
@@ -41,11 +41,35 @@ def to_codes(run: Callable, draw: Random) -> Verdict:
     )
 
 
+ENDS: dict[str, Callable] = {
+    "One end of your range is not held at 0: look at a row in which all numbers are negative.": (
+        lambda row: (row.w.double().max() - row.low) / row.last
+    ),
+    "One end of your range is not held at 0: look at a row in which all numbers are positive.": (
+        lambda row: (row.w.double().max().clamp(min=0) - row.w.double().min()) / row.last
+    ),
+}
+
+
+def end_complaint(cases: list[Row], got: list) -> str:
+    """What is wrong in Task 2 with one end of the range, or with rows of equal numbers alone; empty if it is something else."""
+    pairs = list(zip(cases, got, strict=True))
+    varied = [(row, found) for row, found in pairs if spread(row) > 0]
+    if not any(row.fault(found) for row, found in varied):
+        equal = [found for row, found in pairs if spread(row) == 0 and row.w.any()]
+        if all(s.isfinite() and (s * (q - z) == 0).all() for q, s, z in equal):
+            return "Rows of equal numbers come back as zeros. Their range holds 0 as well, and so it is not empty: what are its ends?"
+    if all(near(s, row.scale) for row, (_, s, _) in varied):
+        return ""
+    return next((text for text, of in ENDS.items() if all(near(s, of(row)) for row, (_, s, _) in varied)), "")
+
+
 @task
 def affine(run: Callable, draw: Random) -> Verdict:
     """`affine(w, bits)`: codes from 0 to 2^bits - 1, the scale, and the code of 0."""
     cases = rows(draw)
-    told(affine_complaint(cases, [answer(run, Case((c.w, c.bits), c.label), c.read) for c in cases]))
+    got = [answer(run, Case((c.w, c.bits), c.label), c.read) for c in cases]
+    told(end_complaint(cases, got) or affine_complaint(cases, got))
     return Verdict(
         "0 has a code, every weight comes back within half a step, and equal numbers divide by no range of 0."
     )

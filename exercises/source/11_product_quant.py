@@ -73,7 +73,7 @@ check.lloyd(lloyd)
 #
 # </details>
 #
-# Now use it. The cell below cuts one matrix of `speeches-base` into blocks of 8 and draws 256 of these as a first codebook. Take 25 steps. What share of the sum of squares of all weights is the squared error under the first codebook, and after 25 steps? Does it ever rise?
+# Now use it. The cell below cuts one matrix of `speeches-base` into blocks of 8 and draws 256 of these as a first codebook. Take 25 steps. What share of the sum of squares of all weights is the squared error under the first codebook, and after 25 steps? Does it ever rise? (The codes that `lloyd` returns are those of the codebook it was given; the new one has its own.)
 # And where does `minieff.kmeans.kmeans(points, 256, generator=seeded())` end, which starts with k-means++?
 #
 # <details><summary>Answer</summary>

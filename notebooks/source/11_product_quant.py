@@ -87,7 +87,7 @@ def codewords_figure(w, block, count, iterations=10):
 plot.show(codewords_figure(W, 2, 16), alt="A round cloud of 8,192 pairs of weights around zero, densest in the middle, and sixteen codewords spread over it, closer together where pairs are dense.")
 
 # %% [markdown]
-# At two bits a weight, 16 codewords lose 11 percent of the squares, a grid of a row's whole range 26, and one of its best range 14. Codewords lie where the pairs are; a grid also has values for the corners of a square, where there are few.
+# At two bits a weight, 16 codewords lose 11 percent of the squares, a grid of a row's whole range 26, and one of its best range 14. Codewords lie where the pairs are; a grid also has values for the corners of a square, where there are few. (The bytes in the title are those of our files, where a code takes a whole byte, though 16 codewords need only half of one.)
 #
 # Blocks can be longer, and codewords more. 256 is the most that a byte can tell apart, and the usual choice: with blocks of 8 a byte stands for eight weights. Move it yourself (the picture shows the first two weights of each block):
 
@@ -125,7 +125,7 @@ for size in (2, 4, 8, 16):
     print(f"blocks of {size:2}: codes {W.numel() // size:6,} bytes, codebook {stored - W.numel() // size:5,}; {4 * W.numel() / stored:4.1f} times fewer, not {4 * size}")
 
 # %% [markdown]
-# Blocks of 16 take as many bytes as blocks of 8: the codebook grows as the codes shrink. (This matrix is small; in the paper's, a thousand wide, codebooks take less than a hundredth.) Three ways out, all used below: store codewords in 8 bits with a scale; let all weights of a kind share one codebook; give blocks of 4 to some and of 8 to others.
+# Blocks of 16 take as many bytes as blocks of 8: the codebook grows as the codes shrink. (This matrix is small; in the paper's, a thousand wide, codebooks take less than a hundredth.) Three ways out, all used below: store codewords in 8 bits with a scale; let several weights share one codebook (`shared=True`: all that are coded together and have blocks of one size; in sections 4 and 6 these are the weights of one kind); give blocks of 4 to some and of 8 to others.
 
 # %%
 coded = product_quant.finalize(base, iterations=5, generator=torch.Generator().manual_seed(0))
@@ -142,7 +142,7 @@ before = cost.stored_bytes(base)
 print(f"{before:,} bytes became {cost.stored_bytes(small):,}: {before / cost.stored_bytes(small):.1f} times fewer")
 
 # %% [markdown]
-# (`size_of` is the paper's rule: blocks of 4 in attention, of 8 elsewhere. The token vectors, which serve as head too, are coded once. Biases, norms and positions are in 16 bits.)
+# (`size_of` is the paper's rule: blocks of 4 in attention, of 8 elsewhere. Blocks of 8 everywhere take equally many bytes here: in a matrix of 128 by 128, 2,048 codes less and 2,048 bytes of codebook more. The token vectors, which serve as head too, are coded once. Biases, norms and positions are in 16 bits.)
 #
 # ## 3. What it costs
 #
@@ -161,7 +161,7 @@ for plan in books["plans"]:
     print(f"{knobs:28} {plan['bytes']:>9,} bytes, {before / plan['bytes']:5.1f} times fewer; {plan['nats']:.3f} nats, perplexity {percent(plan['nats'])}")
 
 # %% [markdown]
-# Bit for bit, codebooks lose less than grids: 5 percent where 4 bits lost 9 (or 5 too, with a scale for 32 neighbours and a few more bytes), and a factor of 2 where 2 bits lost a factor of 10. But 12 times fewer bytes with twice the perplexity is no bargain, and with blocks of 8 the model breaks: 256 codewords are too few for the 8,192 blocks of eight numbers in such a matrix. One codebook for all saves two fifths of the bytes at blocks of 8 and costs
+# At equal bytes codebooks lose less than grids. With about a million bytes they lose 5 percent and 4 bits 9 (or 5 too, with a scale for 32 neighbours); with about half a million, blocks of 4 and one codebook for all lose a factor of 2.4 (520,704 bytes), and 2 bits with a zero point a factor of 10 (552,448). But 12 times fewer bytes with twice the perplexity is no bargain, and with blocks of 8 the model breaks: 256 codewords are too few for the 8,192 blocks of eight numbers in such a matrix. One codebook for all saves two fifths of the bytes at blocks of 8 and costs
 # nothing there; 8 bits for each number of a codeword save a fifth of the bytes at blocks of 8 and cost next to nothing. (`energy`: an error in a weight counts as much as the inputs that it meets, measured on some training text. It helps a little.) Fewer codewords save only their own bytes, because a code stays a byte.
 #
 # Which kind of weight bears it worst? One kind in codebooks, the others as they are:
@@ -198,7 +198,7 @@ weight.backward(grad)
 assert torch.allclose(book.grad, codeword_gradients(up.codes, grad, 256, 8), atol=1e-6)
 
 # %% [markdown]
-# By the mean: with the sum, one rate cannot be right for a codeword of one block and for one of 66. (The well-known open implementation divides by the counts in its convolutions and not in its linears, which then learn at other rates than meant. Adam hides the difference, for it divides by the size of the gradient itself.)
+# By the mean: with the sum, one rate cannot be right for a codeword of one block and for one of 66. (The well-known open implementation divides by the counts in its convolutions and not in its linears, which then learn at other rates than meant. That matters for plain gradient descent. Adam divides by the size of the gradient itself, and would do nearly as well with sums: in the steps below the difference does not show.)
 #
 # The paper goes kind by kind, which it calls iPQ: code the feed-forwards, train their codewords and everything that is not coded yet, so that the rest makes up for the loss; then the token vectors; then attention. Here are the first steps of that, live: the feed-forwards in codebooks, and 12 steps.
 
@@ -246,7 +246,7 @@ theirs = BlockNoise(4, 0.5, "zero", torch.Generator().manual_seed(3)).train()
 assert torch.equal(theirs(w), seen)
 
 # %% [markdown]
-# Nothing is divided by $1 - p$, as dropout would, and nothing is written into `w`. (The open implementation of the paper does both, in place: after 20 passes with $p = 0.1$ and no step of training 87 percent of the blocks are zero for good, and the rest is 8 times as large.)
+# Nothing is divided by $1 - p$, as dropout would, and nothing is written into `w`. (The open implementation of the paper does both, in place: after 20 passes with $p = 0.1$ and no step of training $1 - 0.9^{20}$, 88 percent of the blocks, are zero for good, and the rest is $0.9^{-20}$, 8 times as large.)
 #
 # So `speeches-base` again, from nothing, with $p = 0.1$, and both put into codebooks. **Predict**: how much worse is the new one as it is? And in codebooks?
 
@@ -256,30 +256,32 @@ table = load_results("quant_table")
 print(f"as trained: the base {plain['nats']:.3f} nats, with noise {card['quality']['nats']:.3f}")
 
 # %%
-rows = {"the base": table["after"]["pq"]["base"], "the base, finetuned": table["after"]["pq"]["plain"],
+steps = load_results("quant_small")["steps"]
+rows = {"the base": table["after"]["pq"]["base"], "trained with zeros from the start": steps["blocks of 4 and 8, with noise, not finetuned"],
+        "the base, finetuned without noise": table["after"]["pq"]["plain"],
         "finetuned with zeros (p = 0.1)": table["trained"]["pq-zero"], "finetuned with codewords (p = 0.1)": table["trained"]["pq-noise"],
         "finetuned with codewords (p = 1)": table["trained"]["pq-qat"]}
 for name, found in rows.items():
     print(f"in codebooks, {name:36} {found['nats']:.3f} nats, {percent(found['nats'])}")
 
 # %% [markdown]
-# The model that saw zeros in a tenth of its blocks ends worse as it is, by 0.24 nats. In codebooks it is ahead of the base once both are finetuned (section 6). The other rows are a short finetuning of the base, 600,000 tokens: a tenth of the blocks zero takes 0.6 nats off what codebooks cost, a tenth as codewords 0.2; replacing *all* blocks by their codewords in every pass, with k-means following the weights, takes off 1.9. As in lesson 10, p = 1 is the best in
-# a short training; the paper finds the opposite in a long one.
+# The model that saw zeros in a tenth of its blocks ends worse as it is, by 0.24 nats. In codebooks it is ahead of the base, by 1.2 nats, without any finetuning; but 5.3 nats are no usable model. The rows below are a short finetuning of the base on 600,000 tokens, and the one without noise is what they are to be compared with: a tenth of the blocks zero takes 0.7 nats off, a tenth as codewords 0.3;
+# replacing *all* blocks by their codewords in every pass, with k-means following the weights, takes off 2.1. As in lesson 10, p = 1 is the best in a short training; the paper finds the opposite in a long one.
 #
 # ## 6. 25 times, step by step
 #
-# The talk has 25 times and more. What does it take here? Ratios are of the tensors' bytes, against the base in 32 bits; perplexity is against the base's.
+# The talk has 25 times and more. What does it take here? Ratios are of files, against the base in 32 bits; perplexity is against the base's. In codebooks, "finetuned" means 600,000 tokens for the codewords and what is not coded (1 to 1.2 million for the last two); models of one or two layers with few bits were trained on 12 million tokens with the rounding on, "long" on 48 million and "better teacher" on 24 million.
 
 # %%
-steps = load_results("quant_small")["steps"]
 for name, found in steps.items():
     print(f"{name:48} {found['bytes']:>9,} bytes {found['smaller']:5.1f} times {found['nats']:.3f} nats {percent(found['nats'])}")
 
 # %% [markdown]
 # Row by row. Codebooks with blocks of 8 break the base, and training the codewords brings it from 6.80 nats to 4.75; the base itself as a teacher (the loss is half that and half the text) to 4.66; Quant-Noise in training to 4.40. Each of the three steps helps, by 2.05, 0.09 and 0.26 nats, and together they leave nearly three times the perplexity. Blocks of 4 cost 50 percent of perplexity at 14 times.
-# A model with fewer layers and finer blocks (the four layers that LayerDrop left of eight, lesson 08) gives 22 times for 60 percent.
+# A model with fewer layers and finer blocks (the four layers that LayerDrop left of eight, lesson 08) gives 21 times for 60 percent, and three values a weight do about as well.
 #
-# The best file of 25 times has no codebook at all. It is *one* layer, trained on 28.8 million tokens, and on 12 million more with 4 bits a weight and a scale for 32 neighbours: 3.4 times the base's tokens, in fewer MACs. 25.3 times for 19 percent. The talk puts "train a smaller network from scratch" first and says not to discount it.
+# The best files beyond 25 times have no codebook at all. They are *one* layer with 4 bits a weight and a scale for 32 neighbours. Trained on 28.8 million tokens, and on 12 million more with the rounding: 25 times for 19 percent, in fewer MACs than the base's training. With positions in 4 bits, too, it is 27 times smaller; on 48 million tokens with the rounding that costs 17 percent. With a teacher,
+# the base's twin that saw three times the tokens (3.14 nats), 24 million tokens suffice for 13.4 percent. The teacher was not free: its training took three times the base's. Two layers with 3 bits a weight are no better, and one layer with 2 bits is 50 times smaller and costs 71 percent. The talk puts "train a smaller network from scratch" first and says not to discount it.
 #
 # Why does the paper reach 25 times with little loss, and we do not? Its model has 247 million parameters. A codebook of 256 codewords serves a matrix of a thousand by four thousand there, and a matrix of 128 by 512 here; and 25 times fewer leave it 38 million bytes, and us 300 thousand. A model that is hardly overparameterized has little to give (lesson 00 has how to tell). Its finetuning is also far longer: 600,000 tokens took minutes here.
 #
@@ -309,10 +311,10 @@ ax.set(xscale="log", xlabel="MB", ylabel="bits a byte, held out", ylim=(1.2, 2.6
 ax.set_xticks([0.2, 0.3, 0.5, 1, 2, 4], ["0.2", "0.3", "0.5", "1", "2", "4"])
 ax.set_xticks([], minor=True)
 ax.legend(frameon=False, fontsize=8)
-plot.show(figure, alt="Bits a byte over the size of the file on a logarithmic scale, for some ninety files. Grids after training lie at 1.34 at 2 megabytes, near it at 1, and rise steeply at half a megabyte; so do codebooks after training. What was trained for its format reaches 1.5 there. At a quarter of a megabyte, left of the line of 25 times, two points lie at 1.41 and 1.42, the model of one layer with 4 bits. Models in 16 bits lie to the right of the front.")
+plot.show(figure, alt="Bits a byte over the size of the file on a logarithmic scale, for some ninety files. Grids after training lie at 1.34 at 2 megabytes, near it at 1, and rise steeply at half a megabyte; so do codebooks after training. What was trained for its format reaches 1.5 there. At a quarter of a megabyte, left of the line of 25 times, points lie from 1.39 to 1.42, the model of one layer with 4 bits, and at 0.15 megabytes one at 1.56. Models in 16 bits lie to the right of the front.")
 
 # %% [markdown]
-# From the right: the base in 16 bits, with 8 bits at the same quality, with 4 bits and training, or in codebooks with blocks of 2 (the dotted line is 25 times). Below one megabyte only the model of one layer is on the front, in 16 bits and in 4: whatever we made of the base or of half of it there is larger and worse. (The smallest file is no usable model.) (Trained were one seed and one plan each.)
+# From the right: the base in 16 bits, with 8 bits at the same quality, with 4 bits and training, or in codebooks with blocks of 2 (the dotted line is 25 times). Far below one megabyte only the models of one layer are on the front, with 4 bits and with 2: whatever we made of the base or of half of it there is larger and worse. (The smallest file is no usable model.) (Trained were one seed and one plan each.)
 #
 # ## 7. What it does not do
 #
@@ -369,9 +371,9 @@ print(f"{t.median / passes['base'].median:.2f} of the base's time")
 
 # %%
 shown = {"codebooks, blocks of 2": books["plans"][0], "codebooks, blocks of 4": books["plans"][1],
-         "1 layer, int4": steps["1 layer, int4 in groups of 32, finetuned"], "4 layers, blocks of 4, finetuned": steps["4 layers, blocks of 4, finetuned"]}
+         "1 layer, int4, with a teacher": steps["1 layer, int4, all, with a better teacher"], "4 layers, blocks of 4, finetuned": steps["4 layers, blocks of 4, finetuned"]}
 for name, found in shown.items():
-    print(f"{name:34} size {found['bytes'] / before:.3f}, {found['bits_per_byte']:.3f} bits a byte (base {plain['bits_per_byte']:.3f})")
+    print(f"{name:34} size {found['bytes'] / before:.3f} of fp32, {2 * found['bytes'] / before:.3f} of 16 bits; {found['bits_per_byte']:.3f} bits a byte (base {plain['bits_per_byte']:.3f})")
 rows = [like | {"name": name, "stored_bytes": found["bytes"], "bits_per_byte": found["bits_per_byte"], "seconds": [unit * t.low, unit * t.median, unit * t.high]}
         for name, found in list(shown.items())[:2]]
 
