@@ -265,7 +265,7 @@ for name, found in rows.items():
     print(f"in codebooks, {name:36} {found['nats']:.3f} nats, {percent(found['nats'])}")
 
 # %% [markdown]
-# The model that saw zeros in a tenth of its blocks ends worse as it is, by 0.24 nats. In codebooks it is ahead of the base, by 1.2 nats, without any finetuning; but 5.3 nats are no usable model. The rows below are a short finetuning of the base on 600,000 tokens, and the one without noise is what they are to be compared with: a tenth of the blocks zero takes 0.7 nats off, a tenth as codewords 0.3;
+# The model that saw zeros in a tenth of its blocks ends worse as it is, by 0.24 nats. In codebooks it is ahead of the base, by 1.2 nats, without any finetuning; but 5.3 nats are no usable model. The other rows are a short finetuning of the base on 600,000 tokens, and the one without noise is what they are to be compared with: a tenth of the blocks zero takes 0.7 nats off, a tenth as codewords 0.3;
 # replacing *all* blocks by their codewords in every pass, with k-means following the weights, takes off 2.1. As in lesson 10, p = 1 is the best in a short training; the paper finds the opposite in a long one.
 #
 # ## 6. 25 times, step by step
