@@ -2,7 +2,7 @@
 
     python benchmarks/quant_table.py           after `make zoo`: an hour on a thread; rows there are kept
     python benchmarks/quant_table.py int4-qat  one row, or several
-    python benchmarks/quant_table.py --quick   three rows, few tokens and windows: whether it runs
+    python benchmarks/quant_table.py --quick   four rows, few tokens and windows: whether it runs
 
 The base model is rounded as it is, or finetuned on 600,000 tokens with all weights rounded in each pass
 (quantization-aware training) or a random share of them (Quant-Noise), and rounded then; as a control it is

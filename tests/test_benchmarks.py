@@ -177,8 +177,8 @@ def test_the_quick_look_at_codebooks_has_bytes_and_quality(tmp_path):
 
 def test_the_quick_table_of_roundings_finetunes_copies(tmp_path):
     found = quick("quant_table", tmp_path)
-    assert set(found["trained"]) == {"plain", "int4-noise", "int1-noise"}
-    assert list(found["after"]) == ["int8", "int4", "int2", "int1", "pq"]
+    assert set(found["trained"]) == {"plain", "int4-noise", "int1-noise", "pq-zero"}
+    assert list(found["after"]) == ["int8", "int4", "int2", "int1", "int4by32", "pq"]
     sizes = {name: row["bytes"] for name, row in found["trained"].items()}
     assert sizes["int1-noise"] < sizes["int4-noise"] < sizes["plain"] == found["whole"]["bytes"]
     assert found["trained"]["plain"]["nats"] != found["whole"]["nats"]
