@@ -58,6 +58,11 @@ def one() -> nn.Module:
     return zoo.load("speeches-same-macs-1")
 
 
+def wide() -> nn.Module:
+    """One layer, wider: as wide as a file 25 times smaller holds."""
+    return zoo.load("one-wide", zoo.FOLDER / "quant")
+
+
 def two() -> nn.Module:
     """Two layers, likewise."""
     return zoo.load("speeches-same-macs-2")
@@ -137,6 +142,9 @@ STEPS: dict[str, Callable] = {
     "1 layer, int4 in groups of 32, finetuned": rounded(one, tokens=LONG, **FINE),
     "1 layer, int4, all, finetuned long": rounded(one, tokens=4 * LONG, **ALL | FINE),
     "1 layer, int4, all, with a better teacher": rounded(one, tokens=2 * LONG, teacher=long, **ALL | FINE),
+    "1 wider layer, int4, all, with a teacher": rounded(
+        wide, bits=4, group=34, where=ALL["where"], tokens=2 * LONG, teacher=base
+    ),
     "4 layers, blocks of 4": ipq(half, 4, bits=8),
     "4 layers, blocks of 4, finetuned": ipq(half, 4, bits=8, tokens=600_000, taught=True),
     "4 layers, all blocks replaced in training": blockwise(half, 4, bits=8, tokens=1_000_000),

@@ -31,6 +31,8 @@ TRAINED = {  # of codebooks: {"p": 1.0, "proxy": "exact"} is quantization-aware 
     "pq-qat": (product_quant, {"p": 1.0, "proxy": "exact"}),
     "pq-noise": (product_quant, {"p": 0.1, "proxy": "exact"}),
     "pq-zero": (product_quant, {"p": 0.1}),
+    "plain-long": None,  # ten times the tokens
+    "int4by32-long": (scalar_quant, {"bits": 4, "group": 32, "activations": "none"}),
 }
 # what rounds without training: the base, and the control
 KINDS = {name.split("-")[0]: technique for name, technique in TRAINED.items() if name.endswith("qat")}
@@ -58,15 +60,16 @@ def main(argv: list[str] | None = None) -> None:
         techniques = [technique] if technique else []
         coins = torch.Generator().manual_seed(0)
         noisy = compose.apply(base, techniques, coins)
-        model = finetune(noisy, corpus, tokens, techniques=techniques, rate=3e-4)
-        if technique is None:  # what more training alone does, and rounding after it
+        times = 10 if name.endswith("-long") else 1
+        model = finetune(noisy, corpus, times * tokens, techniques=techniques, rate=3e-4)
+        if name == "plain":  # what more training alone does, and rounding after it
             found["trained"][name] = look(model)
             found["after"] = {
                 kind: {n: look(small(compose.apply(m, [t]))) for n, m in (("base", base), ("plain", model))}
                 for kind, t in KINDS.items()
             }
         else:
-            found["trained"][name] = look(small(model))
+            found["trained"][name] = look(small(model) if techniques else model)
         print(name, found["trained"][name], flush=True)
         print(save_results("quant_table", found), flush=True)
 
