@@ -1,6 +1,7 @@
 """Grids, rounding in training, integer layers, wrong inputs. General laws are in test_laws.py."""
 
 import gc
+import timeit
 from copy import deepcopy
 from itertools import product
 from math import sqrt
@@ -353,6 +354,24 @@ def test_the_processor_and_the_kernel_are_checked(monkeypatch):
     monkeypatch.setattr(int_product, "kernel", lambda *a: right)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: vnni, raising=False)
     assert int_product.bytes_multiply.__wrapped__() is True
+
+
+@pytest.mark.skipif(not int_product.bytes_multiply(), reason="this processor has no integer kernel")
+@pytest.mark.parametrize("tokens", [1, 2, 3, 65])
+def test_the_kernel_is_exact_and_no_loop(tokens):
+    """oneDNN's fallback for types it has no fast kernel for took 1,000 times as long as fp32."""
+    torch.manual_seed(0)
+    x_q, w_q = (torch.randint(-127, 128, (n, 1024), dtype=torch.int8) for n in (tokens, 512))
+    x_q[0], w_q[0] = 127, -127
+    ready, scale = int_product.lay_out(w_q), torch.ones(512)
+    want = (x_q.long() @ w_q.long().T).float()
+    assert torch.equal(int_product.kernel(x_q, ready, scale), want)
+
+    def fastest(run) -> float:
+        return min(timeit.repeat(run, number=1, repeat=5))
+
+    x, w = x_q.float(), w_q.float()
+    assert fastest(lambda: int_product.kernel(x_q, ready, scale)) < 20 * fastest(lambda: x @ w.T)
 
 
 def test_what_the_kernel_keeps_follows_the_codes_and_goes_with_them():

@@ -218,7 +218,7 @@ for _ in range(12):
 
 # %%
 end = cost.quality(model.eval(), corpus, windows=16).nats
-print(f"16 windows: the base {cost.quality(base, corpus, windows=16).nats:.2f} nats, feed-forwards in codebooks {start:.2f}, after 12 steps {end:.2f}")
+print(f"16 windows: the base {cost.quality(base, corpus, windows=16).nats:.2f} nats, feed-forwards in codebooks {start:.1f}, after 12 steps {end:.1f}")
 assert end < start
 
 # %% [markdown]
