@@ -6,7 +6,8 @@
 
 The base model is rounded as it is, or finetuned on 600,000 tokens with all weights rounded in each pass
 (quantization-aware training) or a random share of them (Quant-Noise), and rounded then; as a control it is
-finetuned without. Bytes are those of the file, nats a token those on all held-out windows.
+finetuned without. Rows with `-long` have ten times the tokens. Bytes are those of the file, nats a token
+those on all held-out windows.
 """
 
 import argparse
