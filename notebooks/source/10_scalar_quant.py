@@ -391,7 +391,7 @@ print("the same on ten times the tokens: ", both(trained["int4by32-long"]))
 print("these tokens without rounding:    ", both(trained["plain-long"]))
 
 # %% [markdown]
-# With 8 bits there is nothing to win; the 0.8 percent are what this short finetuning costs by itself, for the base had been trained to the end of its schedule. With 4 bits, training with all weights rounded halves the loss, from 9 percent to 5; with a scale for 32 neighbours it is 3 percent. On ten times the tokens such a file of 4 bits is 1.7 percent *better* than the base. That is the training's doing more than the rounding's: the same tokens without rounding make the base better by 4 percent, and 4 bits cost 2.5 of them. With 2 bits and one, 600,000 tokens, a twentieth of the base's training, bring it from 8 nats to 5.1 and 4.5. That one bit ends *better* than two is the grid's doing: two bits, symmetric, with
+# With 8 bits there is nothing to win; the 0.8 percent are what this short finetuning costs by itself, for the base had been trained to the end of its schedule. With 4 bits, training with all weights rounded halves the loss, from 9 percent to 5; with a scale for 32 neighbours it is 3 percent. On ten times the tokens such a file of 4 bits is 1.8 percent *better* than the base. That is the training's doing more than the rounding's: the same tokens without rounding make the base better by 4 percent, and 4 bits cost 2.5 of them. With 2 bits and one, 600,000 tokens, a twentieth of the base's training, bring it from 8 nats to 5.1 and 4.5. That one bit ends *better* than two is the grid's doing: two bits, symmetric, with
 # the range of the largest weight, make 84 percent of the weights 0 (section 4), and a sign with the mean as its scale makes none. The talk's "binary: so far not working for Transformers" stands: 24 times smaller, and three times the perplexity.
 #
 # Rounding a half is worse than rounding all, wherever rounding costs anything. The paper reports the opposite, by a wide margin at 4 bits, for models that saw the noise during the whole training. Our finetuning is short, and then what counts is how much of it the model spends as it will be used. So the two do not contradict each other, and this lesson does not settle it.
@@ -489,7 +489,7 @@ rows = [like | {"name": f"base, {name}", "stored_bytes": found["bytes"], "bits_p
 
 # %%
 plot.show(plot.scoreboard([row for row in board if "width" not in row["name"] and "kept" not in row["name"]] + rows, highlight=[row["name"] for row in rows]),
-          alt="The scoreboard with two more points, the base with 8 and with 4 bits: in size the base with 8 bits lies at half of the base, as low as it; with 4 bits it lies left of every other model and a little higher. In time neither is ahead of the base.")
+          alt="The scoreboard with two more points, the base with 8 and with 4 bits: in size the base with 8 bits lies at half of the base, as low as it; with 4 bits it lies left of every other model and a little higher. In time both lie a little ahead of the base.")
 
 # %%
 saved = save_results("10_scalar_quant", {                    # to a temporary folder, unless `make lessons` runs
