@@ -37,7 +37,10 @@ def bytes_multiply() -> bool:
 
 
 def product(x_q: Int8[Tensor, "N C"], code: Packed) -> Float[Tensor, "N R"]:
-    """x_q (W_q - zero)^T, times the scales of W (one a row). Sums of bytes are exact."""
+    """x_q (W_q - zero)^T, times the scales of W (one a row).
+
+    Bytes are added up exactly, in 32 bits; sums beyond 2^24 are rounded as any float is.
+    """
     scale = code.scale.float().expand(code.shape[0], 1).squeeze(1)  # (R,)
     y = kernel(x_q, laid_out(code), scale)
     if code.zero is not None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from minieff.grid import SMALLEST, Grid, Packed, in_fp16, snap
 from minieff.int_product import KERNEL, bytes_multiply, product
-from minieff.stored import format_of, halve, matrices, refuse_other_layers
+from minieff.stored import format_of, half, halve, matrices, refuse_other_layers
 from minieff.surgery import Where, Wrap, clone, is_a, parametrize, pick, recode, swap
 
 STAGE = "weight"
@@ -91,13 +91,8 @@ def in_bytes(
     x: Float[Tensor, "N C"], static: Float[Tensor, ""] | None
 ) -> tuple[Int8[Tensor, "N C"], Float[Tensor, "N 1"]]:
     """`input_codes` as bytes, some tokens at a time."""
-    x_q, scale = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x), 1)
-    some = max(1, CACHED // x.shape[1])
-    for first in range(0, len(x), some):
-        tokens = slice(first, first + some)
-        codes, scale[tokens] = input_codes(x[tokens], static)
-        x_q[tokens] = codes.to(torch.int8)
-    return x_q, scale
+    parts = [input_codes(some, static) for some in x.split(max(1, CACHED // x.shape[1]))]
+    return torch.cat([x_q.to(torch.int8) for x_q, _ in parts]), torch.cat([scale for _, scale in parts])
 
 
 def seen(module: nn.Module, inputs: tuple) -> None:
@@ -144,13 +139,18 @@ class IntWeight(nn.Module):
 
     def __init__(self, code: Packed, bias: nn.Parameter | None = None) -> None:
         super().__init__()
-        self.code, self.bias, self.activations = code, bias, "none"
+        self.code, self.activations = code, "none"
+        self.half_bias = None if bias is None else nn.Parameter(half(bias.detach(), "a bias"))
         self.register_buffer("scale", None)
         self.register_forward_pre_hook(seen)
 
     @property
     def weight(self) -> Float[Tensor, "R C"]:
         return self.code.dense()
+
+    @property
+    def bias(self) -> Float[Tensor, "R"] | None:
+        return None if self.half_bias is None else self.half_bias.float()
 
     @property
     def in_integers(self) -> bool:
