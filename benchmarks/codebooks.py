@@ -4,8 +4,8 @@ lesson 11.
     python benchmarks/codebooks.py           the base model on all held-out windows: a quarter of an hour
     python benchmarks/codebooks.py --quick   two of them on a few windows
 
-Nothing is trained. `kinds`: one kind of weight in codebooks, the others as they are. Bytes are those of the
-tensors in the file.
+Nothing is trained. `kinds`: one kind of weight in codebooks, the others as they are. `bytes` are those of the
+tensors, `file` those of the file with its header.
 """
 
 import argparse

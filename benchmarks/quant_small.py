@@ -12,15 +12,13 @@ in fp32; nats a token those on all held-out windows.
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
 
 from benchmarks.finetune import finetune
+from benchmarks.scalar_grids import file_bytes
 from minieff import compose, cost, layerdrop, product_quant, scalar_quant, zoo
-from minieff.checkpoint import pack, write_tensors
 from minieff.data import Corpus, speeches
 from minieff.files import measured, save_results
 from minieff.surgery import Where, is_a, named
@@ -188,12 +186,6 @@ def main(argv: list[str] | None = None) -> None:
         }
         print(f"{name:48}{size:>9,} {whole / size:6.2f} {quality.nats:.4f}", flush=True)
         print(save_results("quant_small", {"steps": found}), flush=True)
-
-
-def file_bytes(model: nn.Module) -> int:
-    """Size of the model's file, header included."""
-    with TemporaryDirectory() as folder:
-        return write_tensors(Path(folder) / "model.safetensors", pack(model)).stat().st_size
 
 
 if __name__ == "__main__":

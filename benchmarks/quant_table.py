@@ -6,8 +6,8 @@
 
 The base model is rounded as it is, or finetuned on 600,000 tokens with all weights rounded in each pass
 (quantization-aware training) or a random share of them (Quant-Noise), and rounded then; as a control it is
-finetuned without. Rows with `-long` have ten times the tokens. Bytes are those of the file, nats a token
-those on all held-out windows.
+finetuned without. Rows with `-long` have ten times the tokens. `bytes` are those of the tensors, `file` those
+of the file with its header; nats a token are those on all held-out windows.
 """
 
 import argparse
@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from benchmarks.finetune import finetune
-from minieff import compose, cost, product_quant, scalar_quant, zoo
+from benchmarks.scalar_grids import look
+from minieff import compose, product_quant, scalar_quant, zoo
 from minieff.data import speeches
 from minieff.files import measured, save_results
 
@@ -48,11 +49,10 @@ def main(argv: list[str] | None = None) -> None:
     tokens, windows = (2 * 1024, 2) if quick else (600_000, None)
     base, corpus = zoo.load(START), speeches()
 
-    def look(model: nn.Module) -> dict:
-        quality = cost.quality(model, corpus, windows=windows)
-        return {"bytes": cost.stored_bytes(model), "nats": quality.nats}
+    def looked(model: nn.Module) -> dict:
+        return look(model, corpus, windows)
 
-    found = {"model": START, "tokens": tokens, "whole": look(base), "after": {}, "trained": {}}
+    found = {"model": START, "tokens": tokens, "whole": looked(base), "after": {}, "trained": {}}
     found |= {} if quick else measured("quant_table")
     for name in chosen.rows or list(TRAINED)[:: 4 if quick else 1]:
         if name in found["trained"]:
@@ -64,13 +64,13 @@ def main(argv: list[str] | None = None) -> None:
         times = 10 if name.endswith("-long") else 1
         model = finetune(noisy, corpus, times * tokens, techniques=techniques, rate=3e-4)
         if name == "plain":  # what more training alone does, and rounding after it
-            found["trained"][name] = look(model)
+            found["trained"][name] = looked(model)
             found["after"] = {
-                kind: {n: look(small(compose.apply(m, [t]))) for n, m in (("base", base), ("plain", model))}
+                kind: {n: looked(small(compose.apply(m, [t]))) for n, m in (("base", base), ("plain", model))}
                 for kind, t in KINDS.items()
             }
         else:
-            found["trained"][name] = look(small(model) if techniques else model)
+            found["trained"][name] = looked(small(model) if techniques else model)
         print(name, found["trained"][name], flush=True)
         print(save_results("quant_table", found), flush=True)
 

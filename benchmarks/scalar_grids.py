@@ -4,23 +4,33 @@
     python benchmarks/scalar_grids.py --quick   two grids on a few windows
 
 `grids`: for 8 to 1 bits, one scale for the tensor, a row or 32 neighbours, codes with and without a zero
-point, three ways to choose the range; inputs as they are. `inputs`: weights of 8 bits, and inputs as they
-are, rounded with a scale a token, or with one scale that was calibrated. Bytes are those of the file.
+point, three ways to choose the range; inputs as they are. `inputs`: weights of 8 bits (and of 4), and inputs
+as they are, rounded with a scale a token, or with one scale that was calibrated. `bytes` are those of the
+tensors, `file` those of the file with its header.
 """
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
 
 from minieff import cost, scalar_quant, zoo
+from minieff.checkpoint import pack, write_tensors
 from minieff.data import Corpus, speeches
 from minieff.files import save_results
 from minieff.grid import Grid
 
 MODEL = "speeches-base"
 CALIBRATION = 16  # windows of training text
+INPUTS = {
+    "none": {"activations": "none"},
+    "dynamic": {"activations": "dynamic"},
+    "static": {"activations": "static"},
+    "dynamic, 4 bits": {"activations": "dynamic", "bits": 4},
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,12 +43,12 @@ def main(argv: list[str] | None = None) -> None:
         rounded = scalar_quant.apply(base, **asdict(grid), activations="none")
         found["grids"].append(asdict(grid) | look(scalar_quant.finalize(rounded), corpus, windows))
         print(found["grids"][-1], flush=True)
-    for activations in ("none", "dynamic", "static"):
-        rounded = scalar_quant.apply(base, activations=activations)
-        if activations == "static":
+    for name, knobs in INPUTS.items():
+        rounded = scalar_quant.apply(base, **knobs)
+        if name == "static":
             rounded = scalar_quant.calibrate(rounded, training_text(corpus))
-        found["inputs"][activations] = look(scalar_quant.finalize(rounded), corpus, windows)
-        print(activations, found["inputs"][activations], flush=True)
+        found["inputs"][name] = look(scalar_quant.finalize(rounded), corpus, windows)
+        print(name, found["inputs"][name], flush=True)
     print(save_results("scalar_grids", found))
 
 
@@ -61,7 +71,14 @@ def training_text(corpus: Corpus):
 
 def look(model: nn.Module, corpus: Corpus, windows: int | None) -> dict:
     quality = cost.quality(model, corpus, windows=windows)
-    return {"bytes": cost.stored_bytes(model), "nats": quality.nats, "bits_per_byte": quality.bits_per_byte}
+    sizes = {"bytes": cost.stored_bytes(model), "file": file_bytes(model)}
+    return sizes | {"nats": quality.nats, "bits_per_byte": quality.bits_per_byte}
+
+
+def file_bytes(model: nn.Module) -> int:
+    """Size of the model's file, header included."""
+    with TemporaryDirectory() as folder:
+        return write_tensors(Path(folder) / "model.safetensors", pack(model)).stat().st_size
 
 
 if __name__ == "__main__":

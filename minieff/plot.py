@@ -116,7 +116,8 @@ SPOTS = [(6, 3), (6, -10), (-6, 3), (-6, -10), (6, 13), (6, -20), (-6, 13), (-6,
 
 
 def label(axes: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
-    """A name beside each point (name, x, y, colour), in the first spot, if any, that covers nothing else."""
+    """A name beside each point (name, x, y, colour), in the first spot, if any, in which it covers nothing else and
+    lies between the sides."""
     centres = axes.transData.transform([point[1:3] for point in points])  # in pixels
     taken = [Bbox.from_bounds(*centre, 0, 0).padded(4) for centre in centres]
     for name, x, y, colour in points:
@@ -126,7 +127,8 @@ def label(axes: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
                 ha="left" if spot[0] > 0 else "right",
             )  # fmt: skip
             box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in taken) or spot == SPOTS[-1]:
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken) or spot == SPOTS[-1]:
                 break
             text.remove()
         taken.append(box)

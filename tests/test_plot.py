@@ -32,6 +32,13 @@ def test_names_on_the_scoreboard_cover_neither_each_other_nor_a_point():
         assert not any(box.contains(*axes.transData.transform(point)) for box in boxes for point in points)
 
 
+def test_a_long_name_at_the_right_side_stands_to_the_left_of_its_point():
+    rows = [row("near", 1, 1.5), row("a name that would run beyond the side", 4, 1.4)]
+    axes = plot.scoreboard(rows).figure.axes[0]
+    assert all(axes.bbox.x0 <= t.get_window_extent().x0 for t in axes.texts)
+    assert all(t.get_window_extent().x1 <= axes.bbox.x1 for t in axes.texts)
+
+
 def test_highlighted_names_have_another_colour():
     figure = plot.scoreboard([row("a", 1, 1.5), row("b", 2, 1.4)], highlight=["b"])
     colours = {text.get_text(): text.get_color() for text in figure.axes[0].texts}

@@ -359,7 +359,7 @@ def test_the_processor_and_the_kernel_are_checked(monkeypatch):
 @pytest.mark.skipif(not int_product.bytes_multiply(), reason="this processor has no integer kernel")
 @pytest.mark.parametrize("tokens", [1, 2, 3, 65])
 def test_the_kernel_adds_up_right_and_is_no_loop(tokens):
-    """With AMX 128 times the weights' sum is taken off in fp32, so that sums beyond 2^24 are rounded. oneDNN's
+    """With AMX 128 times the weights' sum is taken off in fp32: sums beyond 2^24 are rounded. oneDNN's
     fallback for types it has no fast kernel for took 1,000 times as long as fp32.
     """
     torch.manual_seed(0)

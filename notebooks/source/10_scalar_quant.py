@@ -47,7 +47,7 @@ error = q * scale - row
 print(f"largest error {error.abs().max() / scale:.3f} steps, root mean square {error.square().mean().sqrt() / scale:.3f} steps, 1 / sqrt(12) = {12**-0.5:.3f}")
 
 # %% [markdown]
-# Half a step, and $1 / \sqrt{12}$ of a step. So a bit less, which doubles the step, doubles the error. (With one bit the code is the sign, and the scale is the mean magnitude, which is the best one for signs.)
+# Half a step, and $1 / \sqrt{12}$ of a step. So with one bit fewer, where the step is twice as large, the error is twice as large. This grid is *symmetric*: 127 steps up, 127 down, and 0 has the code 0. (With one bit a code, the code is the sign, and the scale is the mean magnitude, which is the best one for signs.)
 #
 # ## 2. Who shares a scale?
 #
@@ -58,7 +58,7 @@ reach = W.abs().amax(1)
 print(f"largest weight of a row: from {reach.min():.2f} to {reach.max():.2f}, median {reach.median():.2f}")
 
 # %% [markdown]
-# **Predict.** One row is multiplied by 50. (In large models single channels of what layers read become that much larger than the rest: Dettmers et al. 2022, arXiv 2208.07339.) What happens to the others, if all share one scale? And if each row has its own?
+# **Predict.** One row is multiplied by 50. (Large models do such things by themselves: a few channels of what their layers read are that much larger than the others. Dettmers et al. 2022, arXiv 2208.07339.) What happens to the others, if all share one scale? And if each row has its own?
 
 # %%
 loud = W.clone()
@@ -68,6 +68,9 @@ for group in ("tensor", "row", 32):
     w_q = dequantize(*quantize(loud, Grid(bits=8, group=group)))
     apart = (w_q - loud)[others].norm() / loud[others].norm()
     print(f"scales for a {group}: relative error of the other rows {apart:.4f}")
+
+# %% [markdown]
+# With one scale for all, the loud row takes the codes: the others have to do with the few values near zero that are left to them, and are off by 44 percent. A scale a row keeps the damage in its row.
 
 # %%
 from minieff.grid import in_fp16                                          # the scale will be stored in 16 bits: the next number up
@@ -82,7 +85,7 @@ assert torch.equal(rounded(W, 4), dequantize(*quantize(W, Grid(bits=4))))
 # %% [markdown]
 # The scale goes to 16 bits *before* the codes are chosen, and up: so they are the nearest ones for the scale that is stored, and the largest weight is not cut off.
 #
-# Now the whole model: all matrices and the token vectors, rounded after training, on all held-out windows. **Predict.** At how many bits does the model break, with a scale a row?
+# Now the whole model: all matrices and the token vectors, rounded after training, on all held-out windows (the weights alone; what layers read stays as it is until section 6). **Predict.** With a scale a row: at how many bits is perplexity a tenth higher, and at how many has it doubled?
 
 # %%
 after = load_results("scalar_grids")
@@ -96,7 +99,7 @@ for bits, nats_ in by_bits().items():
     print(f"{bits} bits: {nats_:.3f} nats a token, perplexity times {exp(nats_ - plain):.3f}")
 
 # %% [markdown]
-# And five other grids: with one scale for the whole tensor or for 32 neighbours; with a zero point (section 3); and two that do not reach to the largest weight. *Percentile* leaves out the lowest and the highest percent of the numbers that share a scale; *least squares* tries 50 shares of the range and takes the one with the least squared error. What is left out gets the last code.
+# And five other grids: with one scale for the whole tensor or for 32 neighbours (half a bit more a weight: 16 bits for 32); with a *zero point*, a code for 0 that need not be in the middle (section 3); and two whose ends are not the largest weight. *Percentile* leaves out the lowest and the highest percent of the numbers that share a scale; *least squares* tries 50 ranges, from a 50th of the whole one to all of it, and takes the one with the least squared error. What lies beyond the ends gets the last code.
 
 # %%
 KINDS = {"one scale for a tensor": {"group": "tensor"}, "one a row": {}, "one for 32": {"group": 32}, "a row, with a zero point": {"symmetric": False},
@@ -106,19 +109,25 @@ for label, knobs in KINDS.items():
     print(f"{label:26}", *(f"{exp(by_bits(**knobs)[bits] - plain):7.3f}" for bits in (8, 6, 5, 4, 3)))
 
 # %%
-figure, (ax,) = plot.panels(1, width=6.5, height=4)
+figure, axes = plot.panels(2, width=5.2, height=3.8)
 for (label, knobs), (style, colour) in zip(KINDS.items(), (("x:", "black"), ("o-", "red"), ("s-", "blue"), ("^--", "green"), ("v:", "orange"), ("d--", "purple"))):
     points = by_bits(**knobs)
-    ax.plot(list(points), list(points.values()), style, color=plot.PALETTE[colour], label=label)
-ax.axhline(plain, ls=":", color=plot.PALETTE["black"])
-ax.set(xlabel="bits a weight", ylabel="nats a token, held out", xlim=(8.3, 0.7), ylim=(3.2, 9.3))
-ax.legend(frameon=False, fontsize=8)
-plot.show(figure, alt="Held-out nats a token over the bits a weight, from 8 down to 1, for six grids. With a scale a row or finer all are flat down to 5 bits, rise a little at 4, by 0.3 to 0.6 nats at 3, and reach 5.6 to 8 at 2. "
-          "One scale for the whole tensor leaves them at 6 bits and is above 6 nats at 4. The percentile range costs 0.14 nats from the start.")
+    for ax in axes:
+        ax.plot(list(points), list(points.values()), style, color=plot.PALETTE[colour], label=label)
+for ax in axes:
+    ax.axhline(plain, ls="-", color=plot.PALETTE["grey"], zorder=0)
+    ax.set(xlabel="bits a weight")
+axes[0].set(ylabel="nats a token, held out", xlim=(8.3, 0.7), ylim=(3.2, 9.3))
+axes[0].legend(frameon=False, fontsize=8)
+axes[1].set(title="the same from 8 to 4 bits", xlim=(8.2, 3.8), ylim=(3.31, 3.55), xticks=[8, 7, 6, 5, 4])
+plot.show(figure, alt="Held-out nats a token over the bits a weight, for six grids; left from 8 down to 1. One scale for a tensor rises from 6 bits on and is at 6 nats at 4; the others rise from 3 bits on and are between 5.6 and 8 nats at 2. "
+          "Right, close up, from 8 to 4 bits: percentile starts 0.14 nats above all others; those lie on the base's line down to 6 bits, and at 4 bits a scale for 32 is the lowest, then the zero point, then a scale a row and least squares together.")
 
 # %% [markdown]
-# 8 bits cost nothing that one could see, 5 cost 2 percent of perplexity, 4 cost 9, and at 3 the model breaks. How the grid is laid matters from 6 bits on: one scale for a tensor loses 10 percent at 6 bits and a factor of 15 at 4. Finer scales help (one for 32 neighbours at 4 bits: 5 percent instead of 9), and so does a zero point (7 percent); both take bytes. Cutting off the largest percent is the one range that
-# hurts at 8 bits, by 15 percent: the largest weights are few, and needed. At 2 bits everything is above 5.6 nats, where the model has forgotten most of what it knew (a guess among all tokens would have 7.6). The order of the grids at 1 and 2 bits says nothing: all of these models are broken.
+# With a scale a row 8 bits cost nothing that one could see, 5 cost 2 percent of perplexity, 4 cost 9, 3 nearly double it, and with 2 the model is broken. One scale for a tensor loses 10 percent at 6 bits and a factor of 15 at 4. Finer scales help: one for 32 neighbours costs 5 percent at 4 bits instead of 9. So does a zero point, 7 percent, although weights lie on both sides of zero: the lowest and the highest
+# weight of a row are seldom equally far from it, so that the range from one to the other is shorter than twice the largest, and all 16 codes are in use instead of 15. Cutting off the largest percent is the one range that
+# hurts at 8 bits, by 15 percent: the largest weights are few, and needed. Least squares cuts, too; at 5 and 4 bits it has the smaller error in the weights, and not in the loss, where large weights count more than their squares. At 2 bits everything is above 5.6 nats, where the model has forgotten most of what it knew (a guess among all tokens would have 7.6). The order of the grids there and at 1 bit says nothing. (Zero point, percentile and
+# least squares need two bits at least.)
 #
 # It matters where the large numbers are. Take the model and make one channel loud without changing what it computes: multiply one row of each layer's value projection by 200, and divide the column of the output projection that reads it by 200. Then round the value projections (`where=named("v")`), and nothing else, to 8 bits. What they read is left alone (`activations="none"`; section 6 rounds it, too).
 
@@ -150,12 +159,11 @@ for group in ("tensor", "row"):
 #
 # ## 3. Where is zero?
 #
-# Token vectors and weights lie on both sides of zero, and a symmetric grid wastes little. What comes out of a ReLU does not: all its codes below zero would be unused. An affine grid moves: $q = \mathrm{round}(w / s) + z$, with the whole number $z$ as the code of zero. **Predict.** These numbers lie between 3 and 4. Which range should
-# an affine grid of 8 bits cover?
+# Token vectors and weights lie on both sides of zero, and a symmetric grid wastes little. What comes out of a ReLU does not: all its codes below zero would be unused. An affine grid can move. It spreads its codes between two ends, *low* and *high*, and the whole number $z$ is the code of 0:
 #
 # $$ s = \frac{\text{high} - \text{low}}{2^{\text{bits}} - 1}, \qquad z = q_{\min} - \mathrm{round}(\text{low} / s), \qquad q = \mathrm{clamp}(\mathrm{round}(w / s) + z,\; q_{\min},\; q_{\max}) $$
 #
-# Here $q_{\min} = -128$ and $q_{\max} = 127$; others count from 0 to 255 (so does the exercise), which moves all codes and $z$ by 128.
+# Here $q_{\min} = -128$ and $q_{\max} = 127$; others count from 0 to 255 (so does the exercise), which moves all codes and $z$ by 128. **Predict.** The numbers below lie between 3 and 4. Which ends should an affine grid of 8 bits have?
 
 # %%
 high = torch.linspace(3.05, 3.95, 6)[None]                              # (1, 6)
@@ -164,7 +172,7 @@ for symmetric in (True, False):
     print("symmetric" if symmetric else "affine   ", [int(code) for code in q[0]], f"scale {scale.item():.4f}, code of zero {int(zero)}")
 
 # %% [markdown]
-# From 0 to 4, and not from 3 to 4: the range always holds zero. Zero must have a code of its own, or padding, masks and pruned weights would come back as small numbers that are not zero.
+# From 0 to 4, and not from 3 to 4: low is the least number or 0, whichever is lower, and high accordingly. Zero must have a code of its own, or padding, masks and pruned weights would come back as small numbers that are not zero.
 #
 # ## 4. Move it yourself
 #
@@ -179,8 +187,8 @@ def number_line(w, grid, marked=0.0269):
     i = (w - marked).abs().argmin()
     found, code = scale * (q[0] - zero), int(q[0, i])
     figure, (ax,) = plot.panels(1, width=9, height=2.2)
-    ax.plot(w, torch.full_like(w, 1.0), "|", ms=14, color=plot.PALETTE["blue"], label="weights")
-    ax.plot(scale * (codes - zero), torch.zeros(len(codes)), "|", ms=14, color=plot.PALETTE["black"], label="what codes stand for")
+    ax.plot(w, torch.full_like(w, 1.0), "|", ms=14, color=plot.PALETTE["blue"])
+    ax.plot(scale * (codes - zero), torch.zeros(len(codes)), "|", ms=14, color=plot.PALETTE["black"])
     ax.plot([w[i], found[i]], [1, 0], "-", color=plot.PALETTE["red"])
     error = (found - w).square().mean().sqrt() / w.square().mean().sqrt()
     ax.set(yticks=[0, 1], yticklabels=["grid", "weights"], ylim=(-0.4, 1.4), xlabel="value",
@@ -188,7 +196,7 @@ def number_line(w, grid, marked=0.0269):
     return figure
 
 # %%
-plot.show(number_line(row, Grid(bits=4)), alt="A row of weights as marks on a line, from minus to plus a bit more than its largest weight, and below it the fifteen values of a grid of 4 bits, evenly spaced; most weights lie between the middle six. "
+plot.show(number_line(row, Grid(bits=4)), alt="A row of weights as marks on a line, from minus to plus a bit more than its largest weight, and below it the fifteen values of a grid of 4 bits, evenly spaced; most weights lie between the middle seven. "
           "A red line leads from one weight to its code.")
 
 # %% tags=["nbval-ignore-output"]
@@ -238,7 +246,7 @@ for bits, model in small.items():
 print(small[4].tok.extra_repr(), small[4].tok.code.codes.shape, small[4].tok.code.codes.dtype)
 
 # %% [markdown]
-# Not 4, 8 and 32 times: each row has a scale of 16 bits, and biases, norms and positions stay in 16 bits. (Two codes of 4 bits share a byte, eight of one bit.) And nobody ships fp32: a file in 16 bits is as good, and counted from there the factors are half as large.
+# Not 4, 8 and 32 times: each row has a scale of 16 bits, and biases, norms and positions stay in 16 bits. (Two codes of 4 bits share a byte, eight of one bit. The line printed last describes one layer: its `activations` are what section 6 is about.) And nobody ships fp32: a file in 16 bits is as good, and counted from there the factors are half as large.
 
 # %%
 linears = [m for m in base.modules() if isinstance(m, torch.nn.Linear)] + [base.tok]
@@ -252,7 +260,7 @@ for bits, model in small.items():
 # ## 6. Multiply bytes
 #
 # A smaller file saves no time yet: weights that are made floats again before each product take longer. Processors since about 2019 multiply bytes by themselves (VNNI, AMX) and add the products in 32 bits. For that the *inputs* must be bytes, too. Their scale is not known before they come, so it is found on the fly ("dynamic"). **Predict**: one scale for the
-# whole input, as PyTorch's own dynamic quantization has it, or one for each token? What could go wrong with the former in a language model?
+# whole input, as PyTorch's own dynamic quantization has it, or one for each token: does it matter to a language model which?
 
 # %%
 ids, targets = next(corpus.windows(context=128, rows=1))
@@ -271,7 +279,16 @@ for name, dim in (("one scale", (0, 1, 2)), ("a scale a token", 2)):
 #
 # $$ y_{tr} = s^x_t \, s^w_r \sum_c x^q_{tc} \, w^q_{rc} + b_r $$
 #
-# and only the sum is large work; it runs in integers.
+# and only the sum is large work; it runs in integers. It has to run over *all* inputs of a row before anything is scaled back; so weights with a scale for 32 neighbours, which section 2 liked, cannot be multiplied this way, and `apply` refuses them together with rounded inputs.
+#
+# A scale can also be found beforehand, on some text, and stay ("static"; `scalar_quant.calibrate`). That saves finding it, and larger inputs than that text had are cut off. What rounding the inputs costs, on all held-out windows:
+
+# %%
+for way, found in after["inputs"].items():
+    print(f"8 bits, inputs {'as they are' if way == 'none' else way:12} {found['nats']:.4f} nats, perplexity {100 * (exp(found['nats'] - plain) - 1):+.2f} %")
+
+# %% [markdown]
+# A tenth of a percent for a scale a token, half a percent for static ones (found on 16 windows of training text). Now the layer:
 
 # %%
 layer = small[8].blocks.layers[0].feed.inner.up
@@ -303,8 +320,10 @@ for shape, (style, colour) in zip(SHAPES, (("o-", "black"), ("s--", "red"), ("^-
     found = {batch: faster(f"int8 linear, {batch} x {shape}", "fp32") for batch in (1, 32, 512, 4096)}
     ax.plot(list(found), list(found.values()), style, color=plot.PALETTE[colour], label=shape)
 ax.axhline(1, ls=":", color=plot.PALETTE["black"])
-ax.set(xscale="log", xlabel="tokens at a time", ylabel="times as fast as fp32")
-ax.legend(frameon=False, fontsize=8)
+ax.set(xscale="log", xlabel="tokens at a time", ylabel="times as fast as fp32", xlim=(0.8, 60_000))
+ax.set_xticks([1, 32, 512, 4096], ["1", "32", "512", "4,096"])
+ax.set_xticks([], minor=True)
+ax.legend(frameon=False, fontsize=8, loc="center right", title="layer")
 plot.show(figure, alt="How many times as fast as fp32 the integer layer is, over 1 to 4,096 tokens at a time, for five shapes. The layer of 4096 by 4096 goes from 3.3 times to 5.4 at 32 tokens and back to 4.0; those of 768 and 3072 from about 2 to between 2.9 and 3.7; those of 128 and 512 start below 0.2 and end at 0.9 and 1.5.")
 
 # %% [markdown]
@@ -330,8 +349,8 @@ import warnings
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")                                        # it announces its move to torchao
     theirs = torch.ao.quantization.quantize_dynamic(base, {torch.nn.Linear}, dtype=torch.qint8)
-ours = small[8]
-print(f"the base {nats(base):.3f} nats, torch's int8 {nats(theirs):.3f}, ours {nats(ours):.3f}")
+ours, alike = small[8], scalar_quant.apply(base, group="tensor")           # alike: one scale a weight, as theirs
+print(f"the base {nats(base):.3f} nats, torch's int8 {nats(theirs):.3f}, ours {nats(ours):.3f}, ours with one scale a weight {nats(alike):.3f}")
 
 # %%
 changed = window.clone()
@@ -343,7 +362,7 @@ with torch.no_grad():
 assert moved < 1e-4
 
 # %% [markdown]
-# In torch's int8 the future changes the past: one scale serves the whole input, as the experiment above had it. For an image that is no matter. The line's successor, in the package `torchao`, has a scale a token as ours does:
+# Most of what torch's int8 loses more than ours is due to its weights, which have one scale for the tensor (section 2). And in it the future changes the past: one scale serves the whole input, as the experiment above had it. (A model that sorts images has no past; there each answer then depends on the other images of its batch.) The line's successor, in the package `torchao`, has a scale a token as ours does:
 #
 # ```python
 # from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
@@ -354,7 +373,7 @@ assert moved < 1e-4
 #
 # ## 8. Train with the rounding
 #
-# With 4 bits and fewer rounding costs something, and training can make up for it. The forward pass computes with rounded weights. But the derivative of rounding is zero almost everywhere. So the backward pass leaves the rounding out: the gradient with respect to $w_q$ is taken as that of $w$, where $w$ is in range (straight-through estimator).
+# With 4 bits and fewer rounding costs something, and training can make up for it. The forward pass computes with rounded weights. But the derivative of rounding is zero almost everywhere. So the backward pass leaves the rounding out: the gradient with respect to $w_q$ is taken as that of $w$ (straight-through estimator). A weight beyond the ends of its grid gets none; here the largest weight is the end, and none lies beyond.
 
 # %%
 def through(w, bits):
