@@ -116,8 +116,9 @@ SPOTS = [(6, 3), (6, -10), (-6, 3), (-6, -10), (6, 13), (6, -20), (-6, 13), (-6,
 
 
 def label(axes: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
-    """A name beside each point (name, x, y, colour), in the first spot, if any, in which it covers nothing else and
-    lies between the sides."""
+    """A name beside each point (name, x, y, colour), in the first spot, if any, in which it covers nothing
+    else and lies between the sides.
+    """
     centres = axes.transData.transform([point[1:3] for point in points])  # in pixels
     taken = [Bbox.from_bounds(*centre, 0, 0).padded(4) for centre in centres]
     for name, x, y, colour in points:

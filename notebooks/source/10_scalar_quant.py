@@ -395,6 +395,7 @@ def percent(nats):
     return f"{100 * (times - 1):+.1f} %" if times < 2 else f"x {times:,.1f}"
 
 print(f"base {whole:.3f} nats; after {table['tokens']:,} tokens of finetuning without rounding {table['trained']['plain']['nats']:.3f}")
+print("weights rounded, inputs as they are:")
 print(f"{'':6}{'rounded':>16}{'finetuned, then rounded':>26}{'all rounded':>18}{'a half rounded':>18}")
 
 def both(row):
@@ -410,8 +411,8 @@ print("the same on ten times the tokens: ", both(trained["int4by32-long"]))
 print("these tokens without rounding:    ", both(trained["plain-long"]))
 
 # %% [markdown]
-# With 8 bits there is nothing to win; the 0.8 percent are what this short finetuning costs by itself, for the base had been trained to the end of its schedule. With 4 bits, training with all weights rounded halves the loss, from 9 percent to 5; with a scale for 32 neighbours it is 3 percent. On ten times the tokens such a file of 4 bits is 1.8 percent *better* than the base. That is the training's doing more than the rounding's: the same tokens without rounding make the base better by 4 percent, and 4 bits cost 2.5 of them. With 2 bits and one, 600,000 tokens, a twentieth of the base's training, bring it from 8 nats to 5.1 and 4.5. That one bit ends *better* than two is the grid's doing: two bits, symmetric, with
-# the range of the largest weight, make 84 percent of the weights 0 (section 4), and a sign with the mean as its scale makes none. The talk's "binary: so far not working for Transformers" stands: 24 times smaller, and three times the perplexity.
+# With 8 bits there is nothing to win; the 0.8 percent are what this short finetuning costs by itself, for the base had been trained to the end of its schedule. With 4 bits, training with all weights rounded halves what rounding costs, from 9 percent to 5; with a scale for 32 neighbours it is 3 percent. On ten times the tokens such a file of 4 bits is 1.8 percent *better* than the base. That is the training's doing more than the rounding's: the same tokens without rounding make the base better by 4 percent, and 4 bits cost 2.5 of them. With 2 bits and one, 600,000 tokens, a twentieth of the base's training, bring it from 8 nats to 5.1 and 4.5. That one bit ends *better* than two is the grid's doing: two bits, symmetric, with
+# the range of the largest weight, make 84 percent of the weights of the matrix in section 4 zero, and a sign with the mean as its scale makes none. The talk's "binary: so far not working for Transformers" stands: 24 times smaller, and three times the perplexity.
 #
 # Rounding a half is worse than rounding all, wherever rounding costs anything. The paper reports the opposite, by a wide margin at 4 bits, for models that saw the noise during the whole training. Our finetuning is short, and then what counts is how much of it the model spends as it will be used. So the two do not contradict each other, and this lesson does not settle it.
 #
@@ -440,7 +441,7 @@ for name, found in minilm.items():
 
 # %% [markdown]
 # 8 bits keep the direction of a sentence's vector to 0.997, and a batch of 32 sentences takes 0.52 of the time of fp32: its layers are 384 and 1,536 wide. A single sentence takes 1.12 times that of fp32. The nearest neighbour is another one for one sentence in eleven; with inputs as they are, for one in 25. 4 bits without any training are too few here: a cosine of 0.88, or 0.95 if 32 neighbours share a
-# scale. What our base bears is not what any model bears.
+# scale. What our base bears is not what any model bears. (Only the row `int8` rounds the inputs, too, and multiplies integers; all others put the weights together again before each product, which takes longer than fp32. Codebooks are lesson 11.)
 #
 # ## 10. What it does not do
 #
@@ -488,7 +489,7 @@ print(smaller.layers[0].linear1.code.codes.dtype, tuple(smaller(torch.randn(2, 5
 #
 # **Recap.** A weight is stored as a whole number, and a scale that it shares with its row. 8 bits cost next to nothing, 4 cost a little, which training with the rounding halves, and fewer break this model. Bytes are 3.9 and 7.5 times fewer than in fp32, half of that than in 16 bits. Time falls where layers are large and the processor multiplies bytes.
 #
-# The scoreboard, with the base after training in 8 bits (inputs rounded, too) and in 4, in passes of eight windows. (Its sizes are in files of 16 bits for the models that are not quantized.)
+# The scoreboard, with the base rounded after training to 8 bits and to 4, inputs to 8 bits in both, in passes of eight windows on one thread (section 6 had two). Sizes of the other models are those in 16 bits; bars are quartiles.
 
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
@@ -499,8 +500,7 @@ unit = like["seconds"][1] / passes["base"].median                         # so t
 print({name: f"{t.median / passes['base'].median:.2f} of the base's time" for name, t in passes.items()})
 
 # %%
-four = next(g for g in after["grids"] if g["bits"] == 4 and g["group"] == "row" and g["symmetric"] and g["span"] == "minmax")
-quality = {"int8": after["inputs"]["dynamic"], "int4": four}
+quality = {"int8": after["inputs"]["dynamic"], "int4": after["inputs"]["dynamic, 4 bits"]}
 for name, found in quality.items():
     print(f"{name}: size {found['bytes'] / before:.3f} of fp32, {2 * found['bytes'] / before:.3f} of 16 bits; {found['bits_per_byte']:.3f} bits a byte (base {after['plain']['bits_per_byte']:.3f})")
 rows = [like | {"name": f"base, {name}", "stored_bytes": found["bytes"], "bits_per_byte": found["bits_per_byte"],

@@ -290,21 +290,23 @@ for name, found in rows.items():
 #
 # ## 6. 25 times, step by step
 #
-# The talk has 25 times and more. What does it take here? Ratios are of files, against the base in 32 bits; perplexity is against the base's. In codebooks, "finetuned" means 600,000 tokens for the codewords and what is not coded (1 to 1.2 million for the last two); models of one or two layers with few bits were trained on 12 million tokens with the rounding on, "long" on 48 million, and "better teacher" and the wider layer on 24 million.
+# The talk has 25 times and more. What does it take here? From here on bytes are those of files *with their headers*, which name every tensor and take 15 to 26 kB. (The first row is `block 8, shared True` of section 3, 25.4 times smaller there, with a header and with three codebooks, one a kind.) Ratios are against the base's file in 32 bits, perplexity against the base's.
+#
+# "Finetuned" means for codebooks 600,000 tokens on the codewords and all that is not coded yet (1 million where all blocks are replaced or there are three values a weight, 1.2 million for "1 layer, blocks of 4"). Models of one or two layers with few bits were trained on 12 million tokens with the rounding on, "long" on 48 million, "better teacher" and the wider layer on 24 million; the base had 12 million in all. "All": positions are rounded, too. A teacher is the base, or what the row started from.
 
 # %%
 for name, found in steps.items():
     print(f"{name:48} {found['bytes']:>9,} bytes {found['smaller']:5.1f} times {found['nats']:.3f} nats {percent(found['nats'])}")
 
 # %% [markdown]
-# Row by row. Codebooks with blocks of 8 break the base, and training the codewords brings it from 6.80 nats to 4.75; the base itself as a teacher (the loss is half that and half the text) to 4.66; Quant-Noise in training to 4.40. Each of the three steps helps, by 2.05, 0.09 and 0.26 nats, and together they leave nearly three times the perplexity. Blocks of 4 cost 50 percent of perplexity at 14 times.
+# Row by row. Codebooks with blocks of 8 break the base, and training the codewords brings it from 6.80 nats to 4.75; the base itself as a teacher (the loss is half that and half the text) to 4.66; a model trained with Quant-Noise, as start and as teacher, to 4.40. Each of the three steps helps, by 2.05, 0.09 and 0.26 nats, and together they leave nearly three times the perplexity. Blocks of 4 cost 50 percent of perplexity at 14 times.
 # A model with fewer layers and finer blocks (the four layers that LayerDrop left of eight, lesson 08) gives 21 times for 60 percent, and three values a weight do about as well.
 #
-# The best files beyond 25 times have no codebook at all. They are *one* layer with 4 bits a weight and a scale for 32 neighbours. Trained on 28.8 million tokens, and on 12 million more with the rounding: 25 times for 19 percent, in fewer MACs than the base's training. With positions in 4 bits, too, it is 27 times smaller; on 48 million tokens with the rounding that costs 17 percent. With a teacher,
+# The best files beyond 25 times have no codebook at all. They are *one* layer with 4 bits a weight and a scale for 32 neighbours. Trained on 28.8 million tokens, and on 12 million more with the rounding: 25 times for 19 percent, in four fifths of the MACs of the base's training. With positions in 4 bits, too, it is 27 times smaller; on 48 million tokens with the rounding that costs 17 percent. With a teacher,
 # the base's twin that saw three times the tokens (3.14 nats), 24 million tokens suffice for 13.4 percent. The teacher was not free: its training took three times the base's.
-# With the base itself as the teacher, and the layer a little wider (136 numbers a token instead of 128), it is 25.2 times for 12.4 percent. That is our best at 25 times, and the answer to this section's question: one layer, all of it in 4 bits, trained on 28.8 million tokens as it is and on 24 million with the rounding and a teacher. Two layers with 3 bits a weight are no better, and one layer with 2 bits is 50 times smaller and costs 71 percent. The talk puts "train a smaller network from scratch" first and says not to discount it.
+# With the base itself as the teacher, and the layer a little wider (136 numbers a token instead of 128), it is 25.2 times for 12.4 percent. That is our best at 25 times, and the answer to this section's question: one layer, all of it in 4 bits, trained on 28.8 million tokens as it is and on 24 million with the rounding and a teacher (1.8 times the MACs of the base's training, with the teacher's passes, and the base's own training besides). Two layers with 3 bits a weight are no better, and one layer with 2 bits is 50 times smaller and costs 71 percent. The talk puts "train a smaller network from scratch" first and says not to discount it.
 #
-# Why does the paper reach 25 times with little loss, and we do not? Its model has 247 million parameters. A codebook of 256 codewords serves a matrix of a thousand by four thousand there, and a matrix of 128 by 512 here; and 25 times fewer leave it 38 million bytes, and us 300 thousand. A model that is hardly overparameterized has little to give (lesson 00 has how to tell). Its finetuning is also far longer: 600,000 tokens took minutes here.
+# Why does the paper reach 25 times with little loss, and we do not? Its model has 247 million parameters. Codebooks take less than a hundredth of its bytes, and 28 percent of ours if each weight has its own; and 25 times fewer leave it 38 million bytes, and us 300 thousand. A model that is hardly overparameterized has little to give (lesson 00 has how to tell). Its finetuning is also far longer: 600,000 tokens took minutes here.
 #
 # All of it in one picture, with what failed: every file of this lesson and of lesson 10, and the models of lesson 01 in 16 bits.
 
@@ -383,7 +385,7 @@ for name in ("int8", "int4, 32 share a scale", "codebooks, blocks of 4", "codebo
     print(f"{name:26}{found['bytes'] / 1e6:6.1f} MB, {minilm['fp32']['bytes'] / found['bytes']:5.1f} times fewer; cosine {found['cosine']:.3f}, same nearest neighbour {found['same_nearest']:.0%}")
 
 # %% [markdown]
-# That is what codebooks do to a model that was not trained for them, and is not repaired: with blocks of 8 nothing is left of it. Here codebooks take a smaller share of the bytes than in our base, for matrices are larger. The bits a weight are the same, and so is the share of the squares that is lost.
+# That is what codebooks do to a model that was not trained for them, and is not repaired: with blocks of 8 nothing is left of it. Its matrices are larger than our base's, so codebooks take a smaller share of the bytes; a weight has as few bits as there.
 #
 # `python -m minieff snippet product_quant` prints the technique as one file that needs torch alone.
 #
