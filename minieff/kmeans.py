@@ -87,22 +87,22 @@ def start(
 ) -> Float[Tensor, "K d"]:
     """The codewords of k-means++, each the best of 2 + log K candidates, as in scikit-learn."""
     candidates = 2 + int(log(codewords))
+    own = (points.square() if weights is None else weights * points.square()).sum(1, keepdim=True)  # (N, 1)
+
+    def reach_to(others: Tensor) -> Tensor:
+        """Squared distances (n, N) from each of `others` to all points."""
+        return (own + _distances(points, others, weights)).clamp_(min=0).T
+
     chosen = [int(torch.randint(len(points), (), generator=generator))]
-    reach = _reach(points, points[chosen], weights)[0]  # (N,), of each point to the nearest codeword
+    reach = reach_to(points[chosen])[0]  # (N,), of each point to the nearest codeword
     for _ in range(codewords - 1):
         odds = reach if reach.sum() > 0 else torch.ones_like(reach)  # only points of weight 0 are left
         tried = torch.multinomial(odds, candidates, replacement=True, generator=generator)
-        reached = torch.minimum(reach, _reach(points, points[tried], weights))  # (candidates, N)
+        reached = torch.minimum(reach, reach_to(points[tried]))  # (candidates, N)
         best = int(reached.sum(1).argmin())
         chosen.append(int(tried[best]))
         reach = reached[best]
     return points[chosen]
-
-
-def _reach(points: Tensor, others: Tensor, weights: Tensor | None) -> Float[Tensor, "n N"]:
-    """Squared distances from each of `others` (n, d) to all points."""
-    own = points.square() if weights is None else weights * points.square()
-    return (own.sum(1, keepdim=True) + _distances(points, others, weights)).clamp(min=0).T
 
 
 def nearest(
