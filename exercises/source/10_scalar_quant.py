@@ -224,7 +224,7 @@ check.file_bytes(file_bytes)
 #
 # </details>
 #
-# Now use it on `speeches-base`. Its matrices are those of Task 1, with the head as one entry more: it shares the tensor of the token vectors. All other parameters are `others`. For 8, 4 and 1 bits, compare your number with
+# Now guess, before you use it: how many times smaller than fp32 is the file of `speeches-base` at 1 bit? Its matrices are those of Task 1, with the head as one entry more: it shares the tensor of the token vectors. All other parameters are `others`. For 8, 4 and 1 bits, compare your number with
 # `cost.stored_bytes(scalar_quant.finalize(scalar_quant.apply(base, bits=bits, activations="none")))`. How many times smaller is each than the model in fp32, and than the model in fp16? The talk says 4x, 8x and 32x. What is missing at 1 bit?
 #
 # <details><summary>Answer</summary>
@@ -263,7 +263,7 @@ print(f"at 1 bit: scales {scales:,} bytes, others {2 * others:,}, codes {mine - 
 # - In both modes the gradient with respect to `w` is 1 for every weight, rounded or not: what comes from above arrives as it is (straight-through). `w` may also come without `requires_grad`.
 # - `w` itself never changes.
 #
-# The helper `rounded` is right: a symmetric grid with one scale a row, as in Task 1. It is written in torch, so that autograd goes through it in its own way. `noisy` follows the behaviour of code from a well-known repository, and is wrong for more than one reason.
+# The helper `rounded` is right: a symmetric grid with one scale a row, as in Task 1. It is written in torch, so that autograd goes through it in its own way. `noisy` is wrong for more than one reason; two of them stand in a well-known repository, too.
 
 # %%
 def rounded(w, bits):
@@ -345,7 +345,7 @@ print(f"(1 / 0.9)^20 = {0.9 ** -20:.2f}, 0.9^20 = {100 * 0.9 ** 20:.1f} %, all r
 # *Build, difficulty 3.* If the inputs are rounded as well, a linear layer multiplies whole numbers, and only the result is scaled. Write `int_linear(x, codes, scales, bias)`:
 #
 # - `x` (..., C) is in float32, and can have any number of dimensions from one on. Its vectors along the last dimension are tokens.
-# - `codes` (R, C) in int8 and `scales` (R,) are a weight as Task 1 stores it: row i of W is `scales[i] * codes[i]`. `bias` is (R,), or None.
+# - `codes` (R, C) in int8 and `scales` (R,) are a weight on the grid of Task 1: row i of W is `scales[i] * codes[i]`. `bias` is (R,), or None.
 # - Each token is rounded to 127 steps in each direction, with a scale of its own, in the way of Task 1: its largest magnitude has the code 127 or -127. That scale is not rounded to fp16.
 # - Codes of x are multiplied by codes of W, and added in (at least) 32 bits. Then scale the sums back, and add the bias. Return floats (..., R).
 #

@@ -154,7 +154,7 @@ check.pq_bytes(pq_bytes)
 #
 # </details>
 #
-# Now use it on `speeches-base`. The cell below has its weights that are coded, by name, and the number of all its other parameters. Blocks have 4 numbers in q, k, v and out, and 8 in the others: `product_quant.size_of(name, None)` says so. How many bytes, with 256 codewords, with a codebook for each weight and with one
+# Now guess, before you use it: of a file of `speeches-base` with a codebook for each weight, what share do the codebooks take? The cell below has its weights that are coded, by name, and the number of all its other parameters. Blocks have 4 numbers in q, k, v and out, and 8 in the others: `product_quant.size_of(name, None)` says so. How many bytes, with 256 codewords, with a codebook for each weight and with one
 # for each size of block, with 16 bits and with 8? How many times less is that than its 7.46 MB in fp32, and what share of it do the codebooks have? Compare with `cost.stored_bytes(product_quant.store(coded, bits=...))`, where `coded` is made in the cell.
 # (There all numbers of the model are zero, so that k-means has nothing to do. The bytes do not depend on the numbers.)
 #
@@ -390,7 +390,7 @@ check.block_noise(block_noise)
 #
 # <details><summary>Answer</summary>
 #
-# (1) 0.100 of the blocks, between 0.090 and 0.109 in a single pass. (2) Zero: the derivative of $y^2$ is $2y$, and $y$ is zero there. The gradient passes as if nothing had been replaced, but it is taken at the replaced value. For the output's error it is not zero: about 5 in the mean of its size in replaced blocks, and 2 in others (other coins give other digits). That is what
+# (1) 0.100 of the blocks, between 0.090 and 0.109 in a single pass. (2) Zero: the derivative of $y^2$ is $2y$, and $y$ is zero there. The gradient passes as if nothing had been replaced, but it is taken at the replaced value. For the output's error it is not zero: its numbers have a mean absolute value of about 5 in replaced blocks, and 2 in others (other coins give other digits). That is what
 # straight-through is for: a weight that is replaced in one pass still gets a gradient in it.
 #
 # (3) 3.29 nats without noise, 3.39 with p = 0.05, 3.52 with 0.1 and 4.07 with 0.2, which is 0.78 more. In training with the noise, the loss is that of a model without some of its blocks, so it is lowered for such models too; here it never was.
@@ -416,7 +416,7 @@ w, coins = matrix.clone().requires_grad_(), torch.rand(512, 16, generator=genera
 zero = (coins < 0.1).repeat_interleave(8, 1)
 for name, loss in (("sum of squares", lambda w: w.square().sum()), ("output error", lambda w: (x @ w.T - x @ matrix.T).square().sum())):
     (gradient,) = torch.autograd.grad(loss(block_noise(w, 8, 0.1, True, coins)), w)
-    print(f"(2) {name}: mean size of the gradient {gradient[zero].abs().mean():.2f} in replaced blocks, {gradient[~zero].abs().mean():.2f} in others")
+    print(f"(2) {name}: mean absolute gradient {gradient[zero].abs().mean():.2f} in replaced blocks, {gradient[~zero].abs().mean():.2f} in others")
 
 print(f"(3) p=0: {nats(base):.2f} nats")
 for p in (0.05, 0.1, 0.2):
