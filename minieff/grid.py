@@ -60,9 +60,11 @@ class Grid:
 
 
 def grouped(w: Num[Tensor, "R C"], group: str | int) -> Float[Tensor, "r G n"]:
-    """(rows, groups, numbers that share a scale). ValueError for whole numbers, NaN, infinity, and when
-    groups do not fill a row.
+    """(rows, groups, numbers that share a scale). ValueError for none or whole numbers, NaN, infinity, and
+    when groups do not fill a row.
     """
+    if w.numel() == 0:
+        raise ValueError(f"a weight of shape {tuple(w.shape)} has 0 numbers, and no scale; leave it out")
     if not w.is_floating_point():
         raise ValueError(f"weights of type {w.dtype} are whole numbers already: give what they stand for")
     if not w.isfinite().all():

@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from minieff.grid import Packed
 
 KERNEL = "onednn.qlinear_pointwise"
-LAID_OUT = WeakTensorKeyDictionary()  # codes -> (their version, the weight in the kernel's layout)
+LAID_OUT = WeakTensorKeyDictionary()  # codes -> (what they were, the weight in the kernel's layout)
 
 
 @cache
@@ -41,7 +41,7 @@ def product(x_q: Int8[Tensor, "N C"], code: Packed) -> Float[Tensor, "N R"]:
 
     Bytes are added up exactly, in 32 bits; sums beyond 2^24 are rounded as any float is.
     """
-    scale = code.scale.float().expand(code.shape[0], 1).squeeze(1)  # (R,)
+    scale = code.scale.float().expand(code.shape[0], 1).flatten().contiguous()  # (R,), one after another
     y = kernel(x_q, laid_out(code), scale)
     if code.zero is not None:
         y -= x_q.sum(-1, keepdim=True) * (scale * code.zero.squeeze(1))
@@ -50,11 +50,14 @@ def product(x_q: Int8[Tensor, "N C"], code: Packed) -> Float[Tensor, "N R"]:
 
 def laid_out(code: Packed) -> Tensor:
     """The weight in the kernel's layout, made anew when somebody has written into the codes."""
-    version = 0 if code.codes.is_inference() else code.codes._version
-    kept = LAID_OUT.get(code.codes)
-    if kept is None or kept[0] != version:
-        kept = LAID_OUT[code.codes] = version, lay_out(code.integers())
-    return kept[1]
+    codes = code.codes
+    were, ready = LAID_OUT.get(codes, (None, None))
+    if codes.is_inference():  # torch does not count what is written into these
+        if were is None or not torch.equal(were, codes):
+            were, ready = LAID_OUT[codes] = codes.clone(), lay_out(code.integers())
+    elif were != codes._version:
+        were, ready = LAID_OUT[codes] = codes._version, lay_out(code.integers())
+    return ready
 
 
 def lay_out(w_q: Int8[Tensor, "R C"]) -> Tensor:

@@ -9,6 +9,7 @@ the squared distance from those taken before. A step costs N K d multiply-accumu
 With weights a (N, d) the squared distance is sum_j a_ij (b_ij - c_kj)^2, and the mean is weighted likewise.
 """
 
+from itertools import repeat
 from math import log
 
 import torch
@@ -110,7 +111,7 @@ def nearest(
 ) -> Int[Tensor, "N"]:
     """The number of the codeword nearest to each point."""
     rows = max(1, AT_ONCE // len(codebook))
-    heavy = weights.split(rows) if weights is not None else [None] * len(points)
+    heavy = weights.split(rows) if weights is not None else repeat(None)
     parts = zip(points.split(rows), heavy, strict=False)
     return torch.cat([least(_distances(part, codebook, weight)) for part, weight in parts])
 

@@ -119,7 +119,8 @@ class PQEmbedding(nn.Module):
         return self.code.dense()
 
     def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B C"]:
-        return self.code.dense(ids.flatten()).view(*ids.shape, -1)
+        rows = self.code.dense(ids.flatten())
+        return rows.view(*ids.shape, rows.shape[1])
 
     def logits(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
         return F.linear(x, self.weight)
@@ -185,7 +186,17 @@ def project(model: nn.Module) -> None:
     noises = {format_of(module): module for module in model.modules()}  # one for all users of a weight
     for noise, module in noises.items():
         if isinstance(noise, BlockNoise) and noise.codebook is not None:
-            noise.follow(source(module))
+            noise.follow(unnoised(module, noise))
+
+
+def unnoised(module: nn.Module, noise: BlockNoise) -> Tensor:
+    """The weight as it comes to `noise`, after the parametrizations before it."""
+    weight = source(module)
+    for before in module.parametrizations.weight:
+        if before is noise:
+            break
+        weight = before(weight)
+    return weight
 
 
 @torch.no_grad()
@@ -201,7 +212,7 @@ def input_energy(model: nn.Module, batches: Iterable, where: Where = is_a(nn.Lin
         with record(model, where) as calls:
             model(batch)
         for call in calls:
-            x = call.inputs[0].reshape(-1, call.inputs[0].shape[-1])  # (N, C)
+            x = call.inputs[0].reshape(-1, call.inputs[0].shape[-1]).float()  # (N, C)
             sums[call.name] = sums.get(call.name, 0) + x.square().sum(0)
             inputs[call.name] = inputs.get(call.name, 0) + len(x)
     if not sums or not all(inputs.values()):
@@ -220,7 +231,8 @@ def finalize(
     where: Where = matrices,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """A copy, in eval mode, with the weights that `where` picks as codes of `codewords` and a codebook each.
+    """A copy, in eval mode and 32 bits, with the weights that `where` picks as codes of `codewords` and a
+    codebook each.
 
     A weight with fewer blocks than `codewords` has one for each, which saves no bytes against 16 bits. With
     `shared`, one codebook serves all weights of this call with blocks of one size. `energy`, from
@@ -230,7 +242,7 @@ def finalize(
     NaN, energy of no layer here, or when nothing matches.
     """
     check_codewords(codewords)
-    model = clone(model).eval()
+    model = clone(model).float().eval()
     chosen = pick(model, where)
     refuse_other_layers(chosen, BlockNoise)
     refuse_half_ties(model, chosen)
@@ -266,7 +278,7 @@ def by_first_user(
         own = energy.get(name, found.get(users[name], torch.ones(columns, device=module.weight.device)))
         if own.shape != (columns,):
             raise ValueError(f"energy of {name} has shape {tuple(own.shape)}, not ({columns},)")
-        found[users[name]] = own
+        found[users[name]] = own.to(module.weight)
     return found
 
 

@@ -38,7 +38,9 @@ def clone(model: nn.Module) -> nn.Module:
     """A deep copy, but for two kinds of values.
 
     Tensors that a forward left behind are detached: deepcopy refuses those with a graph. Generators stay the
-    caller's: a copy of one would draw the same coins over again, for another technique.
+    caller's: a copy of one would draw the same coins over again, for another technique. And a parametrized
+    module, whose class torch has made for it alone, gets another such class: else what is parametrized in the
+    copy would be so in the original.
     """
     memo: dict[int, Any] = {}
 
@@ -53,7 +55,12 @@ def clone(model: nn.Module) -> nn.Module:
 
     for module in model.modules():
         note(vars(module))
-    return copy.deepcopy(model, memo)
+    model = copy.deepcopy(model, memo)
+    for module in model.modules():
+        if torch_parametrize.is_parametrized(module) and not isinstance(module, Wrap):
+            kind = type(module)
+            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+    return model
 
 
 def pick(model: nn.Module, where: Where) -> dict[nn.Module, str]:

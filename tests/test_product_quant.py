@@ -13,7 +13,7 @@ from minieff.codebook import Codebook, IntCodebook, blocks
 from minieff.data import loss
 from minieff.product_quant import BlockNoise, PQEmbedding, PQLinear
 from minieff.stored import format_of
-from minieff.surgery import clone, is_a, named
+from minieff.surgery import clone, is_a, named, parametrize
 from minieff.transformer import Config, Transformer
 
 FFN, ATTENTION = named("up", "down"), named("q", "k", "v", "out")
@@ -21,6 +21,14 @@ FFN, ATTENTION = named("up", "down"), named("q", "k", "v", "out")
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def layers(*widths: int) -> nn.Sequential:
+    return nn.Sequential(*(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+
+
+def at(path: str):
+    return lambda name, module: name == path
 
 
 # --- coding
@@ -125,6 +133,36 @@ def test_energy_weighs_the_columns_by_their_inputs(model, ids):
     assert error(weighed) < 0.8 * error(plain)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_of_another_type_is_stored_in_16_bits_and_computes_in_32(dtype):
+    model = layers(12, 5).to(dtype)
+    coded = product_quant.finalize(model, block=4)
+    assert coded[0].code.codebook.codewords.dtype == torch.float32
+    small, x = product_quant.store(coded), torch.randn(3, 12)
+    assert all(t.element_size() <= 2 for t in small.state_dict().values())
+    torch.testing.assert_close(small(x), model.float()(x), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_energy_is_summed_in_32_bits(dtype):
+    large, many = torch.full((1000, 3), 10.0, dtype=dtype), [torch.ones(1, 3, dtype=dtype)] * 1000
+    model = layers(3, 2).to(dtype)
+    assert product_quant.input_energy(model, [large])["0"].tolist() == pytest.approx([100] * 3)
+    assert product_quant.input_energy(model, many)["0"].tolist() == pytest.approx([1] * 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_energy_may_be_of_another_type_than_the_weight(dtype):
+    energy = {"0": torch.arange(1, 13).to(dtype)}
+    assert product_quant.finalize(layers(12, 5), block=4, codewords=3, energy=energy)
+
+
+def test_no_ids_have_no_vectors():
+    coded = product_quant.finalize(nn.Sequential(nn.Embedding(11, 8)), block=4)
+    for shape in ((0,), (2, 0)):
+        assert coded(torch.zeros(shape, dtype=torch.long)).shape == (*shape, 8)
+
+
 # --- noise
 
 
@@ -188,6 +226,30 @@ def test_finalize_keeps_the_codebook_of_exact_noise(model, ids):
     noise = format_of(noisy.tok)
     kept = {tuple(row) for row in small.tok.code.codebook.codewords.tolist()}
     assert kept <= {tuple(row) for row in noise.codebook.tolist()}
+
+
+def test_exact_noise_may_choose_no_block():
+    noise = BlockNoise(4, 1e-9, "exact", seeded()).train()
+    noise.codebook, w = torch.randn(3, 4), torch.randn(2, 8)
+    assert torch.equal(noise(w), w)
+
+
+def test_the_codebook_of_exact_noise_is_of_the_masked_weight():
+    class Upper(nn.Module):
+        def forward(self, w):
+            return w.triu()
+
+    def error(m: nn.Module) -> float:
+        return (m[0].weight - masked[0].weight).norm().item()
+
+    knobs = {"block": 4, "codewords": 16, "generator": seeded()}
+    masked = parametrize(layers(32, 32), is_a(nn.Linear), lambda w: Upper())
+    noisy = product_quant.apply(masked, proxy="exact", **knobs)
+    for _ in range(10):
+        product_quant.project(noisy)
+    assert error(product_quant.finalize(noisy, **knobs)) < 1.1 * error(
+        product_quant.finalize(masked, **knobs)
+    )
 
 
 # --- iPQ
@@ -256,6 +318,20 @@ def test_the_codes_of_a_finetuned_model_load_into_a_fresh_one(model, ids):
     fresh = product_quant.store(product_quant.finalize(blank, block=8, codewords=16), bits=8)
     fresh.load_state_dict(coded.state_dict())
     assert torch.equal(fresh(ids), coded(ids))
+
+
+@pytest.mark.parametrize("technique", ["scalar_quant", "product_quant"])
+def test_finalize_leaves_a_model_of_two_formats_as_it_was(technique):
+    """A copy of a parametrized module is of the same class: a property of the copy is one of the original."""
+    x = torch.randn(3, 12)
+    both = product_quant.apply(layers(12, 8, 12), where=at("0"), block=4)
+    both = scalar_quant.apply(both, where=at("1"), activations="none").eval()
+    before = both(x)
+    if technique == "scalar_quant":
+        scalar_quant.finalize(both)
+    else:
+        product_quant.store(product_quant.finalize(both, where=at("0"), block=4))
+    assert torch.equal(both(x), before)
 
 
 # --- wrong inputs

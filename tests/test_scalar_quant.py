@@ -140,6 +140,33 @@ def test_a_scale_that_fp16_would_store_as_zero_is_floored():
     assert scale.item() == SMALLEST and torch.tensor(SMALLEST).half() > 0 and (q == 0).all()
 
 
+def test_least_squares_finds_the_best_of_fifty_ranges():
+    """One weight far out: the best range ends before half of it."""
+    w = torch.randn(3, 400)
+    w[:, 7] = 8.0
+    q, scale, zero = quantize(w, Grid(3, span="least_squares"))
+    found = (dequantize(q, scale, zero) - w).square().sum(1)
+    steps = [share / 50 * 8 / 3 for share in range(1, 51)]
+    by_hand = torch.stack([((w / s).round().clamp(-3, 3) * s - w).square().sum(1) for s in steps])
+    assert (scale[:, 0] < 0.5 * 8 / 3).all() and (found < 1.01 * by_hand.amin(0)).all()
+
+
+def test_the_last_scale_of_fp16_is_taken_and_the_next_refused():
+    assert quantize(torch.tensor([[65504.0 * 127]]), Grid())[1].item() == 65504
+    with pytest.raises(ValueError, match="beyond fp16"):
+        quantize(torch.tensor([[65600.0 * 127]]), Grid())
+
+
+def test_zero_is_positive_in_binary():
+    assert quantize(torch.tensor([[0.0, -0.0, 2.0, -2.0]]), Grid(1))[0].tolist() == [[1, 1, 1, -1]]
+
+
+def test_half_a_step_goes_to_the_even_code():
+    """To the upper one would move weights up on the whole."""
+    w = torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]])
+    assert quantize(w, Grid())[0].tolist() == [[127, 0, 2, 2, 0, -2]]
+
+
 # --- in training
 
 
@@ -198,6 +225,14 @@ def test_every_binary_weight_gets_a_gradient():
     w = torch.randn(4, 30).requires_grad_()
     FakeQuant(Grid(1)).train()(w).sum().backward()
     assert (w.grad == 1).all()
+
+
+def test_a_weight_just_out_of_range_gets_no_gradient():
+    w = torch.linspace(-1, 1, 401)[None].requires_grad_()  # 4 beyond either end: up to 1.3 steps of 6 bits
+    layer = scalar_quant.FakeQuant(Grid(6, span="percentile")).train()
+    layer(w).sum().backward()
+    step = quantize(w.detach(), Grid(6, span="percentile"))[1].item()
+    assert torch.equal(w.grad[0], (w[0].abs() <= 31.5 * step).float()) and 0 < (w.grad == 0).sum() < 8
 
 
 # --- inputs
@@ -293,6 +328,17 @@ def test_an_input_that_is_no_number_stays_none():
     with pytest.raises(ValueError, match="which no scale reaches"):
         scalar_quant.calibrate(applied, [x])
     assert small(torch.zeros(0, 8)).shape == (0, 3) and small(torch.zeros(2, 0, 8)).shape == (2, 0, 3)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("activations", ["dynamic", "static"])
+def test_one_scale_for_a_whole_weight_gives_the_same_in_integers(activations, symmetric):
+    """An expanded scale has one number in memory, and the kernel reads as many as there are rows."""
+    x = torch.randn(5, 12)
+    layer = nn.Sequential(nn.Linear(12, 37))
+    applied = scalar_quant.apply(layer, group="tensor", symmetric=symmetric, activations=activations)
+    applied = scalar_quant.calibrate(applied, [x]) if activations == "static" else applied.eval()
+    torch.testing.assert_close(scalar_quant.finalize(applied)(x), applied(x), rtol=1e-3, atol=1e-3)
 
 
 # --- what is stored
@@ -398,6 +444,18 @@ def test_what_the_kernel_keeps_follows_the_codes_and_goes_with_them():
     assert len(int_product.LAID_OUT) <= before
     with torch.inference_mode():
         assert made(2)(x).shape == (3, 7)
+
+
+def test_codes_written_in_inference_mode_are_laid_out_anew():
+    def made() -> nn.Module:
+        return scalar_quant.finalize(scalar_quant.apply(nn.Sequential(nn.Linear(24, 7))))
+
+    x = torch.randn(3, 24)
+    with torch.inference_mode():
+        one, other = made(), made()
+        one(x)
+        one.load_state_dict(other.state_dict())
+        torch.testing.assert_close(one(x), other(x))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -564,3 +622,16 @@ def test_what_is_left_must_fit_fp16(model):
         model.norm.weight[0] = 1e6
     with pytest.raises(ValueError, match="fp16"):
         scalar_quant.finalize(scalar_quant.apply(model))
+
+
+@pytest.mark.parametrize("group", ["row", "tensor"])
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_a_weight_without_numbers_is_refused_with_a_reason(group):
+    with pytest.raises(ValueError, match="has 0 numbers"):
+        scalar_quant.apply(nn.Sequential(nn.Linear(0, 4)), group=group)
+
+
+def test_zeros_are_inputs_too_and_need_another_message():
+    static = scalar_quant.apply(nn.Sequential(nn.Linear(12, 5)), activations="static")
+    with pytest.raises(ValueError, match="all its inputs were 0"):
+        scalar_quant.calibrate(static, [torch.zeros(3, 12)])

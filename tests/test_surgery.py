@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from minieff import cost
 from minieff.stored import halve
@@ -434,6 +435,16 @@ def test_a_state_dict_of_a_parametrized_tie_loads_into_another():
     other.load_state_dict(one.state_dict())
     x = torch.randn(3, 4)
     assert torch.equal(other(x), one(x))
+
+
+def test_what_is_parametrized_in_a_copy_is_not_so_in_the_original():
+    model = parametrize(nn.Sequential(nn.Linear(3, 2)), is_a(nn.Linear), lambda w: Scale())
+    weight, bias = model[0].weight, model[0].bias.clone()
+    twin = clone(model)
+    register_parametrization(twin[0], "bias", Scale())
+    assert torch.equal(model[0].bias, bias) and torch.equal(twin[0].bias, 0.5 * bias)
+    remove_parametrizations(twin[0], "weight")
+    assert torch.equal(twin[0].weight, weight) and torch.equal(model[0].weight, weight)
 
 
 # --- recode
