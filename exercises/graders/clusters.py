@@ -107,7 +107,7 @@ class Cluster:
         codes, book = value
         if isinstance(codes, Tensor) and codes.shape == (K, d) and getattr(book, "shape", None) == (N,):
             raise NotYet("You return the codebook first. The task asks for the codes, then the codebook.")
-        if isinstance(codes, Tensor) and codes.shape == (K,):
+        if isinstance(codes, Tensor) and codes.shape == (K,) and K != N:
             raise NotYet(
                 "You return one number for each codeword, and each *point* needs one. Over which axis of the distances do you "
                 "look for the nearest?"
@@ -124,9 +124,12 @@ class Cluster:
 
 
 def clusters(draw: Random) -> list[Cluster]:
-    """Codewords without points in the middle and at both ends, more codewords than points, than a byte counts, and a single one."""
-    sizes = ((37, 5, 3, [2]), (58, 7, 2, [0, 6]), (3, 6, 5, []), (611, 300, 8, [13, 150]), (21, 1, 4, []))
-    return [cluster(draw, *size) for size in sizes]
+    """Codewords without points in the middle and at both ends, none without, more codewords than points, than a byte counts, and a
+    single one, with more points than a byte counts, and with one.
+    """
+    sizes = ((37, 5, 3, [2]), (58, 7, 2, [0, 6]), (3, 6, 5, []), (60, 300, 3, [13, 150]))
+    alone = ((321, 1, 4, []), (1, 1, 1, []))
+    return [*(cluster(draw, *size) for size in (*sizes, *alone)), around_zero(draw)]
 
 
 def cluster(draw: Random, N: int, K: int, d: int, far: list[int]) -> Cluster:
@@ -138,6 +141,13 @@ def cluster(draw: Random, N: int, K: int, d: int, far: list[int]) -> Cluster:
     two = found.off.square().sum(-1).sort(1).values
     clear = two[:, min(1, K - 1)] > 1e-3 + two[:, 0] if K > 1 else torch.ones(len(two), dtype=torch.bool)
     return Cluster(found.points[clear][:N], codebook)
+
+
+def around_zero(draw: Random) -> Cluster:
+    """Two codewords, of which one has points that add up to exactly 0."""
+    half = (64 * randn(draw, 9, 3)).round() / 64
+    points = torch.cat([half, -half, 40 + randn(draw, 5, 3)])
+    return Cluster(points, torch.stack([0.1 * randn(draw, 3) + 0.6, 40 + randn(draw, 3)]))
 
 
 def next_codes(case: Cluster) -> Tensor:
@@ -191,6 +201,9 @@ BOOK_MISTAKES: dict[str, Callable] = {
     "The old codeword is counted among its points.": (
         lambda c: c.each(lambda own: own.mean(0)) + (c.codebook - c.means)
         / (1 + torch.bincount(c.codes, minlength=len(c.codebook)))[:, None]
+    ),
+    "You count the points of a codeword in a byte, which goes on with 0 after 255. One here has more.": (
+        lambda c: c.each(lambda own: own.sum(0) / (len(own) % 256))
     ),
     "You move the codewords twice. The task asks for one step.": lambda c: Cluster(c.points, c.means.float()).means,
 }  # fmt: skip

@@ -102,6 +102,7 @@ SINGLE: dict[str, dict] = {
     "You count a code with the bits it would need, and not with the byte it has.": {"a_code": lambda K: log2(K) / 8},
     "You count a code with the bits it would need, rounded up. It has a byte.": {"a_code": lambda K: ceil(log2(K)) / 8},
     "You count two bytes a code.": {"a_code": lambda K: 2},
+    "Where there are 256 codewords you count two bytes a code. The last of them has the number 255.": {"a_code": lambda K: 1 + (K > 255)},
     "You count a code for each number. One stands for a whole block.": {"a_block": lambda block: 1},
     "You return bits.": {"times": 8},
     "You return the codes alone. That is the ratio of 32 d / 8, which leaves codebooks and all the rest out.": {
@@ -153,7 +154,7 @@ def cases_of(draw: Random) -> list[Case]:
 
 
 def case_of(draw: Random, shared: bool, bits: int, few: bool) -> Case:
-    codewords = draw.choice((50, 100, 150, 200, 250))
+    codewords = 256 if shared and not few else draw.choice((50, 100, 150, 200, 250))
     sizes = draw.sample((3, 4, 5, 6, 8), 2)
     weights = []
     for i in range(draw.randrange(5, 8)):

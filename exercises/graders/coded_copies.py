@@ -33,13 +33,14 @@ OWN_KINDS = {Head: "nn.Linear", Words: "nn.Embedding", Look: "nn.MultiheadAttent
 
 
 class Tagger(nn.Module):
-    """Embedding, positions, two linears of which one is of an own kind, a norm. No ties."""
+    """Embedding, positions, two linears of which one is of an own kind and one without a bias, a norm. No ties."""
 
     def __init__(self, vocab: int, dim: int, hidden: int, classes: int) -> None:
         super().__init__()
         self.tok = nn.Embedding(vocab, dim)
         self.pos = nn.Parameter(torch.zeros(9, dim))
-        self.up, self.norm, self.head = nn.Linear(dim, hidden), nn.LayerNorm(hidden), Head(hidden, classes)
+        self.up, self.norm = nn.Linear(dim, hidden, bias=False), nn.LayerNorm(hidden)
+        self.head = Head(hidden, classes)
 
 
 class Tied(nn.Module):
@@ -55,7 +56,7 @@ class Tied(nn.Module):
 
 
 class Odd(nn.Module):
-    """Rows that no block divides; attention whose keys are of another size; layers of other kinds; names that mislead."""
+    """Rows that no block divides; attention whose keys are of another size; layers of other kinds; names that mislead; a frozen weight."""
 
     def __init__(self, vocab: int, dim: int, block: int) -> None:
         super().__init__()
@@ -65,6 +66,7 @@ class Odd(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.zeros(7, 2 * block))  # of no attention
         self.conv, self.run = nn.Conv1d(dim, dim, 3), nn.GRU(dim, 2 * block)
         self.head, self.bag = nn.Linear(2 * block, vocab), nn.EmbeddingBag(vocab, 2 * block)
+        self.head.weight.requires_grad_(False)
         self.register_buffer("scale", torch.full((2, 2 * block), 1.5))
 
 
@@ -117,6 +119,8 @@ def role(model: nn.Module, path: str, name: str, block: int) -> str:
         return OWN_KINDS[type(module)]
     if attention:
         return name
+    if not w.requires_grad:
+        return "frozen"
     return (
         "embedding"
         if isinstance(module, nn.Embedding)
@@ -224,6 +228,7 @@ MISTAKES = {
     ("out_proj", "unchanged"): "the `out_proj` of nn.MultiheadAttention is as it was. Its type is another one than nn.Linear, and yet it is an nn.Linear: how do you ask?",
     ("embedding", "unchanged"): "an nn.Embedding is as it was.",
     ("linear", "unchanged"): "an nn.Linear is as it was.",
+    ("frozen", "unchanged"): "a frozen weight (requires_grad=False) is as it was. It is not trained, and takes as much room as any.",
     **{
         (kind, "unchanged"): f"a weight of a class that someone derived from {kind} is as it was. How do you ask what a module is?"
         for kind in OWN_KINDS.values()
@@ -296,10 +301,13 @@ def copy_complaint(case: Theirs, mine: nn.Module, cluster: Cluster) -> str:
     message = value_complaint(case, mine) or mode_complaint(case, mine)
     weights = len(case.to_code)
     if not message and cluster.calls > weights:
+        tied = sum(id(w) in case.to_code for *_, w in case.places) > weights
         message = (
-            f"the copy is right, and `cluster` was called {cluster.calls} times for {weights} weights. A weight with two users is one "
-            "weight, and clustering is what takes time."
+            f"the copy is right, and `cluster` was called {cluster.calls} times for {weights} weights. "
+            f"{'A weight with two users is one weight, and clustering' if tied else 'Clustering'} is what takes time."
         )
+    if not message and repr(mine) != repr(case.model):
+        message = "your copy, printed, is not what the original is. Classes of modules and their settings stay as they are."
     return f"For {case.label}: {message}" if message else ""
 
 
@@ -308,6 +316,10 @@ def value_complaint(case: Theirs, mine: nn.Module) -> str:
     for path, name, w, value in values:
         if value.shape != w.shape:
             return f"`{full(path, name)}` has the shape {tuple(value.shape)}, and had {tuple(w.shape)}."
+        if value.dtype != w.dtype:
+            return f"`{full(path, name)}` has the dtype {value.dtype}, and had {w.dtype}."
+        if isinstance(w, nn.Parameter) and not isinstance(value, nn.Parameter):
+            return f"`{full(path, name)}` is a Parameter in the original, and a plain tensor in your copy."
     wrong = [
         (path, name, w, value.detach().double())
         for path, name, w, value in values

@@ -12,7 +12,7 @@ Weights = list[tuple]
 def model(draw: Random, bits: int) -> Case:
     """Weights of odd sizes; one is tied four times, in neighbours and far apart; different ones share a name or a shape."""
     shapes = [(draw.randrange(20, 90), 8 * draw.randrange(2, 9) + draw.randrange(1, 8)) for _ in range(4)]
-    keys = draw.sample(range(100), 6)
+    keys = draw.sample(range(6), 6)  # in all models the same ones: a key means nothing beyond its list
     (R, C), others = draw.choice(shapes), draw.randrange(101, 999)
     weights = [(draw.choice(("q", "k", "up")), *shape, key) for shape, key in zip(shapes, keys, strict=False)]
     tied = (R + 1, C + 2, keys[5])
@@ -23,7 +23,7 @@ def model(draw: Random, bits: int) -> Case:
 
 def models(draw: Random) -> list[Case]:
     """Small ones first, which a message can describe: a row that fills its last byte, one that does not, a tied weight, none."""
-    others, keys, R = draw.randrange(11, 99), draw.sample(range(100), 3), draw.choice((5, 7, 9))
+    others, keys, R = draw.randrange(11, 99), draw.sample(range(3), 3), draw.choice((5, 7, 9))
     C, full, wide = R + 2, 8 * draw.randrange(2, 5), 2 * R + 5
     return [
         Case(([("a", R, C, keys[0])], 0, 4), f"bits=4, others=0, a weight of {R} x {C}"),
@@ -79,7 +79,8 @@ SIZE_MISTAKES = {
     "With 1 bit you store no scale. A sign alone says nothing about the size: what is a binary weight multiplied by?": counted(
         scales=lambda R, C, bits: 2 * R * (bits > 1)
     ),
-    "Your scales have 32 bits. The task stores them in 16.": counted(scales=lambda R, C, bits: 4 * R),
+    "You count four bytes a row beside its codes. A scale has 16 bits, and there is no zero point.": counted(scales=lambda R, C, bits: 4 * R),
+    "You count three bytes a row beside its codes. A scale in fp16 takes two, and there is no zero point.": counted(scales=lambda R, C, bits: 3 * R),
     "You store a scale for each column. Who shares a scale here?": counted(scales=lambda R, C, bits: 2 * C),
     "You store one scale for a weight. Here each row has its own.": counted(scales=lambda R, C, bits: 2),
     "What is not in `weights` is missing: biases, norms and positions are in the file, too.": counted(rest=none),

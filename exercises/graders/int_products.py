@@ -91,6 +91,7 @@ def products(draw: Random) -> list[Call]:
         ((3, 7), 39, 46),
         ((2, 3, 4), 61, 25),
         ((1,), 47, 33),
+        ((), 37, 29),
     ]
     found = []
     for place, (tokens, C, R) in enumerate(shapes):
@@ -103,7 +104,7 @@ def products(draw: Random) -> list[Call]:
         codes = torch.randint(-127, 128, (R, C), generator=generator).to(torch.int8)
         codes[0], codes[1] = (torch.sign(x[0]) * 127).to(torch.int8), 127
         scales = 0.001 + 0.01 * torch.rand(R, generator=generator)
-        bias = 30 * torch.randn(R, generator=generator) if place in (0, 2, 3) else None
+        bias = 30 * torch.randn(R, generator=generator) if place in (0, 2, 3, 6) else None
         found.append(Call(x.view(*tokens, C), codes, scales, bias))
     return found  # fmt: skip
 

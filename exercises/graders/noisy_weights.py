@@ -86,21 +86,22 @@ class Played:
 
 
 def passes(draw: Random) -> list[Pass]:
-    """Both modes, p at both ends and between; coins of exactly 0, exactly p, and next to p and 1 - p."""
+    """Both modes, p at both ends and between; coins of exactly 0, exactly p, and next to p and 1 - p; a row of zeros."""
     kinds = [
         (True, 0.25, 4), (True, 0.625, 8), (True, 0.125, 3), (True, 0.875, 2), (True, 0.5, 5), (True, 0.0, 4), (True, 1.0, 3),
-        (False, 0.25, 4), (False, 0.625, 6), (False, 0.0, 3), (False, 1.0, 7), (True, 0.375, 6),
+        (False, 0.25, 4), (False, 0.625, 6), (False, 0.0, 3), (False, 1.0, 7), (False, 0.5, 5), (True, 0.375, 6),
     ]  # fmt: skip
     found = []
     for n, (training, p, bits) in enumerate(kinds):
         R, C = draw.sample(range(7, 15), 2)
         generator = torch.Generator().manual_seed(draw.randrange(2**31))
         w = on_grid(draw, R, C, bits, [draw.uniform(0.02, 3) for _ in range(R)])
+        w[draw.randrange(R)] = 0.0
         coins, above = torch.rand(R, C, generator=generator), torch.randn(R, C, generator=generator)
         own = [0.0, 1 - 2**-24, p, p - 1e-4, p + 1e-4, 1 - p, 1 - p - 1e-4, 1 - p + 1e-4]
         spots = torch.randperm(R * C, generator=generator)[: 3 * len(own)]
         coins.view(-1)[spots] = torch.tensor(3 * own).clamp(0, 1 - 2**-24)
-        found.append(Pass(w.requires_grad_(n < len(kinds) - 1), bits, p, training, coins, above))
+        found.append(Pass(w.requires_grad_(n < len(kinds) - 2), bits, p, training, coins, above))
     return found
 
 
@@ -171,6 +172,8 @@ def noise_complaint(calls: list[Pass], got: list[Played]) -> str:
 
 def unknown(call: Pass, mine: Played) -> str:
     """A message for one call with wrong values."""
+    if not mine.value.isfinite().all():
+        return f"For {call.label}: there are NaN or infinite numbers. Is there a division by 0, as in a row of zeros?"
     ways = (call.value(of) for of in (lambda w, *_: w, lambda w, q, *_: q))
     other = torch.stack([(mine.value - way).abs() for way in ways]).amin(0) > NEAR * call.step
     if other.any():

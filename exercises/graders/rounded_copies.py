@@ -59,7 +59,7 @@ class Gpt(nn.Module):
 
 
 class Sound(nn.Module):
-    """Convolutions, one of them in groups and one not to be rounded, a norm with buffers, attention, two linears that are tied."""
+    """Convolutions, one of them in groups and two not to be rounded, a norm with buffers, attention, two linears that are tied; two layers that nothing runs."""
 
     def __init__(self, channels: int, dim: int) -> None:
         super().__init__()
@@ -68,15 +68,22 @@ class Sound(nn.Module):
         self.attention = nn.MultiheadAttention(dim, 2, batch_first=True)
         self.second = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(0.3))
         self.second[0].weight = self.first.weight
+        self.image, self.bag = nn.Conv2d(channels, dim, 3), nn.EmbeddingBag(channels, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.front(x).transpose(1, 2)
         return self.second(torch.tanh(self.first(x + self.attention(x, x, x)[0])))
 
 
-def derived(kind: type) -> type:
+def derived(name: str, kind: type) -> type:
     """A class two steps below this one, with a name that does not tell."""
-    return type("Own", (type("Their", (kind,), {}),), {})
+    return type(name, (type("Their", (kind,), {}),), {})
+
+
+# At the top of the module under their names: a model can be copied by pickle, too
+OwnA, OwnB, OwnC, OwnD = map(
+    derived, ("OwnA", "OwnB", "OwnC", "OwnD"), (nn.Embedding, nn.Conv1d, Conv1D, nn.Linear)
+)
 
 
 class Derived(nn.Module):
@@ -84,8 +91,8 @@ class Derived(nn.Module):
 
     def __init__(self, vocab: int, dim: int, ffn: int) -> None:
         super().__init__()
-        self.words, self.near = derived(nn.Embedding)(vocab, dim), derived(nn.Conv1d)(dim, dim, 3)
-        self.wide, self.last = derived(Conv1D)(ffn, dim), derived(nn.Linear)(ffn, vocab, bias=False)
+        self.words, self.near = OwnA(vocab, dim), OwnB(dim, dim, 3)
+        self.wide, self.last = OwnC(ffn, dim), OwnD(ffn, vocab, bias=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.last(self.wide(self.near(self.words(ids).mT).mT))
@@ -228,6 +235,8 @@ def looks_complaint(old: dict[str, Tensor], new: dict[str, Tensor]) -> str:
     for name in {**old, **new}:
         if name not in old or name not in new:
             return f"`{name}` is {'missing' if name in old else 'new'} in your copy."
+        if isinstance(old[name], nn.Parameter) and not isinstance(new[name], nn.Parameter):
+            return f"`{name}` is a Parameter in the original, and a plain tensor in your copy: no optimizer finds it there."
         for what in ("shape", "dtype", "requires_grad"):
             was, now = getattr(old[name], what), getattr(new[name], what)
             if was != now:
@@ -345,6 +354,8 @@ def rest_complaint(case: Theirs, mine: nn.Module) -> str:
     odd = [n for n, m in case.before.named_modules() if n not in modules or modules[n].training != m.training]
     if odd:
         return f"{begin}`{odd[0] or 'model'}` is not in the mode of the original (train or eval)."
+    if repr(mine) != repr(case.before):
+        return f"{begin}your copy, printed, is not what the original is. Classes of modules and their settings stay as they are."
     same = deepcopy(case.before)
     same.load_state_dict(mine.state_dict())
     with torch.no_grad():

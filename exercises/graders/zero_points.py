@@ -60,14 +60,13 @@ class Row:
             return "`zero` is not a whole number from 0 to 2^bits - 1: 0 itself has no code."
         if not whole(q) or q.min() < 0 or q.max() > self.last:
             return f"your codes run from {float(q.min()):g} to {float(q.max()):g}. What fits into {self.bits} bits?"
-        slack = 0 if zeros else (s - self.scale).abs() * 2**self.bits  # a scale in fp16 is a little off
-        if ((s * (q - z) - self.w).abs() > (0.5 + NEAR) * s + slack).any():
+        if ((s * (q - z) - self.w).abs() > (0.5 + NEAR) * s).any():
             return "a weight comes back more than half a step from where it was. Follow the one with the largest error through your code."
         return ""
 
 
 def rows(draw: Random) -> list[Row]:
-    """Both signs, so that the code of 0 has to be rounded up and down; small ones; one sign; one value; zeros; one number."""
+    """Both signs, so that the code of 0 has to be rounded up and down, or lies halfway; small ones; one sign; one value; zeros; one number."""
     generator = torch.Generator().manual_seed(draw.randrange(2**31))
 
     def numbers(bits: int, up: bool) -> Tensor:
@@ -82,6 +81,17 @@ def rows(draw: Random) -> list[Row]:
     found = [
         Row(numbers(bits, up), bits, "numbers of both signs") for bits in range(2, 9) for up in (True, False)
     ]
+    for bits in (3, 4, 8):  # both ends are ties, and round away from each other: to a code too many
+        below = 2 * draw.randrange(2 ** (bits - 2)) + 1.5
+        w = torch.rand(draw.randrange(15, 40), generator=generator) * (2**bits - 1) - below
+        w[:3] = torch.tensor([0.0, -below, 2**bits - 1 - below])
+        found.append(
+            Row(w * 2.0 ** draw.randrange(-5, 2), bits, "numbers whose ends are half a step from a code")
+        )
+    scale = (1 + (draw.randrange(500) + 0.5) / 1024) / 16  # halfway between two numbers of fp16
+    w = torch.randint(200, 255, (20,), generator=generator) + torch.tensor([0.49, 0.51]).repeat(10)
+    w[draw.randrange(20)] = 255
+    found.append(Row(w * scale, 8, "positive numbers, nearly halfway between two codes"))
     small = numbers(4, True)
     found.append(Row(small * 3e-4 / small.abs().max(), 4, "small numbers of both signs"))
     for bits in (2, 3, 4, 8):

@@ -35,7 +35,7 @@ progress.FILE = None        # running a solution is not your progress
 # - the codes (R, C), whole numbers from $-m$ to $m$ with $m = 2^{bits - 1} - 1$, of any type (int8, int64 and float32 are all accepted);
 # - the scales (R,) or (R, 1), in float32 or float16.
 #
-# Code times scale, as you return them, is the value of the grid that is nearest to the weight, and the largest magnitude in a row has the code $m$ or $-m$. `bits` is from 2 to 8. A row of zeros has codes 0, and a scale that is positive or 0.
+# Code times scale, as you return them, is the value of the grid that is nearest to the weight, and the largest magnitude in a row has the code $m$ or $-m$. `bits` is from 2 to 8. The largest magnitude of a row is at least 0.0001, or 0: a row of zeros has codes 0, and a scale that is positive or 0.
 
 # %%
 def to_codes(w, bits):
@@ -103,12 +103,12 @@ print(f"with 2 bits {100 * zeros:.0f} % of the codes are 0")
 # ## Task 2. Where zero is
 #
 # *Spot the bug, difficulty 3.* A symmetric grid wastes half of its codes on numbers that are never negative. An affine grid does not: its codes run from 0 to $2^{bits} - 1$, and one of them, `zero`, stands for 0. `affine(w, bits)` gets one row `w` (C,) and is meant to return
-# codes (C,), scale and `zero` (both a number, or a tensor of one), so that `scale * (codes - zero)` is near `w`:
+# codes (C,), scale and `zero` (both a number, or a tensor of one; the scale as it is, not rounded to 16 bits), so that `scale * (codes - zero)` is near `w`:
 #
 # - codes are whole numbers from 0 to $2^{bits} - 1$, of any type, and so is `zero`: a 0 in `w` comes back as exactly 0;
 # - the range of the grid is as small as it can be if it holds all of `w`, *and 0* (it may then move by up to half a step, so that `zero` is whole);
 # - every weight comes back within half a step;
-# - rows of equal numbers are no exception, and a row of zeros comes back as zeros, with a finite scale that is not negative.
+# - rows of equal numbers are no exception, and a row of zeros comes back as zeros, with a finite scale that is not negative. The largest magnitude is at least 0.0001, or 0.
 #
 # `bits` is from 2 to 8. The function runs on most rows, and its codes look like codes. It is wrong for more than one reason.
 
@@ -263,7 +263,7 @@ print(f"at 1 bit: scales {scales:,} bytes, others {2 * others:,}, codes {mine - 
 # - In both modes the gradient with respect to `w` is 1 for every weight, rounded or not: what comes from above arrives as it is (straight-through). `w` may also come without `requires_grad`.
 # - `w` itself never changes.
 #
-# The helper `rounded` is right: a symmetric grid with one scale a row, as in Task 1. It is written in torch, so that autograd goes through it in its own way. `noisy` is wrong for more than one reason; two of them stand in a well-known repository, too.
+# The helper `rounded` is right for float32: a symmetric grid with one scale a row, as in Task 1. It is written in torch, so that autograd goes through it in its own way. `noisy` is wrong for more than one reason; two of them stand in a well-known repository, too.
 
 # %%
 def rounded(w, bits):
@@ -349,7 +349,7 @@ print(f"(1 / 0.9)^20 = {0.9 ** -20:.2f}, 0.9^20 = {100 * 0.9 ** 20:.1f} %, all r
 # - Each token is rounded to 127 steps in each direction, with a scale of its own, in the way of Task 1: its largest magnitude has the code 127 or -127. That scale is not rounded to fp16.
 # - Codes of x are multiplied by codes of W, and added in (at least) 32 bits. Then scale the sums back, and add the bias. Return floats (..., R).
 #
-# A token of zeros gives the bias, or zeros. No token may depend on another one: in a decoder an earlier token must not depend on a later one. The check compares with the formula in whole numbers, to 1 part in 10,000 of a token's largest output before the bias.
+# A token's largest magnitude is at least 0.0001, or 0: a token of zeros gives the bias, or zeros. No token may depend on another one: in a decoder an earlier token must not depend on a later one. The check compares with the formula in whole numbers, to 1 part in 10,000 of a token's largest output before the bias.
 
 # %%
 def int_linear(x, codes, scales, bias):
@@ -442,7 +442,7 @@ for name, x in inputs.items():
 #
 # - The layers can be anywhere: deep inside, derived from one of these classes, or the model itself.
 # - Tied weights stay tied: what was one parameter is one parameter in the copy.
-# - Everything else is as it was: biases, norms, buffers, parameters that belong to no such layer (other modules have a `weight`, too), names, shapes, dtypes, `requires_grad` (some weights may be frozen), and the mode of each module (train or eval).
+# - Everything else is as it was: biases, norms, buffers, parameters that belong to no such layer (other modules have a `weight`, too, such as `nn.Conv2d`), classes of modules and their settings, names, shapes, dtypes (float32), `requires_grad` (some weights may be frozen), and the mode of each module (train or eval).
 # - `model` itself does not change, and shares no tensor with the copy.
 
 # %%

@@ -38,7 +38,7 @@ progress.FILE = None        # running a solution is not your progress
 #
 # - `codes` (N,) has for each point the number of its nearest codeword, counted from 0: that with the smallest squared distance, under the codebook that was given. Whole numbers of any type that holds them.
 # - `new_codebook` (K, d) has each codeword at the place from which the sum of squared distances to its points is smallest. Its points are those that have its code.
-# - A codeword without points stays where it is. There may be fewer points than codewords, and more than 256 codewords.
+# - A codeword without points stays where it is. There is at least one point; there may be fewer points than codewords, and more than 256 codewords. No point lies halfway between two codewords.
 #
 # `points` and `codebook` themselves do not change.
 
@@ -112,7 +112,7 @@ print(f"minieff's: {share(*kmeans(points, 256, generator=seeded())):.3f}")
 # *Predict, difficulty 3.* A model is stored as codes, codebooks and the rest. `weights` is a list with one tuple for each name of a weight: `(name, rows, columns, block, key, book)`.
 #
 # - `key` and `book` are strings. Entries with the same `key` are the same tensor under two names. It is stored once.
-# - `block` divides `columns`. Each block of `block` numbers in a row has a code, and a code takes one byte, however few codewords there are. There are never more than 256.
+# - `block` divides `columns`. Each block of `block` numbers in a row has a code, and a code takes one byte, however few codewords there are. There are 256 at most.
 # - Weights with the same `book` share one codebook; their blocks are equal in size. A codebook has `codewords` codewords, or as many as there are blocks that use it, if these are fewer. A codeword has `block` numbers.
 # - `bits` is 16 or 8, for each number in a codebook. With 8, every codebook has one scale beside it, in fp16.
 # - `others` is how many numbers are stored beside that (biases, norms, positions), each in fp16 whatever `bits` is.
@@ -349,7 +349,7 @@ print(f"the most used codeword moves by {100 * (step / book[most].norm()).item()
 #
 # - In training, a block whose coin is *less than* `p` is replaced by zeros. All other numbers are as they are: nothing is rescaled.
 # - The gradient is as if nothing had been replaced: at each place, replaced or not, that of `w` is that of what you return (straight-through).
-# - With `training=False`, `w` comes back as it is.
+# - With `training=False`, `w` comes back as it is, whatever `block` is.
 # - `w` itself does not change. All chance comes from `coins`.
 # - In training, raise a `ValueError` for a `block` that does not divide C.
 
@@ -437,8 +437,8 @@ for p in (0.05, 0.1, 0.2):
 #
 # - Coded is the `weight` of every `nn.Linear` and every `nn.Embedding`, and the `in_proj_weight` of every `nn.MultiheadAttention`, subclasses too. In attention, q, k and v are stacked, in a Parameter that belongs to no other module. It may be `None`, when keys have another size; then q, k and v stay as they are.
 # - Blocks are pieces of a row. Each weight has a codebook of its own, from its own blocks. A weight whose rows `block` does not divide stays as it is.
-# - A weight with two users is one tensor. It stays one Parameter in the copy, whoever else uses it, and `cluster` is called once for it.
-# - Everything else stays: biases, norms, Parameters that belong to no such module, even if `block` divides their rows. Modules and tensors keep their names, and each module its mode (train or eval). Whether Parameters of the copy ask for a gradient does not matter.
+# - A weight with two users is one tensor. It stays one Parameter in the copy, whoever else uses it. `cluster` is called once for each weight that is coded, and for no other.
+# - Everything else stays: biases, norms, Parameters that belong to no such module, even if `block` divides their rows. Modules keep their names, classes and settings, each its mode (train or eval), and tensors their names and dtypes. A frozen weight is coded, too. Whether Parameters of the copy ask for a gradient does not matter.
 # - `model` itself does not change, and shares no tensor with the copy. The model may itself be an `nn.Linear`.
 
 # %%

@@ -38,6 +38,21 @@ def point_by_point(points, codebook):
     return codes, moved(points, codebook, torch.tensor(codes))[1]
 
 
+def number_by_number(points, codebook):
+    """Three loops over tensors, which take long."""
+    codes = []
+    for i in range(len(points)):
+        best, code = None, 0
+        for k in range(len(codebook)):
+            distance = 0
+            for j in range(points.shape[1]):
+                distance += (points[i, j] - codebook[k, j]) ** 2
+            if best is None or distance < best:
+                best, code = distance, k
+        codes.append(code)
+    return codes, moved(points, codebook, torch.tensor(codes))[1]
+
+
 def by_absolute(points, codebook):
     return moved(points, codebook, torch.cdist(points, codebook, p=1).argmin(1))
 
@@ -141,6 +156,25 @@ def writes_into_the_codebook(points, codebook):
     for k in codes.unique():
         codebook[k] = points[codes == k].mean(0)
     return codes, codebook
+
+
+def counts_in_a_byte(points, codebook):
+    codes = squared(points, codebook).argmin(1)
+    counts = torch.bincount(codes, minlength=len(codebook)).to(torch.uint8)[:, None]
+    total = torch.zeros_like(codebook).index_add_(0, codes, points)
+    return codes, torch.where(counts > 0, total / counts.clamp(min=1), codebook)
+
+
+def empty_if_the_sum_is_zero(points, codebook):
+    codes = squared(points, codebook).argmin(1)
+    counts = torch.bincount(codes, minlength=len(codebook)).clamp(min=1)[:, None]
+    total = torch.zeros_like(codebook).index_add_(0, codes, points)
+    return codes, torch.where(total != 0, total / counts, codebook)
+
+
+def squeezes_codes(points, codebook):
+    codes, new = with_cdist(points, codebook)
+    return codes.squeeze(), new
 
 
 def codebook_first(points, codebook):
@@ -297,6 +331,10 @@ def whole_bits_of_codes(weights, others, codewords, bits):
     return size(weights, others, codewords, bits, code=ceil(log2(codewords)) / 8)
 
 
+def two_bytes_for_256(weights, others, codewords, bits):
+    return size(weights, others, codewords, bits, code=ceil(codewords.bit_length() / 8))
+
+
 def a_code_a_number(weights, others, codewords, bits):
     codes = {w[4]: w[1] * w[2] - w[1] * w[2] // w[3] for w in weights}
     return size(weights, others, codewords, bits) + sum(codes.values())
@@ -429,6 +467,12 @@ def any_rows(codes, codebook, rows):
     if rows is not None and (rows.any() or not len(rows)):
         codes = codes[rows]
     return codebook[codes.long()].flatten(1)
+
+
+def places_in_int16(codes, codebook, rows):
+    codes = codes if rows is None else codes[rows]
+    begin = codes.to(torch.int16) * codebook.shape[1]
+    return codebook.flatten()[begin[..., None] + torch.arange(codebook.shape[1])].flatten(1)
 
 
 def squeezed(codes, codebook, rows):
@@ -689,6 +733,22 @@ def mean_of_the_block(w, block, p, training, coins):
     parts = w.unflatten(1, (-1, block))
     noisy = torch.where((coins < p)[..., None], parts.mean(-1, keepdim=True), parts).flatten(1)
     return w + (noisy - w).detach()
+
+
+def raises_in_eval_too(w, block, p, training, coins):
+    refuses(w, block)
+    return masked(w, block, p, training, coins)
+
+
+def squeezes(w, block, p, training, coins):
+    return masked(w, block, p, training, coins).squeeze()
+
+
+def fills_with_ones(w, block, p, training, coins):
+    if not training:
+        return w
+    refuses(w, block)
+    return w + (w.masked_fill((coins < p).repeat_interleave(block, 1), 1) - w).detach()
 
 
 def lets_torch_complain(w, block, p, training, coins):
@@ -975,6 +1035,49 @@ def tied_numbers(model, block, cluster):
     return new
 
 
+def skips_frozen(model, block, cluster):
+    new = deepcopy(model)
+    write([w for w in weights_of(new) if w.requires_grad], block, cluster)
+    return new
+
+
+def no_parameters(model, block, cluster):
+    new, known = copied()(model, block, cluster), {}
+    coded = set(weights_of(new))
+    for module in new.modules():
+        for name, w in list(module._parameters.items()):
+            if w in coded:
+                del module._parameters[name]
+                module.register_buffer(name, known.setdefault(w, w.detach().clone()))
+    return new
+
+
+def in_double(model, block, cluster):
+    return copied()(model, block, cluster).double()
+
+
+def plain_linears(model, block, cluster):
+    new = copied()(model, block, cluster)
+    for module in list(new.modules()):
+        for name, old in list(module.named_children()):
+            if isinstance(old, nn.Linear) and type(old) is not nn.Linear:
+                other = nn.Linear(old.in_features, old.out_features)
+                other.weight, other.bias, other.training = old.weight, old.bias, old.training
+                setattr(module, name, other)
+    return new
+
+
+def clusters_what_stays(model, block, cluster):
+    new = deepcopy(model)
+    with torch.no_grad():
+        for w in dict.fromkeys(weights_of(new)):
+            if w.numel() % block == 0:
+                book, codes = cluster(w.reshape(-1, block))
+                if w.shape[1] % block == 0:
+                    w.copy_(book[codes].view_as(w))
+    return new
+
+
 def order_lost(model, block, cluster):
     new = deepcopy(model)
     write(
@@ -1009,6 +1112,9 @@ WRONG = {
         (moves_if_empty, "Those without move somewhere else"),
         (dropped_if_empty, "A codeword without points keeps its place"),
         (writes_into_the_codebook, "changes what it was given (codebook)"),
+        (counts_in_a_byte, "the points of a codeword in a byte"),
+        (empty_if_the_sum_is_zero, "It has 18 of the points"),
+        (squeezes_codes, "For the codes your function returns the shape ()"),
         (codebook_first, "You return the codebook first"),
         (codes_alone, "asks for a pair"),
         (signed_bytes, "There is no such codeword. A type with a sign"),
@@ -1039,6 +1145,7 @@ WRONG = {
         (others_in_bits, "That is for codebooks alone"),
         (bits_of_codes, "not with the byte it has"),
         (whole_bits_of_codes, "rounded up. It has a byte"),
+        (two_bytes_for_256, "Where there are 256 codewords"),
         (a_code_a_number, "a code for each number"),
         (in_bits, "You return bits"),
         (codes_and_nothing_else, "You return the codes alone"),
@@ -1063,6 +1170,7 @@ WRONG = {
         (all_rows, "returns the shape (23, 40), and the task asks for (14, 40)"),
         (any_rows, "returns the shape (23, 40), and the task asks for (1, 40)"),
         (squeezed, "returns the shape (40,)"),
+        (places_in_int16, "codebook (256, 150), rows: None: not all numbers"),
         (blocks_apart, "returns the shape (23, 5, 8)"),
         (empty_cannot_be_reshaped, "cannot reshape tensor of 0 elements"),
     ],
@@ -1105,6 +1213,9 @@ WRONG = {
         (writes_into_w, "changes what it was given (w)"),
         (never_noisy, "In training nothing is replaced"),
         (mean_of_the_block, "have the mean of their numbers"),
+        (raises_in_eval_too, "raises its ValueError there"),
+        (squeezes, "returns the shape (6,)"),
+        (fills_with_ones, "what you return is not zero"),
         (lets_torch_complain, "stops with RuntimeError"),
         (pads_the_mask, "returns something all the same"),
         (divides_all, "that of all weights, and a block is a piece of a row"),
@@ -1136,11 +1247,16 @@ WRONG = {
         (exact_attention, "derived from nn.MultiheadAttention is as it was"),
         (by_name, "has this name and belongs to no nn.MultiheadAttention"),
         (order_lost, "the numbers within a row are in another order"),
-        (clusters_ties_twice, "the copy is right, and `cluster` was called"),
+        (clusters_ties_twice, "A weight with two users is one weight, and"),
+        (skips_frozen, "a frozen weight (requires_grad=False) is as it was"),
+        (no_parameters, "and a plain tensor in your copy"),
+        (in_double, "has the dtype torch.float64"),
+        (plain_linears, "your copy, printed, is not"),
+        (clusters_what_stays, "weights. Clustering is what takes time"),
     ],
 }
 RIGHT = {
-    "lloyd": [with_cdist, with_products, point_by_point],
+    "lloyd": [with_cdist, with_products, point_by_point, number_by_number],
     "pq_bytes": [by_sets, size],
     "decode": [flat_places, with_embedding, column_by_column],
     "train_codewords": [by_scatter, one_by_one, with_autograd],

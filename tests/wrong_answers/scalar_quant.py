@@ -1,5 +1,6 @@
 """Answers to exercise 10: wrong ones, each with a fragment of the message it must get, and right ones."""
 
+import pickle
 from copy import deepcopy
 from itertools import groupby
 from math import ceil
@@ -186,6 +187,11 @@ def scales_at_least(w, bits):
 def codes_in_place(w, bits):
     scales = row_scales(w, bits)
     return w.div_(scales).round_(), scales
+
+
+def scales_squeezed(w, bits):
+    scales = row_scales(w, bits)
+    return (w / scales).round(), scales.squeeze()
 
 
 def codes_transposed(w, bits):
@@ -433,6 +439,18 @@ def not_clamped(w, bits):
     return (w / scale).round() + zero, scale, zero
 
 
+def scale_rounded_at_last(w, bits):
+    codes, scale, zero = affine_right(w, bits)
+    return codes, scale.clamp(min=2.0**-24).half(), zero
+
+
+def scale_rounded_first(w, bits):
+    last, low, scale = parts_of(w, bits)
+    scale = scale.clamp(min=2.0**-24).half().float()
+    zero = (-low / scale).round()
+    return ((w / scale).round() + zero).clamp(0, last), scale, zero
+
+
 def any_code_where_the_scale_is_0(w, bits):
     return affine_right(w, bits) if w.any() else (torch.ones_like(w), 0.0, 0)
 
@@ -582,6 +600,10 @@ def pops_twins(weights, others, bits):
         _, R, C, key = weights.pop()
         found += R * (up(C * bits) + 2) * (key not in [w[3] for w in weights])
     return found
+
+
+def zero_points_too(weights, others, bits):
+    return size(shared(weights), others, bits, scale=lambda R, C: 3 * R)
 
 
 def file_bytes(weights, others, bits):
@@ -773,6 +795,19 @@ def needs_a_gradient(w, bits, p, training, coins):
     if w.requires_grad:
         return noisy(w, bits, p, training, coins)
     raise RuntimeError("w has no gradient")
+
+
+def rounds_by_itself(w, bits, p, training, coins):
+    scale = w.detach().abs().amax(1, keepdim=True) / top(bits)
+    chosen = coins < p if training else coins < 2
+    return w + torch.where(chosen, scale * (w.detach() / scale).round() - w.detach(), 0.0)
+
+
+def needs_a_gradient_in_eval(w, bits, p, training, coins):
+    value = rounded(w, bits)
+    if not training:
+        value.register_hook(lambda gradient: gradient)
+    return through(w, torch.where(coins < p, value, w) if training else value)
 
 
 def a_pair(w, bits, p, training, coins):
@@ -986,6 +1021,11 @@ def squeezed(x, codes, scales, bias):
     return linear(x.view(-1, x.shape[-1]), codes, scales, bias)
 
 
+def bias_of_a_row(x, codes, scales, bias):
+    y = linear(x, codes, scales, None)
+    return y if bias is None else y + bias[None]
+
+
 def coarser_inputs(x, codes, scales, bias):
     return linear(x, codes, scales, bias, s_x=input_scale(x) * 127 / 100)
 
@@ -1166,6 +1206,37 @@ def every_matrix(model, bits):
     for p in model.parameters():
         if p.dim() == 2 and id(p) not in owners:
             p.data = rounded(p.data, bits)
+    return model
+
+
+def all_that_convolve(model, bits):
+    return copied(model, bits, kinds=(*KINDS, nn.Conv2d))
+
+
+def bags_too(model, bits):
+    return copied(model, bits, kinds=(*KINDS, nn.EmbeddingBag))
+
+
+def buffers_for_parameters(model, bits):
+    model, new = deepcopy(model), {}
+    for module in model.modules():
+        if isinstance(module, KINDS):
+            old = module.weight
+            if old not in new:
+                new[old] = per_output(module, old.data, bits).requires_grad_(old.requires_grad)
+            del module.weight
+            module.register_buffer("weight", new[old])
+    return model
+
+
+def plain_linears(model, bits):
+    model = copied(model, bits)
+    for module in list(model.modules()):
+        for name, old in list(module.named_children()):
+            if isinstance(old, nn.Linear) and type(old) is not nn.Linear:
+                new = nn.Linear(old.in_features, old.out_features, bias=old.bias is not None)
+                new.weight, new.bias, new.training = old.weight, old.bias, old.training
+                setattr(module, name, new)
     return model
 
 
@@ -1361,6 +1432,14 @@ def scales_by_kind(model, bits):
     return model
 
 
+def pickled(model, bits):
+    model = pickle.loads(pickle.dumps(model))
+    for module in model.modules():
+        if isinstance(module, KINDS):
+            module.weight.data = per_output(module, module.weight.data, bits)
+    return model
+
+
 def one_new_parameter_for_all(model, bits):
     return parameters_made_anew(model, bits, keep=True)
 
@@ -1403,6 +1482,7 @@ WRONG = {
         (scales_at_least, "a scale is off by more than 0.1 %"),
         (codes_in_place, "changes what it was given (w)"),
         (codes_transposed, "In the place of the codes your function returns"),
+        (scales_squeezed, "scales of shape () for 1 rows"),
     ],
     "affine": [
         (range_without_zero, "What must the range always hold?"),
@@ -1422,7 +1502,9 @@ WRONG = {
         (zero_below, "has the wrong sign"),
         (lowest_for_zero, "you return the lowest value"),
         (values_for_codes, "You return the weights on the grid"),
-        (codes_in_int8, "your codes run from"),
+        (codes_in_int8, "your codes run from -"),
+        (not_clamped, "your codes run from 0 to 8. What fits into 3 bits"),
+        (scale_rounded_at_last, "a weight comes back more than half a step from where it was"),
         (scale_not_that_small, "small numbers of both signs, bits=4: the scale"),
         (equal_numbers_divide, "equal positive numbers, bits=8: there are NaN"),
         (equal_numbers_are_one, "Rows of equal numbers come back as zeros"),
@@ -1436,7 +1518,8 @@ WRONG = {
     "file_bytes": [
         (no_scales, "The scales are missing"),
         (no_scale_in_binary, "With 1 bit you store no scale"),
-        (scales_of_32_bits, "Your scales have 32 bits"),
+        (scales_of_32_bits, "You count four bytes a row"),
+        (zero_points_too, "You count three bytes a row"),
         (scale_of_a_column, "a scale for each column"),
         (scale_of_a_weight, "one scale for a weight"),
         (no_others, "What is not in `weights` is missing"),
@@ -1498,6 +1581,8 @@ WRONG = {
         (another_grid, "are neither the weight nor its rounded value"),
         (eval_at_p_zero, "In eval mode p and the coins play no part"),
         (needs_a_gradient, "w has no gradient"),
+        (rounds_by_itself, "there are NaN or infinite numbers"),
+        (needs_a_gradient_in_eval, "cannot register a hook"),
         (a_pair, "a tuple of Tensor, and the task asks for a tensor"),
     ],
     "int_linear": [
@@ -1533,7 +1618,8 @@ WRONG = {
         (scales_on_columns, "on its columns, before the product"),
         (two_dimensions, "not enough values to unpack"),
         (sums_alone, "asks for floats"),
-        (squeezed, "In the place of the output"),
+        (squeezed, "a Tensor of shape (1, 27)"),
+        (bias_of_a_row, "a Tensor of shape (1, 29)"),
         (coarser_inputs, "a bias: a token whose"),
         (scale_of_x_in_fp16, "The scale of x is rounded to fp16"),
         (small_tokens_lost, "a token whose largest number is 0.0005"),
@@ -1559,6 +1645,10 @@ WRONG = {
         (norms_too, "Norms, buffers and other parameters"),
         (every_matrix, "It belongs to Gpt"),
         (whatever_has_a_weight, "It belongs to ConvTranspose1d"),
+        (all_that_convolve, "It belongs to Conv2d"),
+        (bags_too, "It belongs to EmbeddingBag"),
+        (buffers_for_parameters, "a plain tensor in your copy"),
+        (plain_linears, "your copy, printed, is not"),
         (no_embeddings, "No Embedding is rounded"),
         (no_linears, "No Linear is rounded"),
         (no_convolutions, "No Conv1d is rounded"),
@@ -1599,11 +1689,11 @@ RIGHT = {
         plain_python,
         in_uint8,
         exact_part_added,
-        not_clamped,
+        scale_rounded_first,
         any_code_where_the_scale_is_0,
     ],
     "file_bytes": [file_bytes, seen_keys, with_tensors],
     "noisy": [noisy, own_function, by_a_mask, into_a_clone, index_by_index],
     "int_linear": [in_doubles, dequantized_first, token_by_token_in_numpy, int_mm],
-    "round_outputs": [through_the_state, scales_by_kind, one_new_parameter_for_all],
+    "round_outputs": [through_the_state, scales_by_kind, one_new_parameter_for_all, pickled],
 }
