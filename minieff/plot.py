@@ -116,20 +116,21 @@ SPOTS = [(6, 3), (6, -10), (-6, 3), (-6, -10), (6, 13), (6, -20), (-6, 13), (-6,
 
 
 def label(axes: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
-    """A name beside each point (name, x, y, colour), in the first spot, if any, in which it covers nothing
-    else and lies between the sides.
+    """A name beside each point (name, x, y, colour), in the first spot in which it covers nothing else and
+    lies between the sides; if there is none, in the first in which it covers nothing else.
     """
     centres = axes.transData.transform([point[1:3] for point in points])  # in pixels
     taken = [Bbox.from_bounds(*centre, 0, 0).padded(4) for centre in centres]
+    tries = [(spot, True) for spot in SPOTS] + [(spot, False) for spot in SPOTS]
     for name, x, y, colour in points:
-        for spot in SPOTS:
+        for n, (spot, between) in enumerate(tries, start=1):
             text = axes.annotate(
                 name, (x, y), xytext=spot, textcoords="offset points", fontsize=7.5, color=colour,
                 ha="left" if spot[0] > 0 else "right",
             )  # fmt: skip
             box = text.get_window_extent()
-            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
-            if inside and not any(box.overlaps(other) for other in taken) or spot == SPOTS[-1]:
+            beyond = between and not (axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1)
+            if n == len(tries) or not (beyond or any(box.overlaps(other) for other in taken)):
                 break
             text.remove()
         taken.append(box)
