@@ -7,6 +7,7 @@ from minieff.files import ROOT, load_results, write
 HEAD = """# Benchmarks
 
 Written by `benchmarks/table.py` from `results/bench_*.json`; `make bench` measures those again.
+`bench_quant_epyc.json` is a run of `bench_quant.py` on a second processor, at the commit that it names.
 
 The calls of a comparison run in turns in one process. A time is the median of its runs, with the quartiles in
 brackets. How many times as long a peer takes is computed turn by turn, and again given as median and
@@ -27,7 +28,8 @@ def section(results: dict[str, Any]) -> str:
     machine = results["environment"]
     lines = [f"## {results['title']}", ""]
     lines += [
-        f"{machine['cpu']}, {machine['cores']} cores. Python {machine['python']}, torch {machine['torch']}."
+        f"{machine['cpu']}, {machine['cores']} cores. Python {machine['python']}, torch {machine['torch']}, "
+        f"commit {machine['commit']}."
     ]
     lines += [f"Setting: {flat(results['setting'])}.", ""]
     lines += ["| | threads | ours | peer | takes | times as long | goal |", "|---|---|---|---|---|---|---|"]

@@ -5,7 +5,7 @@
 #
 # | | |
 # |---|---|
-# | Takes | the cells run in about 20 seconds; the reading takes longer |
+# | Takes | the cells run in about half a minute; the reading takes longer |
 # | Read before | [00 Start here](00_start_here.ipynb) for the measures |
 # | Axes | model size falls, 4 times with 8 bits and 8 times with 4, counted from fp32; inference time falls in large layers, where the processor multiplies bytes; training takes longer; quality falls, with 8 bits by next to nothing |
 # | Who says so | Jacob et al. 2018 (arXiv 1712.05877) for training with rounding; Fan, Stock et al. 2020, "Training with Quantization Noise" (arXiv 2004.07320); Angela Fan's talk: "8-bit: 4x", "ships with PyTorch, easy to apply" |
@@ -302,44 +302,47 @@ with torch.no_grad():
     assert torch.allclose(layer(hidden), s * sums * layer.code.scale.float().T + layer.bias, atol=1e-5)
 
 # %% [markdown]
-# What is that worth? The numbers say how many times as fast our layer of integers is as three others, in one run on two threads (medians): the same layer in fp32; in bf16, inputs and outputs included; and torch's dynamic int8 with one scale for all inputs. Below 1, ours is slower.
+# What is that worth? The numbers say how many times as fast our layer of integers is as three others, each in one run on two threads (medians): the same layer in fp32; in bf16, inputs and outputs included; and torch's dynamic int8 with one scale for all inputs. Below 1, ours is slower. There are two processors: an Intel Xeon that multiplies whole matrices of bytes and of bf16 (AMX), and an AMD EPYC that has dot products of both (VNNI). **Predict**: from which size on are integers faster than fp32?
 
 # %%
-bench = {part["what"]: {peer["name"]: peer["times"] for peer in part["peers"]} for part in load_results("bench_quant")["comparisons"]}
-SHAPES = ("128 to 512", "512 to 128", "768 to 3072", "3072 to 768", "4096 to 4096")
-
-def faster(what, peer):
-    return bench[what][peer]["median"]                                    # the peer's time over ours, in one run
-
+RUNS = {"Xeon": "bench_quant", "EPYC": "bench_quant_epyc"}
+bench = {cpu: {part["what"]: {peer["name"]: peer["times"]["median"] for peer in part["peers"]} for part in load_results(run)["comparisons"]}
+         for cpu, run in RUNS.items()}
+SHAPES, PEERS = ("128 to 512", "512 to 128", "768 to 3072", "3072 to 768", "4096 to 4096"), ("fp32", "bf16", "torch, dynamic int8")
+print(f"{'':25}", *(f"{cpu + ': fp32  bf16  torch int8':30}" for cpu in RUNS))
 for shape in SHAPES:
     for batch in (1, 32, 512, 4096):
-        what = f"int8 linear, {batch} x {shape}"
-        print(f"{batch:5} tokens, {shape:13}", ", ".join(f"{peer} {faster(what, peer):5.2f}" for peer in bench[what]))
+        found = [[of[f"int8 linear, {batch} x {shape}"][peer] for peer in PEERS] for of in bench.values()]
+        print(f"{batch:5} tokens, {shape:13}", *(f"{a:10.2f}  {b:.2f}  {c:.2f}        " for a, b, c in found))
 
 # %%
-figure, (ax,) = plot.panels(1, width=6.5, height=3.8)
-for shape, (style, colour) in zip(SHAPES, (("o-", "black"), ("s--", "red"), ("^-", "blue"), ("v--", "green"), ("d-", "purple"))):
-    found = {batch: faster(f"int8 linear, {batch} x {shape}", "fp32") for batch in (1, 32, 512, 4096)}
-    ax.plot(list(found), list(found.values()), style, color=plot.PALETTE[colour], label=shape)
-ax.axhline(1, ls=":", color=plot.PALETTE["black"])
-ax.set(xscale="log", xlabel="tokens at a time", ylabel="times as fast as fp32", xlim=(0.8, 60_000))
-ax.set_xticks([1, 32, 512, 4096], ["1", "32", "512", "4,096"])
-ax.set_xticks([], minor=True)
-ax.legend(frameon=False, fontsize=8, loc="center right", title="layer")
-plot.show(figure, alt="How many times as fast as fp32 the integer layer is, over 1 to 4,096 tokens at a time, for five shapes. The layer of 4096 by 4096 goes from 3.3 times to 5.4 at 32 tokens and back to 4.0; those of 768 and 3072 from about 2 to between 2.9 and 3.7; those of 128 and 512 start below 0.2 and end at 0.9 and 1.5.")
+figure, axes = plot.panels(2, width=5.2, height=3.8)
+for ax, cpu in zip(axes, RUNS):
+    for shape, (style, colour) in zip(SHAPES, (("o-", "black"), ("s--", "red"), ("^-", "blue"), ("v--", "green"), ("d-", "purple"))):
+        found = {batch: bench[cpu][f"int8 linear, {batch} x {shape}"]["fp32"] for batch in (1, 32, 512, 4096)}
+        ax.plot(list(found), list(found.values()), style, color=plot.PALETTE[colour], label=shape)
+    ax.axhline(1, ls=":", color=plot.PALETTE["black"])
+    ax.set(xscale="log", xlabel="tokens at a time", title=cpu, ylim=(0, 5.7))
+    ax.set_xticks([1, 32, 512, 4096], ["1", "32", "512", "4,096"])
+    ax.set_xticks([], minor=True)
+axes[0].set(ylabel="times as fast as fp32")
+axes[0].legend(frameon=False, fontsize=8, loc="upper left", title="layer")
+plot.show(figure, alt="How many times as fast as fp32 the integer layer is, over 1 to 4,096 tokens at a time, for five shapes and two processors. On the Xeon the layer of 4096 by 4096 goes from 2 to 3.9, those of 768 and 3072 from 0.5 or 0.7 to between 2.1 and 4.3; on the EPYC they go from 3.3 to 5.4 and 4.0, and from about 2 to between 2.8 and 3.7. "
+          "Those of 128 and 512 lie below 0.3 at up to 32 tokens and end at about 1 on both.")
 
 # %% [markdown]
-# So it depends on the size. In layers of 768 and more integers are 2.3 to 5.4 times as fast as fp32 from 32 tokens on, and 1.7 to 3.3 times for a single token. In layers of 128 by 512, those of our models, they are **slower** up to 32 tokens and at best 1.5 times as fast with more: inputs are read twice to find their scales and to round them, and the result is scaled back, all in torch calls of their own, which take longer than the product.
-# PyTorch's own int8 does all of it in one call and is faster than ours nearly everywhere; ours is level or ahead only in large layers with many tokens. (It has one scale for all inputs. Section 7 has what that costs.) Bytes are ahead of bf16 in the large layers, by 1.0 to 2.2 times, and behind it in the small ones.
-# All of this is one processor's answer, an AMD EPYC, which has instructions for dot products of bytes (VNNI) and of bf16. One that multiplies whole matrices of bf16 (AMX) can turn the last comparison round. (The product itself is oneDNN's, `onednn.qlinear_pointwise`, which keeps the weight in a layout of its own, a byte a weight in memory; codes of 4 bits are unpacked for it once.)
+# It depends on the size, and on the processor. In layers of 768 and more, from 32 tokens on, integers are 1.6 to 4.3 times as fast as fp32 on the Xeon, and 2.3 to 5.4 times on the EPYC; with a single token 0.5 to 2.0 and 1.7 to 3.3 times. In layers of 128 by 512, those of our models, they are **slower** nearly everywhere, down to an eighth of the speed, and at best 1.5 times as fast: inputs are read twice to find their scales and to round them, and the result is scaled back, all in torch calls of their own, which take longer than the product.
+# PyTorch's own int8 does all of it in one call and is faster than ours in small layers and with few tokens; ours is ahead in large layers with many tokens, by up to 1.7 times. (It has one scale for all inputs. Section 7 has what that costs.) Against bf16 the processors disagree: on the EPYC bytes are ahead in large layers, by up to 2.2 times, on the Xeon bf16 is, but for the largest one.
+# (The product itself is oneDNN's, `onednn.qlinear_pointwise`, which keeps the weight in a layout of its own, a byte a weight in memory; codes of 4 bits are unpacked for it once.)
 
 # %%
-for windows in (1, 8, 32, 64):
-    found = bench[f"the model, {windows} windows of 128, int8"]
-    print(f"whole model, {windows:2} windows: {found['fp32']['median']:.2f} times as fast as fp32, {found['torch, dynamic int8']['median']:.2f} as torch's dynamic int8, {found['int4']['median']:.2f} as int4")
+for cpu in RUNS:
+    for windows in (1, 8, 32, 64):
+        found = bench[cpu][f"the model, {windows} windows of 128, int8"]
+        print(f"{cpu}, whole model, {windows:2} windows: {found['fp32']:.2f} times as fast as fp32, {found['torch, dynamic int8']:.2f} as torch's dynamic int8, {found['int4']:.2f} as int4")
 
 # %% [markdown]
-# The whole model of small layers takes more than twice the time in integers with one window, the same with 8, and is 1.26 times as fast with 32 or 64.
+# The whole model has small layers: in integers it takes more than twice the time with one window on both processors. With 8 windows it draws level on the EPYC, where it is 1.26 times as fast with 32 and 64; on the Xeon it comes up to 0.96 and no further.
 #
 # ## 7. PyTorch's own line
 #
@@ -453,7 +456,7 @@ for name, found in minilm.items():
     print(f"{name:26}{found['bytes'] / 1e6:6.1f} MB, {batch:.2f} of the time of fp32 for a batch of 32, {one:.2f} for a single sentence; {agrees}")
 
 # %% [markdown]
-# 8 bits keep the direction of a sentence's vector to 0.997, and a batch of 32 sentences takes 0.52 of the time of fp32: its layers are 384 and 1,536 wide. A single sentence takes 1.12 times that of fp32. The nearest neighbour is another one for one sentence in eleven; with inputs as they are, for one in 25. 4 bits without any training are too few here: a cosine of 0.88, or 0.95 if 32 neighbours share a
+# 8 bits keep the direction of a sentence's vector to 0.997, and a batch of 32 sentences takes 0.66 of the time of fp32 (on the Xeon): its layers are 384 and 1,536 wide. A single sentence takes 1.87 times that of fp32. The nearest neighbour is another one for one sentence in eleven; with inputs as they are, for one in 25. 4 bits without any training are too few here: a cosine of 0.88, or 0.95 if 32 neighbours share a
 # scale. What our base bears is not what any model bears. (Only the row `int8` rounds the inputs, too, and multiplies integers; all others put the weights together again before each product, which takes longer than fp32. Codebooks are lesson 11.)
 #
 # ## 10. What it does not do
