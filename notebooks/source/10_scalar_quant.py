@@ -524,7 +524,7 @@ rows = [like | {"name": f"base, {name}", "stored_bytes": found["bytes"], "bits_p
 
 # %%
 plot.show(plot.scoreboard([row for row in board if "width" not in row["name"] and "kept" not in row["name"]] + rows, highlight=[row["name"] for row in rows]),
-          alt="The scoreboard with two more points, the base with 8 and with 4 bits: in size the base with 8 bits lies at half of the base, as low as it; with 4 bits it lies left of every other model and a little higher. In time both lie a little ahead of the base.")
+          alt="The scoreboard with two more points, the base with 8 and with 4 bits: in size the base with 8 bits lies at half of the base, as low as it; with 4 bits it lies left of every other model and a little higher. In time both lie a little behind the base.")
 
 # %%
 saved = save_results("10_scalar_quant", {                    # to a temporary folder, unless `make lessons` runs
