@@ -73,8 +73,7 @@ def input_codes(
 
     ValueError for a static scale of 0, which no batch has set, and for nested tensors.
     """
-    if x.is_nested:
-        raise ValueError("inputs are nested tensors; build nn.TransformerEncoder(enable_nested_tensor=False)")
+    refuse_nested(x)
     x = x.detach()
     largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).float()  # (..., 1)
     if static is None:
@@ -85,6 +84,12 @@ def input_codes(
         scale = static.float() + 0 * largest  # a NaN, for which there is no code, stays one
     codes = (x / scale).round_()
     return codes if static is None else codes.clamp_(-127, 127), scale
+
+
+def refuse_nested(x: Tensor) -> None:
+    """ValueError for what nn.TransformerEncoder makes of padded batches, unless it is told not to."""
+    if x.is_nested:
+        raise ValueError("inputs are nested tensors; build nn.TransformerEncoder(enable_nested_tensor=False)")
 
 
 def in_bytes(
@@ -165,6 +170,7 @@ class IntWeight(nn.Module):
         if not self.in_integers:
             x_q, scale = input_codes(x, self.scale)
             return F.linear(scale * x_q, self.weight, self.bias)
+        refuse_nested(x)
         x_q, scale = in_bytes(x.reshape(-1, x.shape[-1]), self.scale)
         y, bias = product(x_q, self.code), self.bias
         y = y.mul_(scale) if bias is None else torch.addcmul(bias, y, scale, out=y)

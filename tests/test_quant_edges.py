@@ -90,6 +90,12 @@ def test_rounded_inputs_run_where_pytorch_has_a_fused_path():
     assert len(calls) == 4
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused_with_a_mend():
+    with pytest.raises(ValueError, match="enable_nested_tensor=False"):
+        scalar_quant.refuse_nested(torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)]))
+
+
 # --- what is stored
 
 

@@ -327,6 +327,8 @@ cards = [zoo.card(name) for name in zoo.names() if name.startswith("speeches") a
 points = {"grids after training (10)": sized(load_results("scalar_grids")["grids"]), "codebooks after training": sized(books["plans"]),
           "trained for it": sized(trained.values()) + [(s["bytes"], s["bits_per_byte"]) for s in steps.values()],
           "models in 16 bits (01)": [(card["bytes"], card["quality"]["bits_per_byte"]) for card in cards]}
+for name in ("int4-qat", "int4-noise", "pq-qat"):                         # from nothing: files as large as those that were finetuned
+    points["trained for it"].append((trained[name]["file"], zoo.card(name, zoo.FOLDER / "quant")["quality"]["bits_per_byte"]))
 
 # %%
 front = []
