@@ -174,7 +174,7 @@ for plan in books["plans"]:
 # %% [markdown]
 # With about a million bytes codebooks lose 5 percent, where grids of 4 bits lose 9 with a scale a row, 7 with a zero point, and 5 with a scale for 32 neighbours (and 9 percent more bytes). With about half a million, blocks of 4 and one codebook for all lose a factor of 2.4 (520,704 bytes), and 2 bits with a zero point a factor of 10 (552,448). So at equal bytes codebooks lose less than grids, the more so the fewer the bytes. But 12 times fewer bytes with twice the perplexity is no bargain, and with blocks of 8 the model breaks: more than a quarter of
 # the squares is lost there. One codebook for all saves two fifths of the bytes at blocks of 8 and costs
-# nothing there, where all is lost already; at blocks of 4 it costs 12 percent. 8 bits for each number of a codeword save a fifth of the bytes at blocks of 8 and cost next to nothing. (`energy`: an error in a weight counts as much as the inputs that it meets, measured on some training text. It helps a little.) Fewer codewords save only their own bytes, because a code stays a byte.
+# nothing there, where all is lost already; at blocks of 4 it costs 11 percent. 8 bits for each number of a codeword save a fifth of the bytes at blocks of 8 and cost next to nothing. (`energy`: an error in a weight counts as much as the inputs that it meets, measured on some training text. It helps a little.) Fewer codewords save only their own bytes, because a code stays a byte.
 #
 # Which kind of weight bears it worst? One kind in codebooks, the others as they are:
 
