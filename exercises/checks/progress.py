@@ -64,7 +64,3 @@ def table() -> str:
             number = names.index(left[0]) + 1
             following = f"Next: task {number} ({left[0]}) in exercises/{stem}.ipynb"
     return "\n".join([*lines, following or "All tasks are passed."])
-
-
-if __name__ == "__main__":
-    print(table())
