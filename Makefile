@@ -36,9 +36,10 @@ bench: .venv/test
 evidence: export MINIEFF_RESULTS = $(CURDIR)/results
 evidence: export OMP_NUM_THREADS = 1
 evidence: .venv/test
-	$(BIN)/torchrun --nproc-per-node 2 benchmarks/layerdrop_ranks.py
-	for what in layerdrop_depths layerdrop_few layerdrop_eras layerdrop_minilm scalar_grids codebooks \
-		quant_table quant_small quant_minilm; do $(BIN)/python benchmarks/$$what.py || exit 1; done
+	$(BIN)/torchrun --nproc-per-node 2 evidence/layerdrop/ranks.py
+	for what in layerdrop/depths layerdrop/few layerdrop/eras layerdrop/minilm scalar_quant/grids \
+		scalar_quant/table scalar_quant/minilm product_quant/codebooks product_quant/small; do \
+		$(BIN)/python evidence/$$what.py || exit 1; done
 
 clean:
 	rm -rf .venv

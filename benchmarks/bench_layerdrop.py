@@ -20,11 +20,11 @@ from torch import nn
 
 from benchmarks.turns import Turns, comparison, in_turns, spread
 from minieff import layerdrop
-from minieff.data import loss
-from minieff.files import save_results
-from minieff.surgery import is_a, swap
-from minieff.train import adamw
-from minieff.transformer import Config, Transformer
+from minieff.core.data import loss
+from minieff.core.files import save_results
+from minieff.core.surgery import is_a, swap
+from minieff.core.train import adamw
+from minieff.core.transformer import Config, Transformer
 
 RATES = (0.1, 0.2, 0.35, 0.5)
 COMPARED = (0.2, 0.5)
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         "limits": limits,
         "speed": speed,
     }
-    print(save_results("bench_layerdrop", results))
+    print(save_results("bench/layerdrop", results))
 
 
 def measure(plan: Plan, p: float) -> tuple[Turns, list[float]]:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from benchmarks.turns import Turns, comparison, in_turns, limit
 from minieff import product_quant, scalar_quant
-from minieff.files import save_results
-from minieff.int_product import KERNEL, bytes_multiply, product
-from minieff.kmeans import kmeans
-from minieff.transformer import Config, Transformer
+from minieff.core.files import save_results
+from minieff.core.transformer import Config, Transformer
+from minieff.product_quant.kmeans import kmeans
+from minieff.scalar_quant.int8_kernel import KERNEL, bytes_multiply, product
 
 Calls = dict[str, Callable[[], object]]
 
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         "comparisons": comparisons,
         "limits": limits,
     }
-    print(save_results("bench_quant", results))
+    print(save_results("bench/quant", results))
 
 
 def timed(plan: Plan, calls: Calls, work: float = 0.0) -> Turns:

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from benchmarks.peers import from_gpt2, gpt2
 from benchmarks.turns import comparison, in_turns, limit
-from minieff.cost import macs, parameters
-from minieff.data import loss
-from minieff.files import save_results
-from minieff.train import adamw
-from minieff.transformer import Config, Transformer, generate
+from minieff.core.cost import macs, parameters
+from minieff.core.data import loss
+from minieff.core.files import save_results
+from minieff.core.train import adamw
+from minieff.core.transformer import Config, Transformer, generate
 
 FUSED = {"activation_function": "gelu_pytorch_tanh"}  # the same function as their default, in one kernel
 
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         "comparisons": [part for comparisons, _ in parts for part in comparisons],
         "limits": [part for _, limits in parts for part in limits],
     }
-    path = save_results("bench_transformer", results)
+    path = save_results("bench/transformer", results)
     for part in results["comparisons"]:
         for peer in part["peers"]:
             on = f"{part['what']}, {peer['threads']} threads"

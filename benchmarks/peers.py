@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from minieff.transformer import Config, Transformer
+from minieff.core.transformer import Config, Transformer
 
 
 def gpt2(config: Config, **settings: Any):

@@ -1,13 +1,13 @@
-"""`python benchmarks/table.py` writes benchmarks/README.md out of results/bench_*.json; nothing is typed."""
+"""`python benchmarks/table.py` writes benchmarks/README.md out of results/bench/*.json; nothing is typed."""
 
 from typing import Any
 
-from minieff.files import ROOT, load_results, write
+from minieff.core.files import ROOT, load_results, write
 
 HEAD = """# Benchmarks
 
-Written by `benchmarks/table.py` from `results/bench_*.json`; `make bench` measures those again.
-`bench_quant_epyc.json` is a run of `bench_quant.py` on a second processor, at the commit that it names.
+Written by `benchmarks/table.py` from `results/bench/*.json`; `make bench` measures those again.
+`bench/quant_epyc.json` is a run of `bench_quant.py` on a second processor, at the commit that it names.
 
 The calls of a comparison run in turns in one process. A time is the median of its runs, with the quartiles in
 brackets. How many times as long a peer takes is computed turn by turn, and again given as median and
@@ -19,7 +19,7 @@ turns, and the share reached is that time over ours.
 
 def render() -> str:
     """The whole page."""
-    names = sorted(path.stem for path in (ROOT / "results").glob("bench_*.json"))
+    names = sorted(f"bench/{path.stem}" for path in (ROOT / "results" / "bench").glob("*.json"))
     return "\n".join([HEAD, *(section(load_results(name)) for name in names)])
 
 

@@ -11,7 +11,7 @@ from statistics import quantiles
 from time import perf_counter
 from typing import Any
 
-from minieff.cost import Timing, interleaved
+from minieff.core.cost import Timing, interleaved
 
 
 @dataclass(frozen=True)

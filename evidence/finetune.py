@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from minieff import compose
 from minieff.compose import Techniques
-from minieff.data import Corpus, loss
-from minieff.surgery import clone
-from minieff.train import adamw, rate_at
+from minieff.core.data import Corpus, loss
+from minieff.core.surgery import clone
+from minieff.core.train import adamw, rate_at
 
 BATCH, CONTEXT = 8, 128
 

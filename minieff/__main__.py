@@ -1,12 +1,13 @@
 """The command line: `python -m minieff train | zoo | doctor | snippet | progress`."""
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code. Errors that a user can mend are one line, not a stack trace."""
+    """Run one command; returns the exit code. Errors that a user can fix are one line, not a stack trace."""
     parser = argparse.ArgumentParser(prog="python -m minieff", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train recipes: weights and a card beside each")
@@ -14,6 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     train.add_argument(
         "--resume", action="store_true", help="skip what is finished, go on where a run was stopped"
     )
+    train.add_argument("--run", help="of a recipe with several runs, this one")
     train.add_argument(
         "--workers", type=int, default=1, help="recipes trained at the same time, one thread each"
     )
@@ -21,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("doctor", help="check that everything the course needs is there")
     snippet = commands.add_parser("snippet", help="print a technique as one self-contained file")
     snippet.add_argument("name", help="a technique, such as layerdrop")
-    commands.add_parser("progress", help="print which exercises' checks you have passed")
+    commands.add_parser("progress", help="print which tasks of the exercises you have passed")
     arguments = parser.parse_args(argv)
     try:
         return globals()[arguments.command](arguments)
@@ -32,19 +34,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """One recipe in this process, or a queue of several."""
-    from minieff import zoo
+    from minieff.core import zoo
+    from minieff.core.recipe import read_all
 
-    if len(arguments.recipes) == 1 and arguments.workers == 1:
-        zoo.make(arguments.recipes[0], resume=arguments.resume)
+    path, *more = arguments.recipes
+    if not more and arguments.workers == 1 and (arguments.run or len(read_all(path)) == 1):
+        zoo.make(path, arguments.run, resume=arguments.resume)
         return 0
-    if not arguments.resume:
-        raise ValueError("several recipes are a queue that skips what is finished: add --resume")
+    if arguments.run or not arguments.resume:
+        raise ValueError("several runs are a queue that skips what is finished: add --resume, and no --run")
     return int(zoo.queue(arguments.recipes, arguments.workers) > 0)
 
 
 def zoo(arguments: argparse.Namespace) -> int:
     """The table, and those of its folders."""
-    from minieff import zoo
+    from minieff.core import zoo
 
     print("\n\n".join(f"{folder.name}/\n{zoo.table(folder)}" for folder in zoo.folders()))
     return 0
@@ -66,11 +70,11 @@ def snippet(arguments: argparse.Namespace) -> int:
 
 
 def progress(arguments: argparse.Namespace) -> int:
-    """One line a task. The exercises are part of the checkout, not of the package."""
-    from exercises.graders.progress import table
+    """A line a lesson. The exercises are part of the checkout, not of the package."""
+    from minieff.core.files import ROOT
 
-    print(table())
-    return 0
+    command = "from exercises.checks.progress import table; print(table())"
+    return subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ before the stack, the stack before coins, then attention's seams, then weights; 
 
 import inspect
 from importlib import import_module
-from pathlib import Path
+from importlib.util import find_spec
 from types import ModuleType, UnionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minieff import transformer
-from minieff.surgery import Where, is_a
+from minieff.core import transformer
+from minieff.core.surgery import Where, is_a
 
 STAGES = ("mixer", "stack", "depth", "seam", "weight")
 
@@ -39,10 +39,10 @@ def parse(tables: list[dict]) -> Techniques:
 
 def find(name: str) -> ModuleType:
     """The technique of that name."""
-    there = name.isidentifier() and Path(__file__).with_name(f"{name}.py").exists()
+    there = name.isidentifier() and find_spec(f"minieff.{name}")
     module = import_module(f"minieff.{name}") if there else None
     if getattr(module, "STAGE", None) not in STAGES:
-        raise ValueError(f"technique {name!r}: there is no minieff/{name}.py that is a technique")
+        raise ValueError(f"technique {name!r}: there is no technique minieff.{name}")
     return module
 
 
@@ -68,7 +68,9 @@ def matcher(kind: Any) -> Where:
         found = getattr(home, str(kind), None)
         if isinstance(found, type) and issubclass(found, nn.Module):
             return is_a(found)
-    raise ValueError(f"where={kind!r}: name a module of minieff.transformer or torch.nn, such as Residual")
+    raise ValueError(
+        f"where={kind!r}: name a module of minieff.core.transformer or torch.nn, such as Residual"
+    )
 
 
 def fits(value: Any, annotation: Any) -> bool:

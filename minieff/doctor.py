@@ -1,4 +1,4 @@
-"""`python -m minieff doctor`: whether everything the course needs is there, a line each, with the mend."""
+"""`python -m minieff doctor`: whether everything the course needs is there, a line each, with the fix."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
 
-from minieff.files import ROOT, cache
+from minieff.core.files import ROOT, cache
 
 Check = tuple[str, Callable[[], bool], str]
 
@@ -40,7 +40,7 @@ def packages() -> Iterator[Check]:
 def loads(name: str) -> bool:
     """Whether a trained model's files are there and undamaged."""
     try:
-        from minieff import zoo  # here: it needs packages that may be missing
+        from minieff.core import zoo  # here: it needs packages that may be missing
 
         shipped = zoo.card(name)["recipe"]["train"].get("weights", True)
         return bool(zoo.load(name)) if shipped else True
@@ -67,7 +67,7 @@ def models() -> Iterator[Check]:
 
 
 def checks() -> Iterator[Check]:
-    """(what, whether it is so, how to mend it)."""
+    """(what, whether it is so, how to fix it)."""
     yield (
         "Python 3.11 to 3.14",
         lambda: (3, 11) <= sys.version_info < (3, 15),
@@ -93,8 +93,8 @@ def checks() -> Iterator[Check]:
 def examine() -> int:
     """Print every check; 1 when one failed."""
     failed = 0
-    for what, holds, mend in checks():
+    for what, holds, fix in checks():
         good = holds()
         failed += not good
-        print(f"OK    {what}" if good else f"FAIL  {what}: {mend}")
+        print(f"OK    {what}" if good else f"FAIL  {what}: {fix}")
     return int(failed > 0)

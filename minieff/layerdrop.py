@@ -7,28 +7,28 @@ training each layer is replaced by the identity with probability p, without resc
     x <- layer(x)         otherwise, and always in eval mode
 
 Stochastic Depth (Huang et al. 2016, arXiv 1603.09382) skipped residual blocks before, deeper ones more often,
-and scaled each by its 1 - p in use; LayerDrop scales nothing, and skips so that layers can be removed.
+and scaled each by its 1 - p at inference; LayerDrop scales nothing, and skips so that layers can be removed.
 
 Of L layers L (1 - p) run in an average step, so for pruning to r layers the paper derives p = 1 - r / L. A
 layer must hold its own residual connection; a bare sub-layer would turn x + f(norm(x)) into x + norm(x).
 Saves: training time, about p of the time spent in the layers; and after `finalize(keep=...)` parameters,
 bytes, MACs and latency, in proportion to the layers removed. Costs: some quality at full depth, unless there
 was overfitting to prevent. It does not save: anything at inference before layers are removed, nor the
-embedding; and skipped heads or sub-layers remove nothing that `finalize` could leave out.
+embedding; and skipped sub-layers remove nothing that `finalize` could leave out.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minieff.attention import Adopted, Attention, unchanged
-from minieff.past import Past
-from minieff.surgery import Where, Wrap, clone, is_a, pick, record, swap
-from minieff.transformer import Block, FeedForward, Transformer
+from minieff.core.adopt import Adopted
+from minieff.core.attention import Attention
+from minieff.core.past import Past
+from minieff.core.surgery import Where, Wrap, clone, is_a, pick, swap
+from minieff.core.transformer import Block, FeedForward, Transformer
 
 STAGE = "depth"
 
@@ -63,36 +63,16 @@ class Skip(Wrap):
         return f"p={self.p}"
 
 
-class HeadSkip(nn.Module):
-    """Attention weights (B, H, T, S) with each head at zero with probability p, in training; no rescaling."""
-
-    def __init__(self, p: float, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        self.p = p
-        self.generator = generator
-
-    def forward(self, attn: Tensor, distance: Tensor) -> Tensor:
-        if not self.training:
-            return attn
-        stays = torch.rand(attn.shape[-3], generator=self.generator, device="cpu") >= self.p  # (H,)
-        return attn * stays.to(attn)[:, None, None]
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
-
 def apply(
     model: nn.Module,
     *,
     p: float | list,
-    heads: float = 0.0,
     where: Where = is_a(Block),
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     """A copy whose layers are skipped with probability `p` in train mode; with p=0 all of them run.
 
-    `p` is one number, or a list with one a layer, in running order. `where=is_a(Residual)` skips sub-layers;
-    `heads` is the probability for `apply_heads`, in addition.
+    `p` is one number, or a list with one a layer, in running order. `where=is_a(Residual)` skips sub-layers.
     ValueError when p is no probability, the list is of another length, no layer matches, or `where` picks a
     module without a residual connection of its own.
     """
@@ -106,26 +86,7 @@ def apply(
             "Residual or a whole layer"
         )
     rates = iter(_probabilities(p, len(layers)))
-    model = swap(model, where, lambda layer: Skip(layer, next(rates), generator))
-    return apply_heads(model, p=heads, generator=generator) if heads else model
-
-
-def apply_heads(model: nn.Module, *, p: float, generator: torch.Generator | None = None) -> nn.Module:
-    """A copy in which each attention head is skipped with probability `p` in train mode.
-
-    It holds the seam `reweight` of our Attention (`adopt` brings it to nn.MultiheadAttention), and so takes
-    the explicit path, which is slower than the fused one. ValueError when p is no probability, or the seam
-    is taken.
-    """
-    (rate,) = _probabilities(p, 1)
-
-    def coin(attention: nn.Module) -> nn.Module:
-        if attention.reweight is not unchanged:
-            raise ValueError(f"reweight={attention.reweight}: the seam is taken; a technique holds it alone")
-        attention.reweight = HeadSkip(rate, generator)
-        return attention
-
-    return swap(model, is_a(Attention), coin)
+    return swap(model, where, lambda layer: Skip(layer, next(rates), generator))
 
 
 def _probabilities(p: float | list, layers: int) -> list[float]:
@@ -147,23 +108,9 @@ def finalize(model: nn.Module, *, keep: list[int] | None = None, where: Where = 
     transformers), they get their new one. ValueError for an empty, unordered or impossible `keep`.
     """
     model = clone(model) if keep is None else _prune(model, keep, where)
-    if any(_has_coin("", module) for module in model.modules()):
-        model = swap(model, _has_coin, _without_coin)
+    if any(isinstance(module, Skip) for module in model.modules()):
+        model = swap(model, is_a(Skip), lambda skip: skip.inner)
     return model.eval()
-
-
-def _has_coin(name: str, module: nn.Module) -> bool:
-    return isinstance(module, Skip) or (
-        isinstance(module, Attention) and isinstance(module.reweight, HeadSkip)
-    )
-
-
-def _without_coin(module: nn.Module) -> nn.Module:
-    if isinstance(module, Skip):
-        return module.inner
-    del module.reweight
-    module.reweight = unchanged
-    return module
 
 
 def _prune(model: nn.Module, keep: list[int], where: Where) -> nn.Module:
@@ -227,78 +174,3 @@ def keep_best(layers: int, kept: int, loss: Callable[[list[int]], float]) -> lis
         if value != value:
             raise ValueError(f"loss({list(keep)}) is {value}: nothing can be compared with it")
     return list(min(losses, key=losses.__getitem__))
-
-
-class Gate(Wrap):
-    """x + gate (layer(x) - x): a layer between absent, gate 0, and present, gate 1."""
-
-    gate: Tensor | float = 1.0
-
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        return x + self.gate * (self.inner(x, *args, **kwargs) - x)
-
-
-def keep_learned(
-    model: nn.Module,
-    batches: Iterable,
-    kept: int,
-    loss: Callable[[nn.Module, Any], Tensor],
-    *,
-    where: Where = is_a(Block),
-    rate: float = 0.05,
-) -> list[int]:
-    """The `kept` layers whose learned share is largest, on a trained model, with one step a batch.
-
-    After the paper's data-driven pruning, which learns a probability for each layer from its activations.
-    Here h_d (C,) is the mean activation that layer d leaves, its share softmax over d of
-    w_d . tanh(h_d) + b_d, and its gate min(1, kept * share). Adam with the learning rate `rate` trains w and
-    b alone, to lessen `loss(model, batch)`. Shares are averaged over the second half of the batches. A layer
-    behind a half-open gate is not a layer that is gone: check what comes out. ValueError unless
-    1 <= kept <= layers, without batches, and where a layer runs twice.
-    """
-    gated = swap(finalize(model), where, Gate).requires_grad_(False)
-    gates = [module for module in gated.modules() if isinstance(module, Gate)]
-    keep_evenly(len(gates), kept)  # refuses
-    shares = list(_learned_shares(gated, gates, batches, kept, loss, rate))
-    if not shares:
-        raise ValueError("no batches: the shares are learned from them; give some")
-    mean = torch.stack(shares[len(shares) // 2 :]).mean(0)
-    return sorted(mean.topk(kept).indices.tolist())
-
-
-def _learned_shares(
-    gated: nn.Module,
-    gates: list[Gate],
-    batches: Iterable,
-    kept: int,
-    loss: Callable[[nn.Module, Any], Tensor],
-    rate: float,
-) -> Iterator[Tensor]:
-    """The share of each layer, (L,), at every batch; what gives the shares takes a step after each."""
-    scores = None
-    for batch in batches:
-        h = _mean_activations(gated, gates, batch, loss)  # (L, C)
-        if scores is None:
-            scores = [torch.zeros_like(t, requires_grad=True) for t in (h, h[:, 0])]  # w and b
-            optimizer = torch.optim.Adam(scores, lr=rate)
-        share = ((scores[0] * h.tanh()).sum(-1) + scores[1]).softmax(0)
-        for gate, value in zip(gates, (kept * share).clamp(max=1), strict=True):
-            gate.gate = value
-        optimizer.zero_grad()
-        loss(gated, batch).backward()
-        optimizer.step()
-        yield share.detach()
-
-
-@torch.no_grad()
-def _mean_activations(
-    gated: nn.Module, gates: list[Gate], batch: Any, loss: Callable[[nn.Module, Any], Tensor]
-) -> Tensor:
-    """What each layer leaves when all are present, averaged over batch and positions: (L, C)."""
-    for gate in gates:
-        gate.gate = 1.0
-    with record(gated, is_a(Gate)) as calls:
-        loss(gated, batch)
-    if len(calls) != len(gates):
-        raise ValueError(f"{len(gates)} layers ran {len(calls)} times; each must run once, to have one share")
-    return torch.stack([call.output.flatten(0, -2).mean(0) for call in calls])

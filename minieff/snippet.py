@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from minieff import compose
-from minieff.files import ROOT
+from minieff.core.files import ROOT
 
 PACKAGE = Path(__file__).parent
 Node = ast.FunctionDef | ast.ClassDef | ast.Assign

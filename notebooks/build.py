@@ -24,7 +24,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from minieff.files import ROOT, load_results, save_results, write
+from minieff.core.files import ROOT, load_results, save_results, write
 
 LESSONS, EXERCISES = ROOT / "notebooks" / "source", ROOT / "exercises" / "source"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

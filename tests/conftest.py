@@ -7,7 +7,7 @@ install_import_hook("minieff", "beartype.beartype")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from minieff.transformer import Config, Transformer  # noqa: E402
+from minieff.core.transformer import Config, Transformer  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

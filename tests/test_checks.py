@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from exercises.checks import NotYet, Task, progress, tasks
-from minieff.files import ROOT
+from minieff.core.files import ROOT
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 import build  # noqa: E402

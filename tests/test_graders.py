@@ -26,7 +26,7 @@ from exercises.graders import Case, NotYet, Verdict, guard, judge, progress, tas
 from exercises.graders.guard import call, frozen
 from exercises.graders.kinds import number, numbers, strings, whole
 from minieff import __main__ as commands
-from minieff.files import ROOT
+from minieff.core.files import ROOT
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 import build  # noqa: E402
@@ -462,7 +462,7 @@ def test_a_misconception_counts_only_if_it_explains_all_answers():
 
 def test_a_refusal_is_shown_without_a_stack_trace(monkeypatch):
     shown = []
-    monkeypatch.setattr("minieff.plot.show", lambda figure, alt: shown.append(alt))
+    monkeypatch.setattr("minieff.core.plot.show", lambda figure, alt: shown.append(alt))
     lines = NotYet(
         "First.\n  indented " + "word " * 40, picture="figure", alt="described"
     )._render_traceback_()

@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from minieff import compose, cost, layerdrop, product_quant, scalar_quant
-from minieff.attention import Mask, causal, itself
-from minieff.checkpoint import pack, unpack
-from minieff.data import loss
-from minieff.past import Past
-from minieff.surgery import clone, is_a, named, record
-from minieff.transformer import Transformer
+from minieff import compose, layerdrop, product_quant, scalar_quant
+from minieff.core import cost
+from minieff.core.attention import Mask, causal, itself
+from minieff.core.checkpoint import pack, unpack
+from minieff.core.data import loss
+from minieff.core.past import Past
+from minieff.core.surgery import clone, is_a, named, record
+from minieff.core.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Subject:
     cheaper: dict = field(
         default_factory=dict
     )  # finalize: what lowers the named cost, perhaps changing the function
-    cost: str = "parameters"  # the named cost, a function in minieff.cost
+    cost: str = "parameters"  # the named cost, a function in minieff.core.cost
     foreign: dict | None = None  # apply on nn.TransformerEncoder, None where that cannot be
     tolerance: float = 1e-4  # of finalize: 1e-3 where what is left is stored in fp16
     lossy: bool = False  # whether apply changes what the model computes in eval mode

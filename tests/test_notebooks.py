@@ -12,7 +12,7 @@ from statistics import median
 import nbformat
 import pytest
 
-from minieff.files import ROOT, load_results
+from minieff.core.files import ROOT, load_results
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 import build  # noqa: E402

@@ -5,7 +5,7 @@ import tomllib
 
 from packaging.requirements import Requirement
 
-from minieff.files import ROOT
+from minieff.core.files import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()

@@ -1,7 +1,7 @@
-"""What is left of a model when layers are removed: results/layerdrop_depths.json, for lesson 08.
+"""What is left of a model when layers are removed: results/layerdrop/depths.json, for lesson 08.
 
-    python benchmarks/layerdrop_depths.py           after `make zoo`: an hour, most weights do not ship
-    python benchmarks/layerdrop_depths.py --quick   the base model alone, on a few windows
+    python evidence/layerdrop/depths.py           after `make zoo`: an hour, most weights do not ship
+    python evidence/layerdrop/depths.py --quick   the base model alone, on a few windows
 
 `curve`: a model pruned to every depth by `keep_evenly`, on all held-out windows. `subsets`, for some models:
 the loss with each of the 255 sets of layers, on two halves of 256 windows, so that a search can be judged on
@@ -20,11 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minieff import cost, layerdrop, zoo
-from minieff.data import Corpus, loss, speeches
-from minieff.files import ROOT, load_results, save_results
-from minieff.surgery import clone
-from minieff.transformer import Transformer
+from evidence.layerdrop.learned import keep_learned
+from minieff import layerdrop
+from minieff.core import cost, zoo
+from minieff.core.data import Corpus, loss, speeches
+from minieff.core.files import ROOT, load_results, save_results
+from minieff.core.surgery import clone
+from minieff.core.transformer import Transformer
 
 PLAIN = ["speeches-base", "speeches-base-seed-1", "speeches-base-seed-2"]
 DROPPED = ["speeches-layerdrop-20", "speeches-layerdrop-20-seed-1", "speeches-layerdrop-20-seed-2"]
@@ -43,13 +45,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one model and few windows")
     quick = parser.parse_args(argv).quick
     names = PLAIN[:1] if quick else PLAIN + DROPPED + RATES + SPARED + LONG + OTHERS
-    measured = (ROOT / "results" / "layerdrop_depths.json").exists() and not quick
-    found = load_results("layerdrop_depths")["models"] if measured else {}
+    measured = (ROOT / "results" / "layerdrop" / "depths.json").exists() and not quick
+    found = load_results("layerdrop/depths")["models"] if measured else {}
     for name in names:
         card = zoo.card(name, folder(name))
         if found.get(name, {}).get("sha256") != card["sha256"]:
             found[name] = {"sha256": card["sha256"], **measure(name, quick)}
-            saved = save_results("layerdrop_depths", {"models": found})
+            saved = save_results("layerdrop/depths", {"models": found})
             print(name, [round(q["nats"], 3) for q in found[name]["curve"].values()], saved, flush=True)
 
 
@@ -124,7 +126,7 @@ def choices(
         picks = {
             "evenly": layerdrop.keep_evenly(layers, kept),
             "search": layerdrop.keep_best(layers, kept, lambda keep: at(nats, keep)[0]),
-            "learned": layerdrop.keep_learned(model, text, kept, lambda m, pair: loss(m(pair[0]), pair[1])),
+            "learned": keep_learned(model, text, kept, lambda m, pair: loss(m(pair[0]), pair[1])),
             "first": list(range(kept)),
             "last": list(range(layers - kept, layers)),
         }

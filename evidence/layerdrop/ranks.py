@@ -1,6 +1,6 @@
-"""LayerDrop in two processes: results/layerdrop_ranks.json, for lesson 08.
+"""LayerDrop in two processes: results/layerdrop/ranks.json, for lesson 08.
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/layerdrop_ranks.py [--quick]
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 evidence/layerdrop/ranks.py [--quick]
 
 Coins come from a generator that starts alike everywhere, so all processes drop the same layers. Yet
 DistributedDataParallel cannot know that: it waits for gradients that never come, unless
@@ -19,11 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.turns import in_turns
 from minieff import layerdrop
-from minieff.data import loss
-from minieff.files import save_results
-from minieff.surgery import is_a, record
-from minieff.train import adamw, processes
-from minieff.transformer import Block, Config, Transformer
+from minieff.core.data import loss
+from minieff.core.files import save_results
+from minieff.core.surgery import is_a, record
+from minieff.core.train import adamw, processes
+from minieff.core.transformer import Block, Config, Transformer
 
 P = 0.2
 
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             "without_the_walk": refusal,
         }
         print(results["steps_per_second"], results["times_plain"], equal, apart, coins)
-        print(save_results("layerdrop_ranks", results))
+        print(save_results("layerdrop/ranks", results))
 
 
 def start(config: Config, p: float | None) -> nn.Module:

@@ -1,29 +1,32 @@
-"""What codebooks after training cost, by size of block, codewords and sharing: results/codebooks.json, for
+"""What codebooks after training cost, by size of block, codewords and sharing: results/product_quant/codebooks.json, for
 lesson 11.
 
-    python benchmarks/codebooks.py           the base model on all held-out windows: a quarter of an hour
-    python benchmarks/codebooks.py --quick   two of them on a few windows
+    python evidence/product_quant/codebooks.py           the base model on all held-out windows: a quarter of an hour
+    python evidence/product_quant/codebooks.py --quick   two of them on a few windows
 
 Nothing is trained. `kinds`: one kind of weight in codebooks, the others as they are. `bytes` are those of the
 tensors, `file` those of the file with its header.
 """
 
 import argparse
+from functools import partial
 
 import torch
 
-from benchmarks.quant_small import KINDS
-from benchmarks.scalar_grids import MODEL, look, training_text
-from minieff import product_quant, zoo
-from minieff.data import speeches
-from minieff.files import save_results
+from evidence.product_quant import weighted
+from evidence.product_quant.small import KINDS
+from evidence.scalar_quant.grids import MODEL, look, training_text
+from minieff import product_quant
+from minieff.core import zoo
+from minieff.core.data import speeches
+from minieff.core.files import save_results
 
 PLANS = [
     *({"block": block} for block in (2, 4, 8, 16)),
     *({"block": block, "shared": True} for block in (2, 4, 8, 16)),
     *({"block": 4, "codewords": codewords} for codewords in (64, 16)),
-    {"block": 4, "energy": True},
-    {"block": 8, "energy": True},
+    {"block": 4, "weighted": True},
+    {"block": 8, "weighted": True},
     {"block": 4, "bits": 8},
     {"block": 8, "bits": 8},
 ]
@@ -34,14 +37,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="two codebooks and few windows")
     quick = parser.parse_args(argv).quick
     base, corpus, windows = zoo.load(MODEL), speeches(), 4 if quick else None
-    energy = product_quant.input_energy(base, training_text(corpus))
+    moments = weighted.input_second_moment(base, training_text(corpus))
     found = {"model": MODEL, "plain": look(base, corpus, windows), "plans": [], "kinds": {}}
 
     def coded(bits: int = 16, **knobs) -> dict:
-        if knobs.get("energy"):
-            knobs["energy"] = energy
+        finalize = product_quant.finalize
+        if knobs.pop("weighted", False):
+            finalize = partial(weighted.finalize, moments=moments)
         knobs |= {"generator": torch.Generator().manual_seed(0), "iterations": 2 if quick else 25}
-        return look(product_quant.store(product_quant.finalize(base, **knobs), bits=bits), corpus, windows)
+        return look(product_quant.store(finalize(base, **knobs), bits=bits), corpus, windows)
 
     for plan in PLANS[::9] if quick else PLANS:
         found["plans"].append(plan | coded(**plan))
@@ -50,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         for block in (4, 8):
             found["kinds"][f"{kind}, blocks of {block}"] = coded(block=block, where=where)
         print(kind, found["kinds"], flush=True)
-    print(save_results("codebooks", found))
+    print(save_results("product_quant/codebooks", found))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Towards files 25 and 50 times smaller, step by step: results/quant_small.json, for lesson 11.
+"""Towards files 25 and 50 times smaller, step by step: results/product_quant/small.json, for lesson 11.
 
-    python benchmarks/quant_small.py           hours on a thread; steps already in the results are kept
-    python benchmarks/quant_small.py STEP ...  these alone, by their names below
-    python benchmarks/quant_small.py --quick   few tokens and windows: whether it runs
+    python evidence/product_quant/small.py           hours on a thread; steps already in the results are kept
+    python evidence/product_quant/small.py STEP ...  these alone, by their names below
+    python evidence/product_quant/small.py --quick   few tokens and windows: whether it runs
 
 Each step is a start (a trained model, perhaps pruned), a format, and what is trained in between: codewords
 and all that is not coded yet, kind of weight after kind (iPQ), or all weights with the rounding on; with or
@@ -16,12 +16,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks.finetune import finetune
-from benchmarks.scalar_grids import file_bytes
-from minieff import compose, cost, layerdrop, product_quant, scalar_quant, zoo
-from minieff.data import Corpus, speeches
-from minieff.files import measured, save_results
-from minieff.surgery import Where, is_a, named
+from evidence.finetune import finetune
+from evidence.scalar_quant.grids import file_bytes
+from minieff import compose, layerdrop, product_quant, scalar_quant
+from minieff.core import cost, zoo
+from minieff.core.data import Corpus, speeches
+from minieff.core.files import measured, save_results
+from minieff.core.surgery import Where, is_a, named
 
 BASE, SIDE = "speeches-base", zoo.FOLDER / "layerdrop"
 KINDS = {  # the order of iPQ
@@ -170,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def known() -> dict:
         """What is there already, also from another process."""
-        return {} if quick else measured("quant_small").get("steps", {})
+        return {} if quick else measured("product_quant/small").get("steps", {})
 
     for name in arguments.steps or list(STEPS)[: 2 if quick else None]:
         if name in known():
@@ -185,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
             "bits_per_byte": quality.bits_per_byte,
         }
         print(f"{name:48}{size:>9,} {whole / size:6.2f} {quality.nats:.4f}", flush=True)
-        print(save_results("quant_small", {"steps": found}), flush=True)
+        print(save_results("product_quant/small", {"steps": found}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What rounding after training costs, by grid: results/scalar_grids.json, for lesson 10.
+"""What rounding after training costs, by grid: results/scalar_quant/grids.json, for lesson 10.
 
-    python benchmarks/scalar_grids.py           the base model on all held-out windows: half an hour
-    python benchmarks/scalar_grids.py --quick   two grids on a few windows
+    python evidence/scalar_quant/grids.py           the base model on all held-out windows: half an hour
+    python evidence/scalar_quant/grids.py --quick   two grids on a few windows
 
 `grids`: for 8 to 1 bits, one scale for the tensor, a row or 32 neighbours, codes with and without a zero
 point, three ways to choose the range; inputs as they are. `inputs`: weights of 8 bits (and of 4), and inputs
@@ -17,11 +17,12 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from minieff import cost, scalar_quant, zoo
-from minieff.checkpoint import pack, write_tensors
-from minieff.data import Corpus, speeches
-from minieff.files import save_results
-from minieff.grid import Grid
+from minieff import scalar_quant
+from minieff.core import cost, zoo
+from minieff.core.checkpoint import pack, write_tensors
+from minieff.core.data import Corpus, speeches
+from minieff.core.files import save_results
+from minieff.scalar_quant.grid import Grid
 
 MODEL = "speeches-base"
 CALIBRATION = 16  # windows of training text
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             rounded = scalar_quant.calibrate(rounded, training_text(corpus))
         found["inputs"][name] = look(scalar_quant.finalize(rounded), corpus, windows)
         print(name, found["inputs"][name], flush=True)
-    print(save_results("scalar_grids", found))
+    print(save_results("scalar_quant/grids", found))
 
 
 def grids():

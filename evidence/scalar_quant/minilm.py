@@ -1,7 +1,7 @@
-"""A published BERT in whole numbers and in codebooks: results/quant_minilm.json, for lessons 10 and 11.
+"""A published BERT in whole numbers and in codebooks: results/scalar_quant/minilm.json, for lessons 10 and 11.
 
-    python benchmarks/quant_minilm.py           minutes, on an idle machine; needs the extra `pretrained`
-    python benchmarks/quant_minilm.py --quick   seconds: whether it runs, with one layer in other formats
+    python evidence/scalar_quant/minilm.py           minutes, on an idle machine; needs the extra `pretrained`
+    python evidence/scalar_quant/minilm.py --quick   seconds: whether it runs, with one layer in other formats
 
 all-MiniLM-L6-v2 (22.7 million parameters, about half of them token vectors), as it is, without finetuning.
 `agreement`: its sentence vectors before and after (cosine, and whether the nearest other sentence is the
@@ -15,11 +15,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.layerdrop_minilm import agreement, minilm, sentences, vectors
-from minieff import cost, product_quant, scalar_quant
-from minieff.files import save_results
-from minieff.stored import matrices
-from minieff.surgery import Where, named
+from evidence.layerdrop.minilm import agreement, minilm, sentences, vectors
+from minieff import product_quant, scalar_quant
+from minieff.core import cost
+from minieff.core.files import save_results
+from minieff.core.storage import matrices
+from minieff.core.surgery import Where, named
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
             )
         for name, t in times.items():
             found[name][label] = [t.low, t.median, t.high]
-    print(save_results("quant_minilm", {"sentences": len(whole), "formats": found}))
+    print(save_results("scalar_quant/minilm", {"sentences": len(whole), "formats": found}))
 
 
 def formats(model: nn.Module, where: Where) -> dict[str, nn.Module]:

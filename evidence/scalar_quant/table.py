@@ -1,8 +1,8 @@
-"""8, 4, 2 and 1 bits and codebooks, after training, with finetuning, with noise: results/quant_table.json.
+"""8, 4, 2 and 1 bits and codebooks, after training, with finetuning, with noise: results/scalar_quant/table.json.
 
-    python benchmarks/quant_table.py           after `make zoo`: an hour on a thread; rows there are kept
-    python benchmarks/quant_table.py int4-qat  one row, or several
-    python benchmarks/quant_table.py --quick   four rows, few tokens and windows: whether it runs
+    python evidence/scalar_quant/table.py           after `make zoo`: an hour on a thread; rows there are kept
+    python evidence/scalar_quant/table.py int4-qat  one row, or several
+    python evidence/scalar_quant/table.py --quick   four rows, few tokens and windows: whether it runs
 
 The base model is rounded as it is, or finetuned on 600,000 tokens with all weights rounded in each pass
 (quantization-aware training) or a random share of them (Quant-Noise), and rounded then; as a control it is
@@ -15,11 +15,12 @@ import argparse
 import torch
 from torch import nn
 
-from benchmarks.finetune import finetune
-from benchmarks.scalar_grids import look
-from minieff import compose, product_quant, scalar_quant, zoo
-from minieff.data import speeches
-from minieff.files import measured, save_results
+from evidence.finetune import finetune
+from evidence.scalar_quant.grids import look
+from minieff import compose, product_quant, scalar_quant
+from minieff.core import zoo
+from minieff.core.data import speeches
+from minieff.core.files import measured, save_results
 
 START = "speeches-base"
 TRAINED = {  # of codebooks: {"p": 1.0, "proxy": "exact"} is quantization-aware training
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         return look(model, corpus, windows)
 
     found = {"model": START, "tokens": tokens, "whole": looked(base), "after": {}, "trained": {}}
-    found |= {} if quick else measured("quant_table")
+    found |= {} if quick else measured("scalar_quant/table")
     for name in chosen.rows or list(TRAINED)[:: 4 if quick else 1]:
         if name in found["trained"]:
             continue
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             found["trained"][name] = looked(small(model) if techniques else model)
         print(name, found["trained"][name], flush=True)
-        print(save_results("quant_table", found), flush=True)
+        print(save_results("scalar_quant/table", found), flush=True)
 
 
 def small(model: nn.Module) -> nn.Module:

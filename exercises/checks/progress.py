@@ -8,7 +8,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from minieff.files import ROOT, read_json, write_json
+from minieff.core.files import ROOT, read_json, write_json
 
 FILE: Path | None = ROOT / ".progress.json"  # None remembers nothing: running a solution is no progress
 

@@ -7,7 +7,7 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from minieff import plot
+from minieff.core import plot
 
 
 class Verdict:

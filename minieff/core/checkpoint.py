@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from minieff.files import write
+from minieff.core.files import write
 
 
 def pack(model: nn.Module) -> dict[str, Tensor]:

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from minieff import energy
-from minieff.attention import Attention, causal
-from minieff.checkpoint import pack
-from minieff.data import SILENT, Source, Trainable, loss
-from minieff.surgery import clone, record
-from minieff.transformer import Transformer
+from minieff.core import energy
+from minieff.core.attention import Attention, causal
+from minieff.core.checkpoint import pack
+from minieff.core.data import SILENT, Source, Trainable, loss
+from minieff.core.surgery import clone, record
+from minieff.core.transformer import Transformer
 
 
 def parameters(model: nn.Module) -> int:

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minieff.attention import Mask, causal
-from minieff.files import ROOT
-from minieff.tokenizer import BPE, Bytes, Sounds, Tokenizer, needs
+from minieff.core.attention import Mask, causal
+from minieff.core.files import ROOT
+from minieff.core.tokenizer import BPE, Bytes, Sounds, Tokenizer, needs
 
 SILENT = -100  # a target without loss
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent  # the checkout
+ROOT = Path(__file__).resolve().parents[2]  # the checkout
 
 
 def write(path: Path, content: bytes | str) -> Path:
@@ -86,7 +86,7 @@ def cpu_name() -> str:
 
 
 def save_results(name: str, results: dict[str, Any]) -> Path:
-    """`results/NAME.json` with the environment it was measured in.
+    """`results/NAME.json`, NAME such as "layerdrop/depths", with the environment it was measured in.
 
     Only the builders set `MINIEFF_RESULTS` to the checkout's folder; for everybody else it is a temporary
     one, so that running a lesson changes no file of the checkout.
@@ -107,6 +107,6 @@ def load_results(name: str) -> dict[str, Any]:
     path = ROOT / "results" / f"{name}.json"
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; `make lessons`, `make bench` (bench_*) or `make evidence` measures it"
+            f"{path} is missing; `make lessons`, `make bench` (bench/*) or `make evidence` measures it"
         )
     return read_json(path)

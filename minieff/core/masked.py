@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from minieff.attention import everything
-from minieff.data import SILENT, Corpus, speeches, split, spread
-from minieff.tokenizer import needs
+from minieff.core.attention import everything
+from minieff.core.data import SILENT, Corpus, speeches, split, spread
+from minieff.core.tokenizer import needs
 
 ERAS = 8
 YEARS = 30  # an era's

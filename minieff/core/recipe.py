@@ -14,6 +14,13 @@
     name = "layerdrop"
     p = 0.2
 
+A file may hold several runs that differ in a few keys, such as seeds: [runs] names them, with what differs.
+
+    [runs]
+    plain = {}
+    plain-seed-1 = { train.seed = 1 }
+    plain-wide = { model.dim = 256, train.rate = 1e-3 }
+
 Everything that could be wrong with a recipe is found before any work: an unknown key, a wrong type, a corpus
 too short.
 """
@@ -25,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from minieff import compose
-from minieff.data import Trainable, pronunciations, speeches, text_files
-from minieff.masked import Masked
-from minieff.transformer import Config
+from minieff.core.data import Trainable, pronunciations, speeches, text_files
+from minieff.core.masked import Masked
+from minieff.core.transformer import Config
 
 
 @dataclass(frozen=True)
@@ -180,8 +187,18 @@ def check_tables(tables: dict[str, Any]) -> None:
         raise ValueError(f"vocab={tables['model']['vocab']} of the model: vocab is a key of [data]")
 
 
-def read(path: str | Path) -> Recipe:
-    """The recipe in a TOML file. FileNotFoundError or ValueError."""
+def read(path: str | Path, run: str | None = None) -> Recipe:
+    """The recipe in a TOML file, of several the run of that name. FileNotFoundError or ValueError."""
+    recipes = {recipe.name: recipe for recipe in read_all(path)}
+    if run is None and len(recipes) == 1:
+        return next(iter(recipes.values()))
+    if run not in recipes:
+        raise ValueError(f"{path} has the runs {', '.join(recipes)}; name one of them with --run, not {run}")
+    return recipes[run]
+
+
+def read_all(path: str | Path) -> list[Recipe]:
+    """All runs of a TOML file; without [runs] one, which has the file's name."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such recipe; those of the course lie in zoo/*.toml")
@@ -189,7 +206,20 @@ def read(path: str | Path) -> Recipe:
         tables = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {path} is not TOML: {error}") from None
-    return parse(path.stem, path.parent, tables)
+    runs = tables.pop("runs", {path.stem: {}})
+    if (
+        not isinstance(runs, dict)
+        or not runs
+        or not all(isinstance(change, dict) for change in runs.values())
+    ):
+        raise ValueError(f"recipe {path}: [runs] names at least one run, each with a table of what differs")
+    return [parse(name, path.parent, changed(tables, change)) for name, change in runs.items()]
+
+
+def changed(tables: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`tables` with the keys of `change`, table by table; lists are replaced."""
+    both = {key: changed(tables[key], change[key]) for key in change if isinstance(tables.get(key), dict)}
+    return tables | change | both
 
 
 def _fit(kind: type, table: dict[str, Any]) -> Any:

@@ -4,10 +4,14 @@ A parametrization that decides how a weight will be stored says so with `decides
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized, register_parametrization
 
-from minieff.surgery import Wrap, clone, named
+from minieff.core.surgery import Wrap, clone, named
+
+SMALLEST = 2.0**-24  # the smallest positive number of fp16: a smaller scale would be stored as 0
+LARGEST = torch.finfo(torch.float16).max
 
 is_position = named("pos", "wpe", "position_embeddings", "position_embedding", "embed_positions")
 
@@ -71,9 +75,20 @@ def halve(model: nn.Module) -> nn.Module:
 
 
 def half(p: Tensor, name: str) -> Tensor:
-    largest = torch.finfo(torch.float16).max
-    if p.numel() and not p.abs().max() <= largest:
+    """`p` in fp16. ValueError, with its `name`, for a number that fp16 does not reach, and for NaN."""
+    if p.numel() and not p.abs().max() <= LARGEST:
         raise ValueError(
-            f"{name} holds {p.abs().max():g}, beyond the {largest:g} of fp16; mend the weights first"
+            f"{name} holds {p.abs().max():g}, beyond the {LARGEST:g} of fp16; fix the weights first"
         )
     return p.half()
+
+
+def in_fp16(scale: Float[Tensor, "*g"]) -> Float[Tensor, "*g"]:
+    """The next number that fp16 holds, from `scale` upwards. ValueError beyond the last one."""
+    if scale.numel() and scale.max() > LARGEST:
+        raise ValueError(
+            f"a scale of {scale.max():g} is beyond fp16, which ends at {LARGEST:g}; scale the weights"
+        )
+    half = scale.clamp(min=SMALLEST).half()
+    above = (half.view(torch.int16) + 1).view(torch.float16)  # of positive numbers, the next
+    return torch.where(half.float() < scale, above, half).to(scale)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from minieff import compose, cost
-from minieff.checkpoint import (
+from minieff import compose
+from minieff.core import cost
+from minieff.core.checkpoint import (
     generators,
     pack,
     pack_optimizer,
@@ -32,10 +33,10 @@ from minieff.checkpoint import (
     unpack_optimizer,
     write_tensors,
 )
-from minieff.data import SILENT, Trainable, loss
-from minieff.files import cache, write
-from minieff.recipe import Recipe
-from minieff.transformer import Transformer
+from minieff.core.data import SILENT, Trainable, loss
+from minieff.core.files import cache, write
+from minieff.core.recipe import Recipe
+from minieff.core.transformer import Transformer
 
 
 @contextmanager

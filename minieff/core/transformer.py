@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minieff.attention import Attention, Mask, causal
-from minieff.past import Fresh, Past, fresh
+from minieff.core.attention import Attention, Mask, causal
+from minieff.core.past import Fresh, Past, fresh
 
 
 @dataclass(frozen=True)

@@ -15,29 +15,30 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minieff import compose, cost
-from minieff.checkpoint import pack, read_tensors, unpack, write_tensors
-from minieff.files import ROOT, cache, environment, read_json, sha256, write_json
-from minieff.recipe import Recipe, parse, read
-from minieff.train import Run, train
-from minieff.transformer import Transformer
+from minieff import compose
+from minieff.core import cost
+from minieff.core.checkpoint import pack, read_tensors, unpack, write_tensors
+from minieff.core.files import ROOT, cache, environment, read_json, sha256, write_json
+from minieff.core.recipe import Recipe, parse, read, read_all
+from minieff.core.train import Run, train
+from minieff.core.transformer import Transformer
 
 FOLDER = ROOT / "zoo"
 
 
-def make(path: str | Path, *, resume: bool = False) -> dict | None:
-    """Train the recipe at `path` and leave weights and card beside it; returns the card (None in a helper
-    process).
+def make(path: str | Path, run: str | None = None, *, resume: bool = False) -> dict | None:
+    """Train the recipe at `path`, of several the one named `run`, and leave weights and card beside it.
 
-    With `resume`, what is finished is not trained again and what was stopped goes on.
+    Returns the card (None in a helper process). With `resume`, what is finished is not trained again and what
+    was stopped goes on.
     """
-    recipe = read(path)
+    recipe = read(path, run)
     if resume and finished(recipe):
         return card(recipe.name, recipe.folder)
-    run = train(recipe, resume=resume)
-    if run.rank > 0:
+    trained = train(recipe, resume=resume)
+    if trained.rank > 0:
         return None
-    made = publish(run)
+    made = publish(trained)
     write_json(recipe.folder / f"{recipe.name}.json", made)
     return made
 
@@ -78,15 +79,22 @@ def finished(recipe: Recipe) -> bool:
 
 def remake(name: str, folder: Path) -> str:
     """The commands that bring a model back."""
-    place = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    path = folder / name
+    place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    recipe = next((file for file, run in recipes(path.parent) if run.name == path.name), f"{path}.toml")
     return (
-        f"`git checkout {place}/{name}.*` brings back the shipped files, "
-        f"`python -m minieff train {folder / name}.toml --resume` trains again"
+        f"`git checkout {place}.*` brings back the shipped files, "
+        f"`python -m minieff train {recipe} --run {path.name} --resume` trains again"
     )
 
 
+def recipes(folder: Path = FOLDER) -> list[tuple[Path, Recipe]]:
+    """Every run of a folder, with the file that names it."""
+    return [(file, run) for file in sorted(folder.glob("*.toml")) for run in read_all(file)]
+
+
 def card(name: str, folder: Path = FOLDER) -> dict:
-    """What came out of a recipe: sizes, quality, log, checksum.
+    """What came out of a recipe, such as "speeches-base" or "layerdrop/masked-6": sizes, quality, log, checksum.
 
     FileNotFoundError or ValueError with the commands that bring the model back.
     """
@@ -107,7 +115,8 @@ def check_weights(name: str, folder: Path, made: dict) -> Path:
     Weights that do not ship are looked for where a training of this machine left them.
     """
     ships = parse(name, folder, made["recipe"]).train.weights
-    path = (folder if ships else cache() / "train" / name) / f"{name}.safetensors"
+    path = folder / name if ships else cache() / "train" / Path(name).name / Path(name).name
+    path = path.with_name(f"{path.name}.safetensors")
     if not path.exists():
         why = "is missing" if ships else "does not ship, only its card and log do"
         raise FileNotFoundError(f"{path} {why}; {remake(name, folder)}")
@@ -170,18 +179,21 @@ def queue(paths: list[str | Path], workers: int = 2) -> int:
 
     Finished ones are skipped and stopped ones resumed. The largest start first.
     """
-    recipes = sorted((read(path) for path in paths), key=lambda r: -r.model["layers"] * r.model["dim"] ** 2)
+    runs = [(path, run) for path in paths for run in read_all(path)]
+    runs.sort(key=lambda pair: -pair[1].model["layers"] * pair[1].model["dim"] ** 2)
 
-    def work(recipe: Recipe) -> int:
+    def work(pair: tuple[str | Path, Recipe]) -> int:
         command = [
             sys.executable,
             "-m",
             "minieff",
             "train",
-            str(recipe.folder / f"{recipe.name}.toml"),
+            str(pair[0]),
+            "--run",
+            pair[1].name,
             "--resume",
         ]
         return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
     with ThreadPoolExecutor(workers) as pool:
-        return sum(code != 0 for code in pool.map(work, recipes))
+        return sum(code != 0 for code in pool.map(work, runs))

@@ -14,7 +14,7 @@ Saves: bytes, 16x for d = 4 and 32x for d = 8, without codebooks. It does not sa
 in use, or time, for weights are put together again in each pass.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -22,21 +22,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minieff.codebook import Codebook, Coded, HalfCodebook, IntCodebook, blocks
-from minieff.kmeans import kmeans, means, nearest
-from minieff.stored import format_of, halve, matrices, refuse_other_layers
-from minieff.surgery import (
+from minieff.core.storage import format_of, halve, matrices, refuse_other_layers
+from minieff.core.surgery import (
     Where,
     clone,
     is_a,
     parametrize,
     pick,
     recode,
-    record,
     refuse_half_ties,
     source,
     swap,
 )
+from minieff.product_quant.codebook import Codebook, Coded, HalfCodebook, IntCodebook, blocks
+from minieff.product_quant.kmeans import kmeans, means, nearest
 
 STAGE = "weight"
 
@@ -83,7 +82,7 @@ class BlockNoise(nn.Module):
         self.steps += 1
         if self.steps % 10 == 0:
             parts = blocks(w.detach(), self.size)
-            self.codebook = means(parts, nearest(parts, self.codebook), self.codebook, None)
+            self.codebook = means(parts, nearest(parts, self.codebook), self.codebook)
 
     def extra_repr(self) -> str:
         return f"block={self.size}, p={self.p}, {self.proxy}"
@@ -199,34 +198,12 @@ def unnoised(module: nn.Module, noise: BlockNoise) -> Tensor:
     return weight
 
 
-@torch.no_grad()
-def input_energy(model: nn.Module, batches: Iterable, where: Where = is_a(nn.Linear)) -> dict[str, Tensor]:
-    """Mean square (C,) of each layer's inputs, over `model(batch)` for all batches: {name: energy}.
-
-    For `finalize(energy=...)`: an error in a weight counts as much as what it is multiplied by. Measure it on
-    the model that is to be coded, for layers go by their names. ValueError without inputs.
-    """
-    sums: dict[str, Tensor] = {}
-    inputs: dict[str, int] = {}
-    for batch in batches:
-        with record(model, where) as calls:
-            model(batch)
-        for call in calls:
-            x = call.inputs[0].reshape(-1, call.inputs[0].shape[-1]).float()  # (N, C)
-            sums[call.name] = sums.get(call.name, 0) + x.square().sum(0)
-            inputs[call.name] = inputs.get(call.name, 0) + len(x)
-    if not sums or not all(inputs.values()):
-        raise ValueError("no inputs: there is no energy to measure; give batches that are not empty")
-    return {name: total / inputs[name] for name, total in sums.items()}
-
-
 def finalize(
     model: nn.Module,
     *,
     codewords: int = 256,
     block: int | None = None,
     shared: bool = False,
-    energy: dict[str, Tensor] | None = None,
     iterations: int = 25,
     where: Where = matrices,
     generator: torch.Generator | None = None,
@@ -235,12 +212,11 @@ def finalize(
     codebook each.
 
     A weight with fewer blocks than `codewords` has one for each, which saves no bytes against 16 bits. With
-    `shared`, one codebook serves all weights of this call with blocks of one size. `energy`, from
-    `input_energy`, weighs errors by inputs. The codewords are parameters in 32 bits and can be trained
+    `shared`, one codebook serves all weights of this call with blocks of one size. The codewords are parameters in 32 bits and can be trained
     further, with whatever is left, frozen weights too; call it again for the next kind of weight (iPQ), and
     `store` last. A row for padding is coded as any other, and is zero no more.
     ValueError for more codewords than a byte can tell apart, a block that does not divide a row, weights with
-    NaN, energy of no layer here, or when nothing matches.
+    NaN, or when nothing matches.
     """
     check_codewords(codewords)
     model = clone(model).float().eval()
@@ -248,11 +224,10 @@ def finalize(
     refuse_other_layers(chosen, BlockNoise)
     refuse_half_ties(model, chosen)
     users = first_users(chosen)
-    heavy = None if energy is None else by_first_user(energy, users, chosen)
     cluster = partial(kmeans, iterations=iterations, generator=generator)
     codes: dict[str, Coded] = {}
     for (size, _), weights in by_codebook(chosen, users, block, shared).items():
-        codes |= coded(weights, size, codewords, heavy, cluster)
+        codes |= coded(weights, size, codewords, cluster)
     return recode(model, where, lambda weight, name: codes[users[name]], pq_layer)
 
 
@@ -267,29 +242,10 @@ def by_codebook(
     return books
 
 
-def by_first_user(
-    energy: dict[str, Tensor], users: dict[str, str], chosen: dict[nn.Module, str]
-) -> dict[str, Tensor]:
-    """Energies under the names of first users, ones where there is none. ValueError if all are of others."""
-    if energy and not energy.keys() & users.keys():
-        raise ValueError(f"energy of {', '.join(energy)}: where picks none of them; measure it on this model")
-    found = {}
-    for module, name in chosen.items():
-        columns = module.weight.shape[1]
-        own = energy.get(name, found.get(users[name], torch.ones(columns, device=module.weight.device)))
-        if own.shape != (columns,):
-            raise ValueError(f"energy of {name} has shape {tuple(own.shape)}, not ({columns},)")
-        found[users[name]] = own.to(module.weight)
-    return found
-
-
-def coded(
-    weights: dict[str, Tensor], size: int, codewords: int, heavy: dict[str, Tensor] | None, cluster: Callable
-) -> dict[str, Coded]:
+def coded(weights: dict[str, Tensor], size: int, codewords: int, cluster: Callable) -> dict[str, Coded]:
     """Weights by name, with one codebook."""
     parts = torch.cat([blocks(w, size) for w in weights.values()])
-    weigh = heavy and torch.cat([blocks(heavy[name].expand_as(w), size) for name, w in weights.items()])
-    book, codes = cluster(parts, min(codewords, len(parts)), weights=weigh)
+    book, codes = cluster(parts, min(codewords, len(parts)))
     codebook = Codebook(book, torch.bincount(codes, minlength=len(book)))
     own = codes.to(torch.uint8).split([w.numel() // size for w in weights.values()])
     return {n: Coded(c.view(len(w), -1), codebook) for c, (n, w) in zip(own, weights.items(), strict=True)}

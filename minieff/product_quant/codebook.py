@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from minieff.grid import Grid, quantize
-from minieff.stored import half
+from minieff.core.storage import half, in_fp16
 
 
 def blocks(w: Float[Tensor, "R C"], size: int) -> Float[Tensor, "N d"]:
@@ -71,8 +70,9 @@ class IntCodebook(nn.Module):
 
     def __init__(self, codebook: Codebook) -> None:
         super().__init__()
-        q, scale, _ = quantize(codebook.codewords.detach(), Grid(group="tensor"))
-        self.register_buffer("codewords", q.to(torch.int8))
+        codewords = codebook.codewords.detach()
+        scale = in_fp16(codewords.abs().amax() / 127)
+        self.register_buffer("codewords", (codewords / scale).round().to(torch.int8))
         self.register_buffer("scale", scale.half())
 
     def forward(self, codes: Int[Tensor, "*R"]) -> Float[Tensor, "*R d"]:

@@ -5,11 +5,8 @@
 Neither step can raise the sum of squared distances (Lloyd 1982). The start decides where it ends: k-means++
 (Arthur and Vassilvitskii 2007) takes each next codeword from the points, with a probability in proportion to
 the squared distance from those taken before. A step costs N K d multiply-accumulates.
-
-With weights a (N, d) the squared distance is sum_j a_ij (b_ij - c_kj)^2, and the mean is weighted likewise.
 """
 
-from itertools import repeat
 from math import log
 
 import torch
@@ -23,7 +20,6 @@ def kmeans(
     points: Num[Tensor, "N d"],
     codewords: int,
     *,
-    weights: Float[Tensor, "..."] | None = None,
     iterations: int = 25,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "K d"], Int[Tensor, "N"]]:
@@ -31,9 +27,9 @@ def kmeans(
 
     With no more distinct points than codewords these are the codebook, filled up with the last of them, and
     nothing is lost. A codeword that no point is nearest to moves to the point that is farthest from its own.
-    ValueError for no points or codewords, NaN or infinity, and weights that are negative.
+    ValueError for no points or codewords, NaN or infinity.
     """
-    _refuse_points(points, codewords, weights)
+    _refuse_points(points, codewords)
     few = _without_loss(points, codewords)
     if few is not None:
         return few
@@ -42,30 +38,23 @@ def kmeans(
     points = points / unit
     middle = points.mean(0)
     points = points - middle
-    weights = None if weights is None else weights / weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
-    codebook, codes = start(points, codewords, weights, generator), torch.empty(0)
+    codebook, codes = start(points, codewords, generator), torch.empty(0)
     for _ in range(iterations):
         before = codes
-        codes = nearest(points, codebook, weights)
+        codes = nearest(points, codebook)
         if torch.equal(codes, before):
             break
-        codebook = means(points, codes, codebook, weights)
-    return (codebook + middle) * unit, nearest(points, codebook, weights)
+        codebook = means(points, codes, codebook)
+    return (codebook + middle) * unit, nearest(points, codebook)
 
 
-def _refuse_points(points: Tensor, codewords: int, weights: Tensor | None) -> None:
+def _refuse_points(points: Tensor, codewords: int) -> None:
     if type(codewords) is not int or codewords < 1 or points.numel() == 0:
         raise ValueError(
             f"{codewords} codewords for points of shape {tuple(points.shape)}; give one at least"
         )
     if not points.is_floating_point() or not points.isfinite().all():
-        raise ValueError(f"NaN, infinity or whole numbers among the points, {points.dtype}; mend them first")
-    if weights is not None and weights.shape != points.shape:
-        raise ValueError(
-            f"weights of shape {tuple(weights.shape)}; give one a coordinate, {tuple(points.shape)}"
-        )
-    if weights is not None and not ((weights >= 0) & weights.isfinite()).all():
-        raise ValueError("a weight that is negative, NaN or infinite; give numbers from 0")
+        raise ValueError(f"NaN, infinity or whole numbers among the points, {points.dtype}; fix them first")
 
 
 def _without_loss(
@@ -83,21 +72,20 @@ def _without_loss(
 def start(
     points: Float[Tensor, "N d"],
     codewords: int,
-    weights: Float[Tensor, "N d"] | None,
     generator: torch.Generator | None,
 ) -> Float[Tensor, "K d"]:
     """The codewords of k-means++, each the best of 2 + log K candidates, as in scikit-learn."""
     candidates = 2 + int(log(codewords))
-    own = (points.square() if weights is None else weights * points.square()).sum(1, keepdim=True)  # (N, 1)
+    own = points.square().sum(1, keepdim=True)  # (N, 1)
 
     def reach_to(others: Tensor) -> Tensor:
         """Squared distances (n, N) from each of `others` to all points."""
-        return (own + _distances(points, others, weights)).clamp_(min=0).T
+        return (own + _distances(points, others)).clamp_(min=0).T
 
     chosen = [int(torch.randint(len(points), (), generator=generator))]
     reach = reach_to(points[chosen])[0]  # (N,), of each point to the nearest codeword
     for _ in range(codewords - 1):
-        odds = reach if reach.sum() > 0 else torch.ones_like(reach)  # only points of weight 0 are left
+        odds = reach if reach.sum() > 0 else torch.ones_like(reach)  # all points are codewords
         tried = torch.multinomial(odds, candidates, replacement=True, generator=generator)
         reached = torch.minimum(reach, reach_to(points[tried]))  # (candidates, N)
         best = int(reached.sum(1).argmin())
@@ -106,17 +94,13 @@ def start(
     return points[chosen]
 
 
-def nearest(
-    points: Float[Tensor, "N d"], codebook: Float[Tensor, "K d"], weights: Float[Tensor, "N d"] | None = None
-) -> Int[Tensor, "N"]:
+def nearest(points: Float[Tensor, "N d"], codebook: Float[Tensor, "K d"]) -> Int[Tensor, "N"]:
     """The number of the codeword nearest to each point."""
     rows = max(1, AT_ONCE // len(codebook))
-    heavy = weights.split(rows) if weights is not None else repeat(None)
-    parts = zip(points.split(rows), heavy, strict=False)
-    return torch.cat([least(_distances(part, codebook, weight)) for part, weight in parts])
+    return torch.cat([argmin(_distances(part, codebook)) for part in points.split(rows)])
 
 
-def least(distances: Float[Tensor, "n K"]) -> Int[Tensor, "n"]:
+def argmin(distances: Float[Tensor, "n K"]) -> Int[Tensor, "n"]:
     """Where each row is least. In long rows NumPy finds it in a tenth of the time of torch.argmin, and
     torch.min in half of it.
     """
@@ -125,29 +109,21 @@ def least(distances: Float[Tensor, "n K"]) -> Int[Tensor, "n"]:
     return distances.min(1).indices
 
 
-def _distances(points: Tensor, codebook: Tensor, weights: Tensor | None) -> Float[Tensor, "n K"]:
+def _distances(points: Tensor, codebook: Tensor) -> Float[Tensor, "n K"]:
     """Squared distances, less |b_i|^2, which all K have in common."""
-    if weights is None:
-        return torch.addmm(codebook.square().sum(1), points, codebook.T, alpha=-2)
-    return torch.addmm(weights @ codebook.square().T, weights * points, codebook.T, alpha=-2)
+    return torch.addmm(codebook.square().sum(1), points, codebook.T, alpha=-2)
 
 
 def means(
     points: Float[Tensor, "N d"],
     codes: Int[Tensor, "N"],
     codebook: Float[Tensor, "K d"],
-    weights: Float[Tensor, "N d"] | None,
 ) -> Float[Tensor, "K d"]:
     """The mean of each codeword's points; for a codeword without points, one of the farthest points."""
     counts = torch.bincount(codes, minlength=len(codebook))
-    total, heavy = counts[:, None].to(points), points
-    if weights is not None:
-        total, heavy = torch.zeros_like(codebook).index_add_(0, codes, weights), weights * points
-    new = torch.zeros_like(codebook).index_add_(0, codes, heavy) / total
-    new = torch.where(total > 0, new, codebook)
+    new = torch.zeros_like(codebook).index_add_(0, codes, points) / counts[:, None].clamp(min=1)
     empty = counts == 0
     if empty.any():
-        errors = (points - codebook[codes]).square()
-        errors = (errors if weights is None else weights * errors).sum(1)
+        errors = (points - codebook[codes]).square().sum(1)
         new[empty] = points[errors.topk(int(empty.sum())).indices]
     return new

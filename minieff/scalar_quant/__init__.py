@@ -18,187 +18,16 @@ from collections.abc import Iterable
 from math import isfinite
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int, Int8
 from torch import Tensor, nn
 
-from minieff.grid import SMALLEST, Grid, Packed, in_fp16, snap
-from minieff.int_product import KERNEL, bytes_multiply, product
-from minieff.stored import format_of, half, halve, matrices, refuse_other_layers
-from minieff.surgery import Where, Wrap, clone, is_a, parametrize, pick, recode, swap
+from minieff.core.storage import format_of, halve, in_fp16, matrices, refuse_other_layers
+from minieff.core.surgery import Where, clone, is_a, parametrize, pick, recode, swap
+from minieff.scalar_quant.fake_quant import FakeQuant, FakeQuantInput
+from minieff.scalar_quant.grid import Grid, snap
+from minieff.scalar_quant.int_layers import IntEmbedding, IntLinear, IntWeight
+from minieff.scalar_quant.packing import Packed
 
 STAGE = "weight"
-CACHED = 2**18  # numbers that are rounded at a time: what lies between stays in the caches
-
-
-def through(x: Tensor, x_q: Tensor, inside: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
-    """x_q with the gradient of x where `inside`; each number with probability p, else x itself."""
-    rounded = x_q + inside * (x - x.detach())  # x_q, exactly: the difference is zero, and has a gradient
-    if p == 1:
-        return rounded
-    return torch.where(torch.rand(x.shape, generator=generator, device="cpu").to(x.device) < p, rounded, x)
-
-
-class FakeQuant(nn.Module):
-    """A parametrization: w on its grid, with the gradient of w where it is in range.
-
-    In train mode each weight is rounded with probability p, anew in each pass; in eval mode all are. The
-    weight itself is never written. Binary weights always get a gradient.
-    """
-
-    decides_format = True
-
-    def __init__(self, grid: Grid, p: float = 1.0, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        self.grid, self.p, self.generator = grid, p, generator
-        self.off = False  # finalize looks at w itself
-
-    def forward(self, w: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
-        p = self.p if self.training else 1.0
-        if self.off or p == 0:
-            return w
-        with torch.no_grad():
-            w_q, inside = snap(w, self.grid)
-        # binary weights get a gradient wherever they are: nearly all of them lie beyond half a step
-        return through(w, w_q, inside | (self.grid.bits == 1), p, self.generator)
-
-    def extra_repr(self) -> str:
-        return f"{self.grid}, p={self.p}"
-
-
-def input_codes(
-    x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None
-) -> tuple[Float[Tensor, "*B C"], Float[Tensor, "*B 1"]]:
-    """x on 255 steps: codes, still as floats, and a scale for each token, its own or the static one.
-
-    ValueError for a static scale of 0, which no batch has set, and for nested tensors.
-    """
-    refuse_nested(x)
-    x = x.detach()
-    largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).float()  # (..., 1)
-    if static is None:
-        scale = largest.clamp(min=SMALLEST) / 127
-    elif static == 0:
-        raise ValueError("this layer has no static scale yet; calibrate(model, batches) finds it")
-    else:
-        scale = static.float() + 0 * largest  # a NaN, for which there is no code, stays one
-    codes = (x / scale).round_()
-    return codes if static is None else codes.clamp_(-127, 127), scale
-
-
-def refuse_nested(x: Tensor) -> None:
-    """ValueError for what nn.TransformerEncoder makes of padded batches, unless it is told not to."""
-    if x.is_nested:
-        raise ValueError("inputs are nested tensors; build nn.TransformerEncoder(enable_nested_tensor=False)")
-
-
-def in_bytes(
-    x: Float[Tensor, "N C"], static: Float[Tensor, ""] | None
-) -> tuple[Int8[Tensor, "N C"], Float[Tensor, "N 1"]]:
-    """`input_codes` as bytes, some tokens at a time."""
-    parts = [input_codes(some, static) for some in x.split(max(1, CACHED // x.shape[1]))]
-    return torch.cat([x_q.to(torch.int8) for x_q, _ in parts]), torch.cat([scale for _, scale in parts])
-
-
-def seen(module: nn.Module, inputs: tuple) -> None:
-    """A hook that does nothing. nn.TransformerEncoder's fused path reads weights and calls no layer, unless
-    one has a hook.
-    """
-
-
-class RoundedInput(Wrap):
-    """A layer whose input x is rounded to 255 steps before x W^T, as `finalize` will do with integers.
-
-    With `static` one scale serves all inputs, which `calibrate` finds; else each token has its own.
-    """
-
-    def __init__(self, inner: nn.Module, p: float, static: bool, generator: torch.Generator | None) -> None:
-        super().__init__(inner)
-        self.p, self.generator = p, generator
-        self.largest: float | None = None  # of the inputs that `calibrate` shows, while it does
-        self.register_buffer("scale", torch.zeros((), dtype=torch.float16) if static else None)
-        self.register_forward_pre_hook(seen)
-
-    def on_grid(self, x: Tensor) -> Tensor:
-        """x rounded, each number with probability p in train mode. Token ids pass."""
-        p = self.p if self.training else 1.0
-        if p == 0 or not x.is_floating_point():
-            return x
-        if self.largest is not None:
-            self.largest = float(torch.cat([x.abs().flatten(), torch.tensor([self.largest])]).max())
-            return x
-        x_q, scale = input_codes(x, self.scale)
-        return through(x, (scale * x_q).to(x), (x.detach() / scale).abs() <= 127.5, p, self.generator)
-
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        return self.inner(self.on_grid(x), *args, **kwargs)
-
-    def logits(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
-        return self.inner.logits(self.on_grid(x))
-
-
-class IntWeight(nn.Module):
-    """A layer with its weight W (R, C) as codes, for inference. `activations` is what happens to x before
-    x W^T: "none", "dynamic" (rounded, a scale a token) or "static" (rounded, one scale).
-    """
-
-    def __init__(self, code: Packed, bias: nn.Parameter | None = None) -> None:
-        super().__init__()
-        self.code, self.activations = code, "none"
-        self.half_bias = None if bias is None else nn.Parameter(half(bias.detach(), "a bias"))
-        self.register_buffer("scale", None)
-        self.register_forward_pre_hook(seen)
-
-    @property
-    def weight(self) -> Float[Tensor, "R C"]:
-        return self.code.dense()
-
-    @property
-    def bias(self) -> Float[Tensor, "R"] | None:
-        return None if self.half_bias is None else self.half_bias.float()
-
-    @property
-    def in_integers(self) -> bool:
-        """Whether x W^T is a product of integers: both rounded, one scale a row, on such a processor."""
-        rounded = self.activations != "none" and self.code.scale.shape[1] == 1
-        return rounded and self.code.codes.device.type == "cpu" and bytes_multiply()
-
-    def times(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
-        """x W^T + b."""
-        if self.activations == "none":
-            return F.linear(x, self.weight, self.bias)
-        if not self.in_integers:
-            x_q, scale = input_codes(x, self.scale)
-            return F.linear(scale * x_q, self.weight, self.bias)
-        refuse_nested(x)
-        x_q, scale = in_bytes(x.reshape(-1, x.shape[-1]), self.scale)
-        y, bias = product(x_q, self.code), self.bias
-        y = y.mul_(scale) if bias is None else torch.addcmul(bias, y, scale, out=y)
-        return y.view(*x.shape[:-1], self.code.shape[0])
-
-    def extra_repr(self) -> str:
-        kernel = KERNEL if self.in_integers else "dequantized, then fp32"
-        return f"{self.code.shape}, {self.code.grid}, activations={self.activations}, {kernel}"
-
-
-class IntLinear(IntWeight):
-    """x (..., C) -> x W^T + b."""
-
-    def forward(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
-        return self.times(x)
-
-    def macs(self, inputs: tuple, output: Tensor) -> int:
-        return output.numel() * self.code.shape[1]
-
-
-class IntEmbedding(IntWeight):
-    """ids -> rows of W; and the head, x -> x W^T."""
-
-    def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B C"]:
-        return self.code.dense(ids.flatten()).view(*ids.shape, self.code.shape[1])
-
-    def logits(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
-        return self.times(x)
 
 
 def apply(
@@ -235,7 +64,7 @@ def apply(
     model = parametrize(model, lambda name, m: name in names, rounding)
     if activations != "none":
         static = activations == "static"
-        model = swap(model, lambda name, m: name in names, lambda m: RoundedInput(m, p, static, generator))
+        model = swap(model, lambda name, m: name in names, lambda m: FakeQuantInput(m, p, static, generator))
     return model
 
 
@@ -257,7 +86,7 @@ def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
     ValueError when no layer has a static scale, when no batch reaches one, and for NaN or infinity.
     """
     model = clone(model).eval()
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, RoundedInput) and m.scale is not None}
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, FakeQuantInput) and m.scale is not None}
     for layer in layers.values():
         layer.largest = 0.0
     for batch in batches:
@@ -286,16 +115,18 @@ def finalize(model: nn.Module) -> nn.Module:
     rounded nothing.
     """
     model = clone(model).float()
-    roundings = {name: format_of(m) for m, name in pick(model, is_rounded).items()}
+    roundings = {name: format_of(m) for m, name in pick(model, is_fake_quantized).items()}
     for rounding in roundings.values():
         rounding.off = True
-    model = recode(model, is_rounded, lambda weight, name: Packed(weight, roundings[name].grid), int_layer)
-    if any(isinstance(m, RoundedInput) for m in model.modules()):
-        model = swap(model, is_a(RoundedInput), with_rounded_input)
+    model = recode(
+        model, is_fake_quantized, lambda weight, name: Packed(weight, roundings[name].grid), int_layer
+    )
+    if any(isinstance(m, FakeQuantInput) for m in model.modules()):
+        model = swap(model, is_a(FakeQuantInput), with_quantized_input)
     return halve(model).requires_grad_(False)
 
 
-def is_rounded(name: str, module: nn.Module) -> bool:
+def is_fake_quantized(name: str, module: nn.Module) -> bool:
     return isinstance(format_of(module), FakeQuant)
 
 
@@ -304,8 +135,8 @@ def int_layer(module: nn.Module, code: Packed) -> IntWeight:
     return kind(code, getattr(module, "bias", None))
 
 
-def with_rounded_input(rounded: RoundedInput) -> IntWeight:
-    """The layer of integers inside, with what was around it for a knob."""
+def with_quantized_input(rounded: FakeQuantInput) -> IntWeight:
+    """The integer layer inside of a fake-quantized one; how inputs are rounded becomes a setting of it."""
     layer = rounded.inner
     layer.activations = "dynamic" if rounded.scale is None else "static"
     layer.scale = None if rounded.scale is None else rounded.scale.half()

@@ -14,13 +14,12 @@ scale that is stored. Numbers below 1e-5 or so have coarse scales, for fp16 ends
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Int8, Num, UInt8
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Num
+from torch import Tensor
 
-SPANS = ("minmax", "percentile", "least_squares")
-SMALLEST = 2.0**-24  # the least positive number of fp16: a smaller scale would be stored as 0
-LARGEST = 65504.0
+from minieff.core.storage import in_fp16
+
+SPANS = ("minmax", "percentile", "mse")
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Grid:
 
     `bits` from 1 (binary) to 8; `group`, the numbers that share a scale: "tensor", "row" (an output channel,
     or a token's vector), or how many neighbours in a row; `span`, the range that the codes cover: "minmax",
-    all values; "percentile", all but the lowest and the highest percent; "least_squares", that share of
-    minmax that has the least squared error. ValueError for anything else.
+    all values; "percentile", all but the lowest and the highest percent; "mse", that share of
+    minmax that has the smallest mean squared error. ValueError for anything else.
     """
 
     bits: int = 8
@@ -49,14 +48,14 @@ class Grid:
             raise ValueError(f"span={self.span!r}: one of {', '.join(SPANS)}")
 
     @property
-    def greatest(self) -> int:
-        """The greatest code."""
+    def qmax(self) -> int:
+        """The largest code."""
         return max(1, 2 ** (self.bits - 1) - 1)
 
     @property
-    def least(self) -> int:
-        """The least code."""
-        return -self.greatest if self.symmetric else -self.greatest - 1
+    def qmin(self) -> int:
+        """The smallest code."""
+        return -self.qmax if self.symmetric else -self.qmax - 1
 
 
 def grouped(w: Num[Tensor, "R C"], group: str | int) -> Float[Tensor, "r G n"]:
@@ -68,7 +67,7 @@ def grouped(w: Num[Tensor, "R C"], group: str | int) -> Float[Tensor, "r G n"]:
     if not w.is_floating_point():
         raise ValueError(f"weights of type {w.dtype} are whole numbers already: give what they stand for")
     if not w.isfinite().all():
-        raise ValueError("NaN or infinity among the weights: no scale reaches it; mend the weights first")
+        raise ValueError("NaN or infinity among the weights: no scale reaches it; fix the weights first")
     if group == "tensor":
         return w.float().reshape(1, 1, -1)
     if group == "row":
@@ -86,7 +85,7 @@ def scale_and_zero(
         scale = in_fp16(groups.abs().mean(-1, keepdim=True))
         return scale, torch.zeros_like(scale)
     low, high = ends(groups, grid)
-    if grid.span != "least_squares":
+    if grid.span != "mse":
         return between(low, high, grid)
     shares = [share / 50 for share in range(50, 0, -1)]
     errors = []
@@ -111,28 +110,17 @@ def ends(groups: Float[Tensor, "r G n"], grid: Grid) -> tuple[Float[Tensor, "r G
 def between(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Scale and zero of a grid from `low` to `high`."""
     reach = 2 * torch.maximum(-low, high) if grid.symmetric else high - low
-    scale = in_fp16(reach / (grid.greatest - grid.least))
+    scale = in_fp16(reach / (grid.qmax - grid.qmin))
     if grid.symmetric:
         return scale, torch.zeros_like(scale)
-    return scale, (grid.least - low / scale).round().clamp(grid.least, grid.greatest)
-
-
-def in_fp16(scale: Float[Tensor, "*g"]) -> Float[Tensor, "*g"]:
-    """The next number that fp16 holds, from `scale` upwards. ValueError beyond the last one."""
-    if scale.numel() and scale.max() > LARGEST:
-        raise ValueError(
-            f"a scale of {scale.max():g} is beyond fp16, which ends at {LARGEST:g}; scale the weights"
-        )
-    half = scale.clamp(min=SMALLEST).half()
-    above = (half.view(torch.int16) + 1).view(torch.float16)  # of positive numbers, the next
-    return torch.where(half.float() < scale, above, half).to(scale)
+    return scale, (grid.qmin - low / scale).round().clamp(grid.qmin, grid.qmax)
 
 
 def nearest_codes(w: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Tensor:
     """Still as floats. 0 has a code of its own, except in binary."""
     if grid.bits == 1:
         return torch.where(w < 0, -1.0, 1.0).to(w)
-    return ((w / scale).round() + zero).clamp(grid.least, grid.greatest)
+    return ((w / scale).round() + zero).clamp(grid.qmin, grid.qmax)
 
 
 def quantize(
@@ -159,70 +147,5 @@ def snap(w: Float[Tensor, "R C"], grid: Grid) -> tuple[Float[Tensor, "R C"], Boo
     groups = grouped(w, grid.group)
     scale, zero = scale_and_zero(groups, grid)
     q = nearest_codes(groups, scale, zero, grid)
-    inside = (groups / scale + zero - q).abs() <= 0.501
-    return (scale * (q - zero)).view(w.shape).to(w), inside.view(w.shape)
-
-
-def together(level: UInt8[Tensor, "R C"], n: int) -> UInt8[Tensor, "R b"]:
-    """8 / n numbers of n bits a byte, the first in the lowest bits."""
-    level = F.pad(level, (0, -level.shape[1] % (8 // n))).unflatten(1, (-1, 8 // n))
-    return (level << shifts(n, level)).sum(-1, dtype=torch.uint8)
-
-
-def apart(packed: UInt8[Tensor, "R b"], n: int) -> UInt8[Tensor, "R c"]:
-    """The numbers that `together` has packed, and those that fill the last byte up."""
-    return ((packed[..., None] >> shifts(n, packed)) & (2**n - 1)).flatten(1)
-
-
-def shifts(n: int, like: Tensor) -> UInt8[Tensor, "m"]:
-    return torch.arange(0, 8, n, dtype=torch.uint8, device=like.device)
-
-
-class Packed(nn.Module):
-    """A weight (R, C) as it is stored: codes and fp16 scales.
-
-    Bytes hold a whole number of codes only if these have 8, 4, 2 or 1 bits. Others are cut into such pieces,
-    lowest bits first: codes of 7 bits are stored as 4, then 2, then 1.
-    """
-
-    def __init__(self, w: Num[Tensor, "R C"], grid: Grid) -> None:
-        super().__init__()
-        q, scale, zero = quantize(w, grid)
-        self.grid, self.shape = grid, tuple(w.shape)
-        self.pieces = [n for n in (8, 4, 2, 1) if grid.bits & n]
-        self.register_buffer("codes", self._pack(q))
-        self.register_buffer("scale", scale.half())
-        self.register_buffer("zero", None if grid.symmetric else zero.to(torch.int8))
-
-    def _pack(self, q: Float[Tensor, "R C"]) -> Tensor:
-        """The codes of a row after one another, then the next piece of all; each fills its last byte up."""
-        if self.grid.bits == 8:
-            return q.to(torch.int8).contiguous()
-        level = (q > 0 if self.grid.bits == 1 else q + 2 ** (self.grid.bits - 1)).to(torch.uint8)
-        parts = []
-        for n in self.pieces:
-            parts.append(together(level & (2**n - 1), n))
-            level = level >> n
-        return torch.cat(parts, 1)
-
-    def integers(self, rows: Int[Tensor, "r"] | None = None) -> Int8[Tensor, "r C"]:
-        """The codes, or those of some rows, a byte each. IndexError for a row that is not there."""
-        packed, bits, columns = self.codes, self.grid.bits, self.shape[1]
-        if rows is not None:
-            packed = packed.index_select(0, rows)
-        if bits == 8:
-            return packed
-        level = below = 0
-        for n, part in zip(
-            self.pieces, packed.split([-(-n * columns // 8) for n in self.pieces], 1), strict=True
-        ):
-            level = level + (apart(part, n)[:, :columns] << below)
-            below += n
-        return 2 * level.to(torch.int8) - 1 if bits == 1 else level.to(torch.int8) - 2 ** (bits - 1)
-
-    def dense(self, rows: Int[Tensor, "r"] | None = None) -> Float[Tensor, "r C"]:
-        """The weight, or some of its rows, as numbers again."""
-        zero = torch.zeros_like(self.scale) if self.zero is None else self.zero
-        own = rows is not None and len(self.scale) > 1
-        scale, zero = (t.index_select(0, rows).float() if own else t.float() for t in (self.scale, zero))
-        return dequantize(self.integers(rows).float(), scale, zero)
+    in_range = (groups / scale + zero - q).abs() <= 0.501
+    return (scale * (q - zero)).view(w.shape).to(w), in_range.view(w.shape)

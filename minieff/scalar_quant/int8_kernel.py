@@ -12,12 +12,10 @@ from functools import cache
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from minieff.grid import Packed
+from minieff.scalar_quant.packing import Packed
 
 KERNEL = "onednn.qlinear_pointwise"
-LAID_OUT = WeakTensorKeyDictionary()  # codes -> (what they were, the weight in the kernel's layout)
 
 
 @cache
@@ -49,15 +47,13 @@ def product(x_q: Int8[Tensor, "N C"], code: Packed) -> Float[Tensor, "N R"]:
 
 
 def laid_out(code: Packed) -> Tensor:
-    """The weight in the kernel's layout, made anew when somebody has written into the codes."""
+    """The weight in the kernel's layout, kept with the code, and made anew when its codes were written into."""
     codes = code.codes
-    were, ready = LAID_OUT.get(codes, (None, None))
     if codes.is_inference():  # torch does not count what is written into these
-        if were is None or not torch.equal(were, codes):
-            were, ready = LAID_OUT[codes] = codes.clone(), lay_out(code.integers())
-    elif were != codes._version:
-        were, ready = LAID_OUT[codes] = codes._version, lay_out(code.integers())
-    return ready
+        return lay_out(code.integers())
+    if code.laid_out is None or code.laid_out[0] is not codes or code.laid_out[1] != codes._version:
+        code.laid_out = codes, codes._version, lay_out(code.integers())
+    return code.laid_out[2]
 
 
 def lay_out(w_q: Int8[Tensor, "R C"]) -> Tensor:
@@ -65,7 +61,7 @@ def lay_out(w_q: Int8[Tensor, "R C"]) -> Tensor:
 
 
 def kernel(x_q: Int8[Tensor, "N C"], w_q: Tensor, scale: Float[Tensor, "R"]) -> Float[Tensor, "N R"]:
-    """x_q W_q^T, each column times its scale. Nothing else of what the kernel can do is asked of it."""
+    """x_q W_q^T, each column times its scale. (Most of the kernel's arguments are for fusions that we do not use.)"""
     shifted = (x_q ^ -128).view(torch.uint8)  # x_q + 128: as bytes, the two differ in the highest bit
     zeros = torch.zeros(len(scale), dtype=torch.int32)
     return torch.ops.onednn.qlinear_pointwise(

@@ -15,8 +15,9 @@
 
 # %%
 import torch
-from minieff import cost, data, energy, layerdrop, plot, surgery, zoo
-from minieff.transformer import generate
+from minieff import layerdrop
+from minieff.core import cost, data, energy, plot, surgery, zoo
+from minieff.core.transformer import generate
 
 corpus = data.speeches()                     # State of the Union addresses, 1790 to 2026
 model = zoo.load("speeches-base")            # trained on nine tenths of them; one tenth is held out
@@ -434,7 +435,7 @@ scores = {row["name"]: row for row in rows}
 assert scores["depth-4"]["bits_per_byte"] + 0.4 < scores["4 of 8 kept"]["bits_per_byte"]
 assert scores["depth-4"]["stored_bytes"] == scores["4 of 8 kept"]["stored_bytes"]
 
-from minieff.files import save_results
+from minieff.core.files import save_results
 
 lost = {"layers": layers, "heads": heads, "zeroed": dict(zip(shares, zeroed)), "bits": dict(zip(widths, bits))}
 saved = save_results("00_start_here", {"scoreboard": rows, "nats_lost": lost})

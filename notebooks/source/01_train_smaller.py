@@ -15,8 +15,8 @@
 
 # %%
 import torch
-from minieff import cost, data, plot, surgery, zoo
-from minieff.transformer import Config, Transformer
+from minieff.core import cost, data, plot, surgery, zoo
+from minieff.core.transformer import Config, Transformer
 
 torch.set_num_threads(1)
 
@@ -244,7 +244,7 @@ plot.show(figure, alt="Bits a byte over the number of layers. At equal tokens th
 # Lesson 00 removed four of the base's layers without training. Here is that model beside the one of the same shape that was trained at that size.
 
 # %%
-from minieff.files import load_results
+from minieff.core.files import load_results
 
 pruned = next(row for row in load_results("00_start_here")["scoreboard"] if row["name"] == "4 of 8 kept")
 print(f"4 of 8 layers kept, no training: {pruned['bits_per_byte']:.3f} bits a byte; 4 layers from nothing: {points['depth-4'][1]:.3f}")
@@ -474,7 +474,7 @@ plot.show(plot.scoreboard(rows, highlight=[row["name"] for row in short]), alt="
           "million tokens lie below depth-4 and width-96 on all three panels; 6 and 8 layers with less text lie above the others of their size.")
 
 # %%
-from minieff.files import save_results
+from minieff.core.files import save_results
 
 saved = save_results("01_train_smaller", {                 # to a temporary folder, unless `make lessons` runs
     "equal_compute": [{"layers": layers, "tokens": card["tokens"], "bits_per_byte": card["quality"]["bits_per_byte"]} for layers, card in planned.items()],

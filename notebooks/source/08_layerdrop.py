@@ -14,10 +14,11 @@
 
 # %%
 import torch
-from minieff import cost, data, layerdrop, plot, zoo
-from minieff.files import load_results, save_results
-from minieff.surgery import is_a
-from minieff.transformer import Residual
+from minieff import layerdrop
+from minieff.core import cost, data, plot, zoo
+from minieff.core.files import load_results, save_results
+from minieff.core.surgery import is_a
+from minieff.core.transformer import Residual
 
 torch.set_num_threads(1)
 corpus = data.speeches()
@@ -114,7 +115,7 @@ print("only f skipped, equal to x + norm(x):", torch.equal(bare, x + sub_layer.n
 # The second, for each sub-layer that is skipped, would add norm(x) to x. `layerdrop.apply` refuses to wrap what has no residual connection of its own:
 
 # %%
-from minieff.attention import Attention
+from minieff.core.attention import Attention
 
 try:
     layerdrop.apply(base, p=0.2, where=is_a(Attention))
@@ -174,8 +175,8 @@ for name, m in (("without", base), ("p = 0.2", model)):
 # Now the question of section 1. In training 6.4 layers added to $x$ on average, in use eight do. **Predict.** Does it help to multiply what each layer adds by 0.8 in use?
 
 # %%
-from minieff.surgery import swap
-from minieff.transformer import Block
+from minieff.core.surgery import swap
+from minieff.core.transformer import Block
 
 def scaled(model, factor):
     model = swap(layerdrop.finalize(model), is_a(Block), layerdrop.Gate) # x + gate (layer(x) - x)
@@ -192,7 +193,7 @@ print({factor: round(cost.quality(scaled(model, factor), corpus, windows=64).nat
 # tokens (lesson 01); the model without LayerDrop, pruned; and, as a line, the model without LayerDrop, whole. All held-out windows. The two pruned curves are means over seeds, with a band from the lowest to the highest.
 
 # %%
-depths = load_results("layerdrop_depths")["models"]
+depths = load_results("layerdrop/depths")["models"]
 DEPTHS = range(8, 0, -1)
 
 def pruned(start):                                                       # all seeds of a model: (seeds, depths)
@@ -270,7 +271,7 @@ print(f"2 layers from nothing with the computation of 4: {zoo.card('speeches-sam
 # Five values of $p$, all else equal: the base's shape, 12 million tokens (for $p = 0$ and 0.2 the means of three seeds). First the time. **Predict.** With $p = 0.2$, a fifth of the layers is skipped. Is training 1.25 times as fast?
 
 # %%
-speed = load_results("bench_layerdrop")["speed"]
+speed = load_results("bench/layerdrop")["speed"]
 print(f"share of a plain step that is spent in the layers: f = {speed['0.2']['f']['median']:.2f}")
 for p, found in speed.items():
     print(f"p = {p:4}: {found['faster']['median']:.2f} times as fast as without; 1 / (1 - p f) = {found['expected']:.2f}; "
@@ -536,7 +537,7 @@ for name in ("speeches-base", "speeches-layerdrop-20", "speeches-headdrop-20"):
 # speeches (8 layers of width 96); a fiftieth of them; and a small translation, from spelling to sounds, with a tenth of the pronunciations (12 layers of width 64). **Predict** where LayerDrop helps.
 
 # %%
-few = load_results("layerdrop_few")
+few = load_results("layerdrop/few")
 TASKS = {"tenth": "a tenth of the speeches", "fiftieth": "a fiftieth of them", "sounds": "spelling to sounds"}
 KINDS = ("plain", "layerdrop-20", "dropout-10")
 for task, title in TASKS.items():
@@ -577,7 +578,7 @@ plot.show(figure, alt="Three panels of held-out nats over the tokens seen. A ten
 # Half of the layers can go before the finetuning, as in the paper, or afterwards, with nothing to repair it. **Predict.** Put in order: three layers from LayerDrop's encoder, three from the plain one, three that were pretrained as three.
 
 # %%
-eras = load_results("layerdrop_eras")
+eras = load_results("layerdrop/eras")
 passages = torch.tensor(eras["setting"]["passages"])                     # of each of the held-out addresses: (addresses,)
 right = {name: {int(left): torch.tensor(counts) for left, counts in found.items()} for name, found in eras["right"].items()}   # (seeds, addresses)
 print(f"{passages.sum()} passages of {len(passages)} addresses; always the commonest period: {eras['setting']['commonest'] / passages.sum():.3f}")
@@ -615,7 +616,7 @@ print(f"pruned to three afterwards, with LayerDrop against without: {difference(
 # alike everywhere, so all skip the same layers. PyTorch's `DistributedDataParallel`, which does the averaging, does not know that and says:
 
 # %%
-ranks = load_results("layerdrop_ranks")
+ranks = load_results("layerdrop/ranks")
 print(ranks["without_the_walk"])
 print("same layers in both processes:", ranks["same_coins"], "- same weights after training:", all(ranks["same_weights"].values()))
 print("largest difference between the two ways below, in standard deviations of the weights:", ranks["by_hand_from_ddp"])
@@ -710,7 +711,7 @@ with torch.no_grad():
 # A published BERT of six layers (all-MiniLM-L6-v2) was not trained with LayerDrop. Take three of its layers away, without repair: how far do its sentence vectors move?
 
 # %%
-minilm = load_results("layerdrop_minilm")
+minilm = load_results("layerdrop/minilm")
 print(f"{minilm['parameters']['6'] / 1e6:.1f} million parameters became {minilm['parameters']['3'] / 1e6:.1f}; "
       f"a batch of 32 sentences took {minilm['seconds']['3 layers'][1] / minilm['seconds']['6 layers'][1]:.2f} of the time")
 best = max(minilm["agreement"], key=lambda keep: minilm["agreement"][keep][0]["cosine"])        # on one half of the sentences

@@ -16,10 +16,11 @@
 from math import exp
 
 import torch
-from minieff import cost, data, layerdrop, plot, scalar_quant, zoo
-from minieff.files import load_results, save_results
-from minieff.grid import Grid, dequantize, quantize
-from minieff.surgery import named
+from minieff import layerdrop, scalar_quant
+from minieff.core import cost, data, plot, zoo
+from minieff.core.files import load_results, save_results
+from minieff.scalar_quant.grid import Grid, dequantize, quantize
+from minieff.core.surgery import named
 
 torch.set_num_threads(1)
 corpus = data.speeches()
@@ -73,7 +74,7 @@ for group in ("tensor", "row", 32):
 # With one scale for all, the loud row takes the codes: the others have to do with the few values near zero that are left to them, and are off by 44 percent. A scale a row keeps the damage in its row.
 
 # %%
-from minieff.grid import in_fp16                                          # the scale will be stored in 16 bits: the next number up
+from minieff.scalar_quant.grid import in_fp16                                          # the scale will be stored in 16 bits: the next number up
 
 def rounded(w, bits):                                                     # w (R, C), a scale a row; from 2 bits on
     m = 2 ** (bits - 1) - 1
@@ -88,7 +89,7 @@ assert torch.equal(rounded(W, 4), dequantize(*quantize(W, Grid(bits=4))))
 # Now the whole model: all matrices and the token vectors, rounded after training, on all held-out windows (the weights alone; what layers read stays as it is until section 6). **Predict.** With a scale a row: at how many bits is perplexity a tenth higher, and at how many has it doubled?
 
 # %%
-after = load_results("scalar_grids")
+after = load_results("scalar_quant/grids")
 plain = after["plain"]["nats"]
 
 def by_bits(**knobs):
@@ -103,7 +104,7 @@ for bits, nats_ in by_bits().items():
 
 # %%
 KINDS = {"one scale for a tensor": {"group": "tensor"}, "one a row": {}, "one for 32": {"group": 32}, "a row, with a zero point": {"symmetric": False},
-         "a row, percentile": {"span": "percentile"}, "a row, least squares": {"span": "least_squares"}}
+         "a row, percentile": {"span": "percentile"}, "a row, least squares": {"span": "mse"}}
 print(f"{'perplexity, times':26}", *(f"{bits} bits " for bits in (8, 6, 5, 4, 3)))
 for label, knobs in KINDS.items():
     print(f"{label:26}", *(f"{exp(by_bits(**knobs)[bits] - plain):7.3f}" for bits in (8, 6, 5, 4, 3)))
@@ -205,7 +206,7 @@ from base64 import b64encode
 from io import BytesIO
 
 bits = widgets.IntSlider(value=4, min=1, max=8, description="bits")
-span = widgets.Dropdown(options=["minmax", "percentile", "least_squares"], description="range")
+span = widgets.Dropdown(options=["minmax", "percentile", "mse"], description="range")
 symmetric = widgets.Checkbox(value=True, description="symmetric")
 which = widgets.IntSlider(value=0, min=0, max=511, description="row")
 drawn = widgets.HTML()
@@ -227,7 +228,7 @@ widgets.VBox([widgets.HBox([bits, which]), widgets.HBox([span, symmetric]), draw
 
 # %%
 for bits_ in (8, 3, 2):
-    errors = {span_: dequantize(*quantize(W, Grid(bits_, span=span_))) - W for span_ in ("minmax", "percentile", "least_squares")}
+    errors = {span_: dequantize(*quantize(W, Grid(bits_, span=span_))) - W for span_ in ("minmax", "percentile", "mse")}
     zeros = (quantize(W, Grid(bits_))[0] == 0).float().mean()
     print(f"{bits_} bits:", ", ".join(f"{name} {e.norm() / W.norm():.4f}" for name, e in errors.items()), f"relative error; with minmax {zeros:.0%} of the codes are 0")
 
@@ -305,7 +306,7 @@ with torch.no_grad():
 # What is that worth? The numbers say how many times as fast our layer of integers is as three others, each in one run on two threads (medians): the same layer in fp32; in bf16, inputs and outputs included; and torch's dynamic int8 with one scale for all inputs. Below 1, ours is slower. There are two processors: an Intel Xeon that multiplies whole matrices of bytes and of bf16 (AMX), and an AMD EPYC that has dot products of both (VNNI). **Predict**: from which size on are integers faster than fp32?
 
 # %%
-RUNS = {"Xeon": "bench_quant", "EPYC": "bench_quant_epyc"}
+RUNS = {"Xeon": "bench/quant", "EPYC": "bench/quant_epyc"}
 bench = {cpu: {part["what"]: {peer["name"]: peer["times"]["median"] for peer in part["peers"]} for part in load_results(run)["comparisons"]}
          for cpu, run in RUNS.items()}
 SHAPES, PEERS = ("128 to 512", "512 to 128", "768 to 3072", "3072 to 768", "4096 to 4096"), ("fp32", "bf16", "torch, dynamic int8")
@@ -392,7 +393,7 @@ assert torch.allclose(w.grad, 2 * rounded(w.detach(), 3))
 # If all weights are rounded in every pass, this is quantization-aware training, and every gradient is a little wrong. Quant-Noise rounds a random half of the weights in each pass: the other half sees exact gradients, and every weight is sometimes rounded. When training is over, all weights are rounded either way. **Predict** which is better with 4 bits and with one bit.
 
 # %%
-table = load_results("quant_table")
+table = load_results("scalar_quant/table")
 whole = table["whole"]["nats"]
 
 def percent(nats):
@@ -446,10 +447,10 @@ print(f"the base,    32 bits: {nats(base):.3f} nats, with 4 bits {nats(small[4])
 # %% [markdown]
 # The factors multiply: 1.74 for four layers of eight, 3.9 and 7.3 for the codes. The losses do not just add up: 4 bits cost the pruned model more nats than the base.
 #
-# And a published model, all-MiniLM-L6-v2, a BERT that turns sentences into vectors (22.7 million parameters; measured with `benchmarks/quant_minilm.py`, for it needs the extra `pretrained`):
+# And a published model, all-MiniLM-L6-v2, a BERT that turns sentences into vectors (22.7 million parameters; measured with `evidence/scalar_quant/minilm.py`, for it needs the extra `pretrained`):
 
 # %%
-minilm = load_results("quant_minilm")["formats"]
+minilm = load_results("scalar_quant/minilm")["formats"]
 for name, found in minilm.items():
     agrees = f"cosine {found['cosine']:.3f}, same nearest neighbour {found['same_nearest']:.0%}" if "cosine" in found else ""
     batch, one = (found[key][1] / minilm["fp32"][key][1] for key in ("seconds", "seconds_of_one"))

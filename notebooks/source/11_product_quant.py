@@ -16,10 +16,11 @@
 from math import exp
 
 import torch
-from minieff import cost, data, plot, product_quant, zoo
-from minieff.files import load_results, save_results
-from minieff.kmeans import kmeans
-from minieff.surgery import named
+from minieff import product_quant
+from minieff.core import cost, data, plot, zoo
+from minieff.core.files import load_results, save_results
+from minieff.product_quant.kmeans import kmeans
+from minieff.core.surgery import named
 
 torch.set_num_threads(1)
 corpus = data.speeches()
@@ -62,14 +63,14 @@ assert all(a >= b - 1e-6 for a, b in zip(errors, errors[1:]))             # neit
 print("share of the squares that is lost:", [round(e, 4) for e in errors[::4]])
 
 # %%
-from minieff.grid import Grid, dequantize, quantize
+from minieff.scalar_quant.grid import Grid, dequantize, quantize
 
 theirs, codes_ = kmeans(pairs, 16, generator=draw)
-lost = {"k-means, ours above": errors[-1], "minieff.kmeans": float((theirs[codes_] - pairs).square().sum() / pairs.square().sum())}
+lost = {"k-means, ours above": errors[-1], "minieff.product_quant.kmeans": float((theirs[codes_] - pairs).square().sum() / pairs.square().sum())}
 for title, grid in (("2 bits, a scale a row", Grid(2, symmetric=False)), ("2 bits, best range of a row", Grid(2, symmetric=False, span="least_squares"))):
     lost[title] = float((dequantize(*quantize(W, grid)) - W).square().sum() / W.square().sum())
 print({name: round(e, 4) for name, e in lost.items()})
-assert abs(lost["minieff.kmeans"] / errors[-1] - 1) < 0.05
+assert abs(lost["minieff.product_quant.kmeans"] / errors[-1] - 1) < 0.05
 
 # %%
 def codewords_figure(w, block, count, iterations=10):
@@ -160,7 +161,7 @@ for size in (2, 4, 8, 16):
     print(f"this matrix in blocks of {size:2}: {8 / size:3.1f} bits a weight, {100 * lost_:4.1f} % of the squares lost")
 
 # %%
-books = load_results("codebooks")
+books = load_results("product_quant/codebooks")
 plain = books["plain"]
 
 def percent(nats, whole=plain["nats"]):
@@ -201,7 +202,7 @@ def codeword_gradients(codes, grad, count, d):                            # code
     return total / torch.bincount(codes.flatten().long(), minlength=count).clamp(min=1)[:, None]
 
 # %%
-from minieff.codebook import MeanGradient
+from minieff.product_quant.codebook import MeanGradient
 
 book = up.codebook.codewords.detach().requires_grad_()
 grad = torch.randn(W.shape, generator=draw)
@@ -280,11 +281,11 @@ assert torch.equal(theirs(w), seen)
 
 # %%
 quality = {name: zoo.card(name, zoo.FOLDER / "quant")["quality"] for name in ("pq-noise", "pq-qat")}
-table = load_results("quant_table")
+table = load_results("scalar_quant/table")
 print(f"as trained: the base {plain['nats']:.3f} nats, pq-noise {quality['pq-noise']['nats']:.3f}")
 
 # %%
-steps = load_results("quant_small")["steps"]
+steps = load_results("product_quant/small")["steps"]
 rows = {"the base": table["after"]["pq"]["base"], "pq-noise (zeros, p = 0.1)": steps["blocks of 4 and 8, with noise, not finetuned"], "pq-qat (codewords, p = 1)": quality["pq-qat"],
         "the base, finetuned without noise": table["after"]["pq"]["plain"],
         "finetuned with zeros (p = 0.1)": table["trained"]["pq-zero"], "finetuned with codewords (p = 0.1)": table["trained"]["pq-noise"],
@@ -324,7 +325,7 @@ def sized(rows):
 
 trained = {name: row for name, row in table["trained"].items() if "plain" not in name}
 cards = [zoo.card(name) for name in zoo.names() if name.startswith("speeches") and "few" not in name]
-points = {"grids after training (10)": sized(load_results("scalar_grids")["grids"]), "codebooks after training": sized(books["plans"]),
+points = {"grids after training (10)": sized(load_results("scalar_quant/grids")["grids"]), "codebooks after training": sized(books["plans"]),
           "trained for it": sized(trained.values()) + [(s["bytes"], s["bits_per_byte"]) for s in steps.values()],
           "models in 16 bits (01)": [(card["bytes"], card["quality"]["bits_per_byte"]) for card in cards]}
 for name in ("int4-qat", "int4-noise", "pq-qat"):                         # from nothing: files as large as those that were finetuned
@@ -364,7 +365,7 @@ plot.show(figure, alt="Bits a byte over the size of the file on a logarithmic sc
 # **It saves no time.** The weights are put together again in each pass.
 
 # %%
-bench = {part["what"]: {peer["name"]: peer["times"] for peer in part["peers"]} for part in load_results("bench_quant")["comparisons"]}
+bench = {part["what"]: {peer["name"]: peer["times"] for peer in part["peers"]} for part in load_results("bench/quant")["comparisons"]}
 for windows in (1, 8, 32):
     found = bench[f"the model, {windows} windows of 128, int8"]             # each peer's time over that of int8
     print(f"{windows:2} windows: the model in codebooks takes {found['codebooks']['median'] / found['fp32']['median']:.2f} of the time of fp32")
@@ -389,7 +390,7 @@ print(f"{cost.stored_bytes(encoder):,} bytes became {cost.stored_bytes(tiny):,};
 # (What attention holds stays in 16 bits there: `nn.MultiheadAttention` keeps q, k and v in a tensor that is no layer. The exercise codes it.) And the published BERT of lesson 10, without any training:
 
 # %%
-minilm = load_results("quant_minilm")["formats"]
+minilm = load_results("scalar_quant/minilm")["formats"]
 for name in ("int8", "int4, 32 share a scale", "codebooks, blocks of 4", "codebooks, blocks of 8"):
     found = minilm[name]
     print(f"{name:26}{found['bytes'] / 1e6:6.1f} MB, {minilm['fp32']['bytes'] / found['bytes']:5.1f} times fewer; cosine {found['cosine']:.3f}, same nearest neighbour {found['same_nearest']:.0%}")
@@ -406,7 +407,7 @@ for name in ("int8", "int4, 32 share a scale", "codebooks, blocks of 4", "codebo
 
 # %%
 from minieff import scalar_quant
-from minieff.surgery import is_a
+from minieff.core.surgery import is_a
 
 everything = is_a(torch.nn.Linear, torch.nn.Embedding)
 one = scalar_quant.finalize(scalar_quant.apply(zoo.load("speeches-depth-1"), bits=4, group=32, activations="none", where=everything))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 
-from minieff.attention import (
+from minieff.core.attention import (
     Adopted,
     Attention,
     Mask,
@@ -24,7 +24,7 @@ from minieff.attention import (
     softmax,
     unchanged,
 )
-from minieff.surgery import named, swap
+from minieff.core.surgery import named, swap
 
 B, H, S, D = 2, 4, 9, 8
 LENGTHS = [3, 7]

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from minieff import cost, data, energy, files, layerdrop
-from minieff.checkpoint import pack, write_tensors
-from minieff.transformer import Config, Transformer
+from minieff import layerdrop
+from minieff.core import cost, data, energy, files
+from minieff.core.checkpoint import pack, write_tensors
+from minieff.core.transformer import Config, Transformer
 
 
 @pytest.fixture

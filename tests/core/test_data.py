@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minieff import data, tokenizer
-from minieff.files import ROOT
+from minieff.core import data, tokenizer
+from minieff.core.files import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from minieff import cost
-from minieff.attention import everything
-from minieff.data import SILENT, loss, speeches
-from minieff.masked import ERAS, Masked, eras
-from minieff.recipe import Data
-from minieff.transformer import Config, Transformer
+from minieff.core import cost
+from minieff.core.attention import everything
+from minieff.core.data import SILENT, loss, speeches
+from minieff.core.masked import ERAS, Masked, eras
+from minieff.core.recipe import Data
+from minieff.core.transformer import Config, Transformer
 
 MASK = 2048
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from minieff.past import Fresh, Past, Slot, fresh
-from minieff.transformer import Config, Stack, Transformer
+from minieff.core.past import Fresh, Past, Slot, fresh
+from minieff.core.transformer import Config, Stack, Transformer
 
 
 def steps(*numbers: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 from PIL import Image
 
-from minieff import plot
+from minieff.core import plot
 
 
 def row(name: str, megabytes: float, bits: float) -> dict:

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
-from minieff import cost
-from minieff.stored import halve
-from minieff.surgery import Wrap, clone, is_a, named, parametrize, pick, recode, record, swap
-from minieff.transformer import Block, FeedForward, Stack, Transformer
+from minieff.core import cost
+from minieff.core.storage import halve
+from minieff.core.surgery import Wrap, clone, is_a, named, parametrize, pick, recode, record, swap
+from minieff.core.transformer import Block, FeedForward, Stack, Transformer
 
 
 class Scale(nn.Module):

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from minieff import data
 from minieff.__main__ import main
-from minieff.checkpoint import read_tensors
-from minieff.recipe import parse, read
-from minieff.train import Run, adamw, rate_at, take_step, train
+from minieff.core import data
+from minieff.core.checkpoint import read_tensors
+from minieff.core.recipe import parse, read
+from minieff.core.train import Run, adamw, rate_at, take_step, train
 
 TINY = {
     "data": {"corpus": "files", "vocab": 256},
@@ -138,7 +138,7 @@ def test_the_log_of_a_resumed_run_goes_on_where_the_checkpoint_stands(tmp_path, 
         return take_step(run, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr("minieff.train.take_step", stop_at_8)
+        patch.setattr("minieff.core.train.take_step", stop_at_8)
         train(read(file))
     assert read_tensors(checkpoint(cache))[1]["step"] == 6
     rows = train(read(file), resume=True).log()
@@ -301,7 +301,7 @@ def test_each_step_is_taken_at_the_planned_rate(tmp_path, monkeypatch):
         taken.append({group["lr"] for group in run.optimizer.param_groups})
         return loss
 
-    monkeypatch.setattr("minieff.train.take_step", watch)
+    monkeypatch.setattr("minieff.core.train.take_step", watch)
     train(read(recipe(tmp_path)))
     assert taken == [{rate_at(step, 10, 3, 1e-2)} for step in range(10)]
 

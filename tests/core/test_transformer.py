@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
 from benchmarks.peers import from_gpt2
-from minieff import cost
-from minieff.attention import causal, explicit, prefix
-from minieff.past import Past
-from minieff.transformer import Config, Transformer, generate
+from minieff.core import cost
+from minieff.core.attention import causal, explicit, prefix
+from minieff.core.past import Past
+from minieff.core.transformer import Config, Transformer, generate
 
 
 def gpt2():
@@ -138,7 +138,7 @@ def test_wrong_types_and_shapes_are_refused_also_where_no_annotation_is_checked(
     """In the tests the annotations refuse these first, so they are tried in a process without that."""
     script = """
 import torch
-from minieff.transformer import Config, Transformer
+from minieff.core.transformer import Config, Transformer
 model = Transformer(Config(50, 24, 1, 4, 32))
 tries = [lambda: model(torch.zeros(3, dtype=torch.long)), lambda: model(torch.zeros(1, 3)),
          lambda: Config(2.5, 24, 1, 4, 32), lambda: Config(50, 24, True, 4, 32)]

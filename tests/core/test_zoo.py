@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from minieff import cost, layerdrop, zoo
-from minieff.checkpoint import read_tensors
-from minieff.files import ROOT, sha256
-from minieff.recipe import read
+from minieff import layerdrop
+from minieff.core import cost, zoo
+from minieff.core.checkpoint import read_tensors
+from minieff.core.files import ROOT, sha256
+from minieff.core.recipe import read
 
 RECIPE = """
 [data]

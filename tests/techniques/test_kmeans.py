@@ -5,7 +5,7 @@ from statistics import median
 import pytest
 import torch
 
-from minieff.kmeans import kmeans, means, nearest
+from minieff.product_quant.kmeans import kmeans, means, nearest
 
 
 def distortion(points: torch.Tensor, found: tuple[torch.Tensor, torch.Tensor]) -> float:

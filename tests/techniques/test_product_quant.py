@@ -7,14 +7,15 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from minieff import cost, product_quant, scalar_quant
-from minieff.checkpoint import pack
-from minieff.codebook import Codebook, IntCodebook, blocks
-from minieff.data import loss
+from minieff import product_quant, scalar_quant
+from minieff.core import cost
+from minieff.core.checkpoint import pack
+from minieff.core.data import loss
+from minieff.core.storage import format_of
+from minieff.core.surgery import clone, is_a, named, parametrize
+from minieff.core.transformer import Config, Transformer
 from minieff.product_quant import BlockNoise, PQEmbedding, PQLinear
-from minieff.stored import format_of
-from minieff.surgery import clone, is_a, named, parametrize
-from minieff.transformer import Config, Transformer
+from minieff.product_quant.codebook import Codebook, IntCodebook, blocks
 
 FFN, ATTENTION = named("up", "down"), named("q", "k", "v", "out")
 

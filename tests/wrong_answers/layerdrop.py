@@ -10,9 +10,8 @@ from statistics import mean, median
 
 import numpy as np
 import torch
-from torch import nn
-
 from minieff.surgery import Wrap, named, swap
+from torch import nn
 
 # Task 1
 

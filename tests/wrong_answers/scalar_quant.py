@@ -8,10 +8,10 @@ from math import ceil
 import numpy as np
 import torch
 import torch.nn.functional as F
+from minieff.grid import Grid, quantize
 from torch import nn
 
 from exercises.graders.scalar_quant import Conv1D
-from minieff.grid import Grid, quantize
 
 # Task 1
 

@@ -9,10 +9,9 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from torch import nn
-
 from minieff.checkpoint import pack
 from minieff.transformer import Config, Transformer
+from torch import nn
 
 # Task 1
 

@@ -1,0 +1,72 @@
+"""Attention heads that are skipped at random in training: structured dropout, the unit smaller than LayerDrop's.
+
+Fan, Grave, Joulin 2019, "Reducing Transformer Depth on Demand with Structured Dropout", arXiv 1909.11556: in
+training the weights of each head are zero with probability p, without rescaling, so that a model can spare
+heads afterwards:
+
+    attn[h] <- 0          with probability p
+    attn[h] <- attn[h]    otherwise, and always in eval mode
+
+Costs: the explicit attention path, which is slower than the fused one. Saves: nothing yet, for a head at zero
+is computed all the same; it could be cut out of the four matrices afterwards, which `finalize` does not do.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from minieff.core.attention import Attention, unchanged
+from minieff.core.surgery import Where, clone, is_a, swap
+
+STAGE = "seam"
+
+
+class HeadSkip(nn.Module):
+    """Attention weights (B, H, T, S) with each head at zero with probability p, in training; no rescaling."""
+
+    def __init__(self, p: float, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.p = p
+        self.generator = generator
+
+    def forward(self, attn: Tensor, distance: Tensor) -> Tensor:
+        if not self.training:
+            return attn
+        stays = torch.rand(attn.shape[-3], generator=self.generator, device="cpu") >= self.p  # (H,)
+        return attn * stays.to(attn)[:, None, None]
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def apply(
+    model: nn.Module,
+    *,
+    p: float,
+    where: Where = is_a(Attention),
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """A copy in which each attention head is skipped with probability `p` in train mode; with p=0 none is.
+
+    It holds the seam `reweight` of our Attention (`adopt` brings it to nn.MultiheadAttention). ValueError when
+    p is no probability, or the seam is taken.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p={p}: the probability of skipping a head lies from 0 to 1")
+
+    def coin(attention: nn.Module) -> nn.Module:
+        if attention.reweight is not unchanged:
+            raise ValueError(f"reweight={attention.reweight}: the seam is taken; a technique holds it alone")
+        attention.reweight = HeadSkip(p, generator)
+        return attention
+
+    return swap(model, where, coin)
+
+
+def finalize(model: nn.Module) -> nn.Module:
+    """A copy in eval mode without coins: the fused path again. Equals the eval output."""
+    model = clone(model).eval()
+    for module in model.modules():
+        if isinstance(module, Attention) and isinstance(module.reweight, HeadSkip):
+            del module.reweight
+            module.reweight = unchanged
+    return model

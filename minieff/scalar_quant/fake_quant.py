@@ -1,0 +1,125 @@
+"""Fake quantization: what training sees, weights and inputs on their grids, still as floats.
+
+The forward pass uses w_q, and the gradient passes to w where w is in range (straight-through estimator, Bengio
+et al. 2013, arXiv 1308.3432).
+"""
+
+import torch
+from jaxtyping import Float, Int8
+from torch import Tensor, nn
+
+from minieff.core.storage import SMALLEST
+from minieff.core.surgery import Wrap
+from minieff.scalar_quant.grid import Grid, snap
+
+CACHED = 2**18  # numbers that are rounded at a time, so that what lies between stays in the caches
+
+
+def straight_through(
+    x: Tensor, x_q: Tensor, in_range: Tensor, p: float, generator: torch.Generator | None
+) -> Tensor:
+    """x_q with the gradient of x where `in_range`; each number with probability p, else x itself."""
+    rounded = x_q + in_range * (x - x.detach())  # x_q, exactly: the difference is zero, and has a gradient
+    if p == 1:
+        return rounded
+    return torch.where(torch.rand(x.shape, generator=generator, device="cpu").to(x.device) < p, rounded, x)
+
+
+class FakeQuant(nn.Module):
+    """A parametrization: w on its grid, with the gradient of w where it is in range.
+
+    In train mode each weight is rounded with probability p, anew in each pass; in eval mode all are. The
+    weight itself is never written. Binary weights always get a gradient.
+    """
+
+    decides_format = True
+
+    def __init__(self, grid: Grid, p: float = 1.0, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.grid, self.p, self.generator = grid, p, generator
+        self.off = False  # finalize looks at w itself
+
+    def forward(self, w: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
+        p = self.p if self.training else 1.0
+        if self.off or p == 0:
+            return w
+        with torch.no_grad():
+            w_q, in_range = snap(w, self.grid)
+        # binary weights get a gradient wherever they are: nearly all of them lie beyond half a step
+        return straight_through(w, w_q, in_range | (self.grid.bits == 1), p, self.generator)
+
+    def extra_repr(self) -> str:
+        return f"{self.grid}, p={self.p}"
+
+
+def input_codes(
+    x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None
+) -> tuple[Float[Tensor, "*B C"], Float[Tensor, "*B 1"]]:
+    """x on 255 steps: codes, still as floats, and a scale for each token, its own or the static one.
+
+    ValueError for a static scale of 0, which no batch has set, and for nested tensors.
+    """
+    refuse_nested(x)
+    x = x.detach()
+    largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).float()  # (..., 1)
+    if static is None:
+        scale = largest.clamp(min=SMALLEST) / 127
+    elif static == 0:
+        raise ValueError("this layer has no static scale yet; calibrate(model, batches) finds it")
+    else:
+        scale = static.float() + 0 * largest  # a NaN, for which there is no code, stays one
+    codes = (x / scale).round_()
+    return codes if static is None else codes.clamp_(-127, 127), scale
+
+
+def refuse_nested(x: Tensor) -> None:
+    """ValueError for what nn.TransformerEncoder makes of padded batches, unless it is told not to."""
+    if x.is_nested:
+        raise ValueError("inputs are nested tensors; build nn.TransformerEncoder(enable_nested_tensor=False)")
+
+
+def in_bytes(
+    x: Float[Tensor, "N C"], static: Float[Tensor, ""] | None
+) -> tuple[Int8[Tensor, "N C"], Float[Tensor, "N 1"]]:
+    """`input_codes` as bytes, some tokens at a time."""
+    parts = [input_codes(some, static) for some in x.split(max(1, CACHED // x.shape[1]))]
+    return torch.cat([x_q.to(torch.int8) for x_q, _ in parts]), torch.cat([scale for _, scale in parts])
+
+
+def disable_fast_path(module: nn.Module, inputs: tuple) -> None:
+    """A hook that does nothing. nn.TransformerEncoder's fused path reads weights and calls no layer, unless
+    one has a hook.
+    """
+
+
+class FakeQuantInput(Wrap):
+    """A layer whose input x is rounded to 255 steps before x W^T, as `finalize` will do with integers.
+
+    With `static` one scale serves all inputs, which `calibrate` finds; else each token has its own.
+    """
+
+    def __init__(self, inner: nn.Module, p: float, static: bool, generator: torch.Generator | None) -> None:
+        super().__init__(inner)
+        self.p, self.generator = p, generator
+        self.largest: float | None = None  # of the inputs that `calibrate` shows, while it does
+        self.register_buffer("scale", torch.zeros((), dtype=torch.float16) if static else None)
+        self.register_forward_pre_hook(disable_fast_path)
+
+    def on_grid(self, x: Tensor) -> Tensor:
+        """x rounded, each number with probability p in train mode. Token ids pass."""
+        p = self.p if self.training else 1.0
+        if p == 0 or not x.is_floating_point():
+            return x
+        if self.largest is not None:
+            self.largest = float(torch.cat([x.abs().flatten(), torch.tensor([self.largest])]).max())
+            return x
+        x_q, scale = input_codes(x, self.scale)
+        return straight_through(
+            x, (scale * x_q).to(x), (x.detach() / scale).abs() <= 127.5, p, self.generator
+        )
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        return self.inner(self.on_grid(x), *args, **kwargs)
+
+    def logits(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
+        return self.inner.logits(self.on_grid(x))
