@@ -33,7 +33,9 @@ def quick(script: str, folder, *launcher: str, threads: int = 1) -> dict:
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    return read_json(folder / f"{script.removeprefix('evidence/').replace('benchmarks/bench_', 'bench/')}.json")
+    return read_json(
+        folder / f"{script.removeprefix('evidence/').replace('benchmarks/bench_', 'bench/')}.json"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,9 @@ def test_quantized_layers_are_measured_against_peers_and_a_limit(tmp_path):
 
 
 def test_two_ranks_drop_the_same_layers(tmp_path):
-    found = quick("evidence/layerdrop/ranks", tmp_path, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    found = quick(
+        "evidence/layerdrop/ranks", tmp_path, "-m", "torch.distributed.run", "--nproc-per-node", "2"
+    )
     assert found["same_coins"] and all(found["same_weights"].values()) and len(found["same_weights"]) == 5
     assert found["without_the_walk"].startswith("Expected to have finished reduction")
 

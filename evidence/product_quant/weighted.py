@@ -18,7 +18,9 @@ from minieff.product_quant.kmeans import start
 
 
 @torch.no_grad()
-def input_second_moment(model: nn.Module, batches: Iterable, where: Where = is_a(nn.Linear)) -> dict[str, Tensor]:
+def input_second_moment(
+    model: nn.Module, batches: Iterable, where: Where = is_a(nn.Linear)
+) -> dict[str, Tensor]:
     """Mean square (C,) of each layer's inputs, over `model(batch)` for all batches: {name: second moment}.
 
     An error in a weight counts as much as what it is multiplied by. ValueError without inputs.

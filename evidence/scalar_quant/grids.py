@@ -61,7 +61,7 @@ def grids():
         if bits > 1:
             yield Grid(bits, symmetric=False)
             yield Grid(bits, span="percentile")
-            yield Grid(bits, span="least_squares")
+            yield Grid(bits, span="mse")
 
 
 def training_text(corpus: Corpus):

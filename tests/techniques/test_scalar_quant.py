@@ -22,7 +22,7 @@ from minieff.scalar_quant import (
     IntEmbedding,
     IntLinear,
     IntWeight,
-    RoundedInput,
+    FakeQuantInput,
     input_codes,
     int_product,
 )
@@ -32,7 +32,7 @@ SHAPES = [(1, 1), (1, 7), (5, 1), (7, 12), (13, 36)]
 GRIDS = [
     Grid(bits, symmetric, group, span)
     for bits, symmetric, group, span in product(
-        range(1, 9), (True, False), ("tensor", "row"), ("minmax", "percentile", "least_squares")
+        range(1, 9), (True, False), ("tensor", "row"), ("minmax", "percentile", "mse")
     )
     if bits > 1 or symmetric
 ]
@@ -50,7 +50,7 @@ def rounded(w: torch.Tensor, grid: Grid) -> torch.Tensor:
 def test_codes_lie_on_the_grid_and_pack_to_the_same_numbers(grid, shape):
     w = torch.randn(shape) + 0.3
     q, scale, zero = quantize(w, grid)
-    assert torch.equal(q, q.round()) and grid.least <= q.min() and q.max() <= grid.greatest
+    assert torch.equal(q, q.round()) and grid.qmin <= q.min() and q.max() <= grid.qmax
     assert torch.equal(scale, scale.half().float()) and torch.equal(zero, zero.to(torch.int8).float())
     code = Packed(w, grid)
     assert torch.equal(code.integers().float(), q)
@@ -115,12 +115,12 @@ def test_binary_is_the_sign_times_the_mean():
         assert ((scale * q - w) ** 2).sum() < ((other * scale * q - w) ** 2).sum()
 
 
-def test_least_squares_is_never_worse_than_minmax_and_percentile_clips():
+def test_mse_is_never_worse_than_minmax_and_percentile_clips():
     w = torch.randn(5, 400) ** 3
     for bits in (2, 3, 4):
-        error = {s: (rounded(w, Grid(bits, span=s)) - w).square().sum(1) for s in ("minmax", "least_squares")}
-        assert (error["least_squares"] <= error["minmax"]).all()
-        assert error["least_squares"].sum() < 0.9 * error["minmax"].sum()
+        error = {s: (rounded(w, Grid(bits, span=s)) - w).square().sum(1) for s in ("minmax", "mse")}
+        assert (error["mse"] <= error["minmax"]).all()
+        assert error["mse"].sum() < 0.9 * error["minmax"].sum()
     ends = torch.stack([-w.kthvalue(5)[0], w.kthvalue(396)[0]])  # a hundredth is beyond, at either end
     reach = rounded(w, Grid(span="percentile")).abs().amax(1)
     torch.testing.assert_close(reach, ends.amax(0), rtol=2e-3, atol=0)
@@ -149,11 +149,11 @@ def test_a_scale_that_fp16_would_store_as_zero_is_floored():
     assert scale.item() == SMALLEST and torch.tensor(SMALLEST).half() > 0 and (q == 0).all()
 
 
-def test_least_squares_finds_the_best_of_fifty_ranges():
+def test_mse_finds_the_best_of_fifty_ranges():
     """One weight far out: the best range ends before half of it."""
     w = torch.randn(3, 400)
     w[:, 7] = 8.0
-    q, scale, zero = quantize(w, Grid(3, span="least_squares"))
+    q, scale, zero = quantize(w, Grid(3, span="mse"))
     found = (dequantize(q, scale, zero) - w).square().sum(1)
     steps = [share / 50 * 8 / 3 for share in range(1, 51)]
     by_hand = torch.stack([((w / s).round().clamp(-3, 3) * s - w).square().sum(1) for s in steps])
@@ -248,7 +248,7 @@ def test_a_weight_just_out_of_range_gets_no_gradient():
 
 
 def test_each_token_has_its_own_scale():
-    layer = RoundedInput(nn.Linear(8, 3), 1.0, False, None).eval()
+    layer = FakeQuantInput(nn.Linear(8, 3), 1.0, False, None).eval()
     x = torch.randn(2, 5, 8)
     x[:, 4] *= 1000
     assert torch.equal(layer.on_grid(x)[:, :4], layer.on_grid(x[:, :4]))
@@ -261,7 +261,7 @@ def test_rounded_inputs_are_rounded_in_training_too(model, ids):
     quant = scalar_quant.apply(model, bits=8, p=1.0)
     assert torch.equal(quant.train()(ids), quant.eval()(ids))
     x = torch.randn(3, 8, requires_grad=True)
-    half = RoundedInput(nn.Linear(8, 3), 0.5, False, torch.Generator().manual_seed(0)).train().on_grid(x)
+    half = FakeQuantInput(nn.Linear(8, 3), 0.5, False, torch.Generator().manual_seed(0)).train().on_grid(x)
     assert 0 < (half != x).float().mean() < 1
     half.sum().backward()
     assert (x.grad == 1).all()
@@ -277,7 +277,7 @@ def test_static_scales_come_from_batches(model, ids):
     weights_alone = scalar_quant.apply(model, activations="none")
     with record(weights_alone, is_a(nn.Linear)) as calls:
         weights_alone(ids)
-    scales = {n: m.scale for n, m in calibrated.named_modules() if isinstance(m, RoundedInput)}
+    scales = {n: m.scale for n, m in calibrated.named_modules() if isinstance(m, FakeQuantInput)}
     for call in calls:
         assert scales[call.name] == pytest.approx(call.inputs[0].abs().max().item() / 127, rel=1e-3)
     head = weights_alone.norm(weights_alone.blocks(weights_alone.embed(ids, 0)))
@@ -319,7 +319,7 @@ def test_the_product_is_that_of_a_calculation_by_hand(kernel, monkeypatch):
 
 
 def test_inputs_out_of_a_static_range_get_no_gradient():
-    layer = RoundedInput(nn.Linear(3, 2), 1.0, True, None)
+    layer = FakeQuantInput(nn.Linear(3, 2), 1.0, True, None)
     layer.scale.fill_(0.01)
     x = torch.tensor([[0.5, -2.0, 1.26]], requires_grad=True)
     got = layer.on_grid(x)
