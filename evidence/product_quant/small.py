@@ -38,7 +38,7 @@ def base() -> nn.Module:
 
 def noised() -> nn.Module:
     """The base's twin that was trained with blocks of zeros."""
-    return zoo.load("pq-noise", zoo.FOLDER / "quant")
+    return zoo.load("product_quant/pq-noise")
 
 
 def half() -> nn.Module:
@@ -54,12 +54,12 @@ def long() -> nn.Module:
 
 def one() -> nn.Module:
     """One layer, on more tokens: fewer MACs in all than the base's training."""
-    return zoo.load("speeches-same-macs-1")
+    return zoo.load("train_smaller/speeches-same-macs-1")
 
 
 def wide() -> nn.Module:
     """One layer, wider: as wide as a file 25 times smaller holds."""
-    return zoo.load("one-wide", zoo.FOLDER / "quant")
+    return zoo.load("product_quant/one-wide")
 
 
 def two() -> nn.Module:

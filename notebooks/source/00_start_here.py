@@ -330,7 +330,7 @@ assert together > sum(heads[i] for i in cheapest)
 # A model of the same shape was trained on every fiftieth training address alone: 5 of 213, over and over, for 4 million tokens. Its log ships.
 
 # %%
-few = zoo.card("speeches-few")
+few = zoo.card("train_smaller/speeches-few")
 figure, (ax,) = plot.panels(1, width=6)
 plot.log_curves(ax, few["log"])
 plot.show(figure, alt="Loss in nats a token over million tokens seen, trained on one address in fifty. "

@@ -110,7 +110,7 @@ for name in ("depth-6", "depth-4", "depth-2", "depth-1"):
 # than 0.0004, about as much, or more?
 
 # %%
-again = {name: zoo.card(f"speeches-{name}-seed-1")["quality"]["bits_per_byte"] for name in ("depth-4", "width-96")}
+again = {name: zoo.card(f"train_smaller/speeches-{name}-seed-1")["quality"]["bits_per_byte"] for name in ("depth-4", "width-96")}
 for name, bits in again.items():
     print(f"{name:9}{points[name][1]:.4f} and {bits:.4f} bits a byte: apart by {abs(bits - points[name][1]):.4f}")
 
@@ -207,8 +207,9 @@ for name in NAMES:
 # So more runs were made, with 8, 6, 2 and 1 layers, each planned to spend what `depth-4` spends: its learning rate reaches zero there. **Guess.** Plot quality over depth at this one budget. Which depth is best: 1, 2, 4, 6 or 8?
 
 # %%
-PLANNED = {8: "same-macs-8", 6: "same-macs-6", 4: "depth-4", 2: "same-macs-2", 1: "same-macs-1"}
-planned = {layers: zoo.card(f"speeches-{name}") for layers, name in PLANNED.items()}
+PLANNED = {8: "train_smaller/speeches-same-macs-8", 6: "train_smaller/speeches-same-macs-6", 4: "speeches-depth-4",
+           2: "speeches-same-macs-2", 1: "train_smaller/speeches-same-macs-1"}
+planned = {layers: zoo.card(name) for layers, name in PLANNED.items()}
 spent = {layers: card["macs"] * card["tokens"] for layers, card in planned.items()}
 assert max(spent.values()) / min(spent.values()) < 1.001
 for layers, card in planned.items():

@@ -175,13 +175,18 @@ for name, m in (("without", base), ("p = 0.2", model)):
 # Now the question of section 1. In training 6.4 layers added to $x$ on average, in use eight do. **Predict.** Does it help to multiply what each layer adds by 0.8 in use?
 
 # %%
-from minieff.core.surgery import swap
+from minieff.core.surgery import Wrap, swap
 from minieff.core.transformer import Block
 
+class Scaled(Wrap):
+    factor = 1.0
+    def forward(self, x, *rest):
+        return x + self.factor * (self.inner(x, *rest) - x)
+
 def scaled(model, factor):
-    model = swap(layerdrop.finalize(model), is_a(Block), layerdrop.Gate) # x + gate (layer(x) - x)
+    model = swap(layerdrop.finalize(model), is_a(Block), Scaled)
     for layer in model.blocks.layers:
-        layer.gate = factor
+        layer.factor = factor
     return model
 
 print({factor: round(cost.quality(scaled(model, factor), corpus, windows=64).nats, 3) for factor in (1.0, 0.9, 0.8, 0.6)})
@@ -206,10 +211,9 @@ def said(seeds):
 
 # %%
 plain, dropped = pruned("speeches-base"), pruned("speeches-layerdrop-20")
-SIDE = zoo.FOLDER / "layerdrop"                                          # cards of runs whose weights do not ship
 SCRATCH = {8: "base", 6: "depth-6", 4: "depth-4", 2: "depth-2", 1: "depth-1"}
 scratch = {n: zoo.card(f"speeches-{name}")["quality"]["nats"] for n, name in SCRATCH.items()}
-fours = scratch[4], zoo.card("speeches-depth-4-seed-1")["quality"]["nats"]
+fours = scratch[4], zoo.card("train_smaller/speeches-depth-4-seed-1")["quality"]["nats"]
 print(f"{len(plain)} seeds without LayerDrop, {len(dropped)} with; 4 layers from nothing, {len(fours)} seeds: {said(fours)}")
 
 # %%
@@ -405,7 +409,7 @@ print("keep_evenly(8, 3) =", layerdrop.keep_evenly(8, 3), "counted from 0")
 # If layers 0, 2, 5 and 7 are the ones to stay, why should they ever be skipped? $p$ can be one number a layer. In the next model those four have no coin, and each of the others is skipped in half of the steps. **Predict.** Compared with $p = 0.2$ for all: is the whole model better or worse? And the half?
 
 # %%
-aimed = zoo.card("speeches-layerdrop-spared-50", zoo.FOLDER / "layerdrop")
+aimed = zoo.card("layerdrop/speeches-layerdrop-spared-50")
 print("p =", aimed["recipe"]["techniques"][0]["p"])
 for name, title in (("speeches-base", "without LayerDrop"), ("speeches-layerdrop-20", "p = 0.2 for all"), ("speeches-layerdrop-spared-50", "four layers spared")):
     found = depths[name]["curve"]
@@ -554,7 +558,7 @@ print("a fiftieth of the speeches, half of the steps:", {kind: said(few["models"
 figure, axes = plot.panels(3, width=4)
 for ax, (task, title) in zip(axes, TASKS.items()):
     for kind, colour in zip(KINDS, ("black", "red", "blue")):
-        looks = [row for row in zoo.card(f"{task}-{kind}", SIDE)["log"] if "valid" in row]
+        looks = [row for row in zoo.card(f"layerdrop/{task}-{kind}")["log"] if "valid" in row]
         ax.plot([row["tokens"] / 1e6 for row in looks], [row["valid"] for row in looks], color=plot.PALETTE[colour], label=kind)
     ax.set(title=title, xlabel="million tokens seen")
 axes[0].set_ylabel("nats a token, held out")
@@ -588,7 +592,7 @@ def accuracy(counts):
 
 for name, found in right.items():
     print(f"{name:26} {said(accuracy(found[max(found)]))}")
-print("nats a hidden token:", {name: round(zoo.card(name, SIDE)["quality"]["nats"], 3) for name in ("masked-6", "masked-6-layerdrop-20", "masked-3")})
+print("nats a hidden token:", {name: round(zoo.card(f"layerdrop/{name}")["quality"]["nats"], 3) for name in ("masked-6", "masked-6-layerdrop-20", "masked-3")})
 
 # %%
 for left in range(6, 0, -1):

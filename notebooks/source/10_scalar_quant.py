@@ -74,7 +74,7 @@ for group in ("tensor", "row", 32):
 # With one scale for all, the loud row takes the codes: the others have to do with the few values near zero that are left to them, and are off by 44 percent. A scale a row keeps the damage in its row.
 
 # %%
-from minieff.scalar_quant.grid import in_fp16                                          # the scale will be stored in 16 bits: the next number up
+from minieff.core.storage import in_fp16                                          # the scale will be stored in 16 bits: the next number up
 
 def rounded(w, bits):                                                     # w (R, C), a scale a row; from 2 bits on
     m = 2 ** (bits - 1) - 1
@@ -424,10 +424,10 @@ print("these tokens without rounding:    ", both(trained["plain-long"]))
 
 # %%
 for way, label in {"qat": "all", "noise": "a half"}.items():
-    found = zoo.card(f"int4-{way}", zoo.FOLDER / "quant")["quality"]
+    found = zoo.card(f"scalar_quant/int4-{way}")["quality"]
     print(f"int4 from nothing, {label:6} rounded in each pass: {both(found)}")
 print("the base, rounded after training:          ", both(table["after"]["int4"]["base"]))
-seeds = [zoo.card(f"speeches-base-seed-{n}", zoo.FOLDER / "layerdrop")["quality"]["nats"] for n in (1, 2)]
+seeds = [zoo.card(f"layerdrop/speeches-base-seed-{n}")["quality"]["nats"] for n in (1, 2)]
 print(f"the base, with two other seeds:             {seeds[0]:.3f} and {seeds[1]:.3f}")
 
 # %% [markdown]

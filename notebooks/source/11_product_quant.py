@@ -280,7 +280,7 @@ assert torch.equal(theirs(w), seen)
 # All are then coded as in section 2 (blocks of 4 in attention, of 8 elsewhere), and nothing is trained after that. **Predict**: how much worse than the base is `pq-noise` as it is? And which of the three is best in codebooks, and how good?
 
 # %%
-quality = {name: zoo.card(name, zoo.FOLDER / "quant")["quality"] for name in ("pq-noise", "pq-qat")}
+quality = {name: zoo.card(f"product_quant/{name}")["quality"] for name in ("pq-noise", "pq-qat")}
 table = load_results("scalar_quant/table")
 print(f"as trained: the base {plain['nats']:.3f} nats, pq-noise {quality['pq-noise']['nats']:.3f}")
 
@@ -324,12 +324,13 @@ def sized(rows):
     return [(row["file"], row["bits_per_byte"]) for row in rows]
 
 trained = {name: row for name, row in table["trained"].items() if "plain" not in name}
-cards = [zoo.card(name) for name in zoo.names() if name.startswith("speeches") and "few" not in name]
+names = [*zoo.names(), *(f"train_smaller/{name}" for name in zoo.names(zoo.FOLDER / "train_smaller"))]
+cards = [zoo.card(name) for name in sorted(names, key=lambda name: name.split("/")[-1]) if "few" not in name]
 points = {"grids after training (10)": sized(load_results("scalar_quant/grids")["grids"]), "codebooks after training": sized(books["plans"]),
           "trained for it": sized(trained.values()) + [(s["bytes"], s["bits_per_byte"]) for s in steps.values()],
           "models in 16 bits (01)": [(card["bytes"], card["quality"]["bits_per_byte"]) for card in cards]}
-for name in ("int4-qat", "int4-noise", "pq-qat"):                         # from nothing: files as large as those that were finetuned
-    points["trained for it"].append((trained[name]["file"], zoo.card(name, zoo.FOLDER / "quant")["quality"]["bits_per_byte"]))
+for folder, name in (("scalar_quant", "int4-qat"), ("scalar_quant", "int4-noise"), ("product_quant", "pq-qat")):                         # from nothing: files as large as those that were finetuned
+    points["trained for it"].append((trained[name]["file"], zoo.card(f"{folder}/{name}")["quality"]["bits_per_byte"]))
 
 # %%
 front = []
