@@ -16,7 +16,7 @@ from random import Random
 from statistics import mean
 from torch import nn
 
-from exercises.graders import layerdrop as check
+from exercises.checks import layerdrop as check
 from minieff import cost, data, layerdrop, zoo
 from minieff.attention import causal
 from minieff.transformer import Transformer
@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 # **This notebook has the solutions.** They are folded: click the three dots, or the bar at the left of a cell, to see one.
 
 # %% tags=["solution"]
-from exercises.graders import progress
+from exercises.checks import progress
 
 progress.FILE = None        # running a solution is not your progress
 
