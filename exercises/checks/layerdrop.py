@@ -48,8 +48,7 @@ def by_either_rule(play, way):
             return "you never call coin(). All chance has to come from it."
         calls, _, x = min(rights, key=lambda right: right[0] != mine[0])
         called = f"in yours, this is called: {mine[0] or 'nothing'}. Expected: {calls or 'nothing'}. "
-        fault = called * (mine[0] != calls) + difference(mine[2], x, 1e-4)
-        return fault or "in eval mode you toss a coin."
+        return called * (mine[0] != calls) + difference(mine[2], x, 1e-4) or "in eval mode you toss a coin."
 
     return fault
 
@@ -72,9 +71,12 @@ def coin_cases(draw: Random, count: int, *sizes: tuple) -> list[tuple]:
 
 
 def play_stack(run, x: Tensor, memories: Tensor, weights: Tensor, p: float, training: bool, tosses: list):
-    ran, coin, left = [], [], iter(3 * tosses)
-    layers = [Watched(lambda x, m, w=w: x + (x @ w + m).tanh(), ran, str(i)) for i, w in enumerate(weights)]
-    x = run(layers, list(memories), x, p, training, Watched(lambda: next(left), coin, "coin"))
+    ran, coin = [], []
+    layers = [
+        Watched(lambda x, memory, w=w: x + (x @ w + memory).tanh(), ran, str(i))
+        for i, w in enumerate(weights)
+    ]
+    x = run(layers, list(memories), x, p, training, Watched(partial(next, iter(3 * tosses)), coin, "coin"))
     return " ".join(ran), bool(coin) and (not training or 0 < p < 1), x
 
 
@@ -103,8 +105,7 @@ skip_some = Task(
         "You scale by 1 - p, as dropout does with numbers. What would that do to the residual stream? What does LayerDrop scale?":
             (walks(ran=lambda x, y, p: y / (1 - p)), walks(ran=lambda x, y, p: x + (y - x) / (1 - p)),
             walks(in_eval=lambda x, y, p: (1 - p) * y), walks(in_eval=lambda x, y, p: x + (1 - p) * (y - x))),
-        "You add x to what a layer returns. A layer here has its residual connection inside.":
-            walks(ran=lambda x, y, p: x + y, in_eval=lambda x, y, p: x + y),
+        "You add x to what a layer returns. Its residual connection is inside.": walks(ran=lambda x, y, p: x + y, in_eval=lambda x, y, p: x + y),
         "One coin decides for all layers: either all run or none. How many coins does a step need?": walks(out=lambda each: 7 * [next(each)]),
         "A skipped layer undoes what the layers before it have computed. What should the next layer get?":
             (walks(skipped=lambda x, first, run: 0 * x), walks(skipped=lambda x, first, run: first)),
@@ -122,14 +123,13 @@ def play_sub_layer(run, x: Tensor, weight: Tensor, p: float, training: bool, tos
     inner = Watched(lambda x: torch.tanh(x @ weight), calls, "inner")
     for i, toss in enumerate(tosses):
         calls.append(f"coin {toss:.2f}:")
-        left = iter(tosses[i:] + tosses)
-        found.append(run(x, norm, inner, p, training, Watched(lambda left=left: next(left), coin, "coin")))
+        once = Watched(partial(next, iter(tosses[i:] + tosses)), coin, "coin")
+        found.append(run(x, norm, inner, p, training, once))
     return " ".join(calls), bool(coin) and (not training or 0 < p < 1), torch.stack(found)
 
 
 plain, scaled, normed, bare = (
-    lambda x, n, f, p: x + f(n(x)), lambda x, n, f, p: x + f(n(x)) / (1 - p),
-    lambda x, n, f, p: x + n(x), lambda x, n, f, p: x,
+    lambda x, n, f, p: x + f(n(x)), lambda x, n, f, p: x + f(n(x)) / (1 - p), lambda x, n, f, p: x + n(x), lambda x, n, f, p: x
 )  # fmt: skip
 
 
@@ -142,13 +142,11 @@ def part(
 
 
 def parts(ran=(plain,), in_eval=(plain,), skipped=(bare,), **change) -> tuple:
-    ways = product(ran, in_eval, skipped)
-    return tuple(partial(part, ran=a, in_eval=b, skipped=c, **change) for a, b, c in ways)
+    return tuple(partial(part, ran=a, in_eval=b, skipped=c, **change) for a, b, c in product(ran, in_eval, skipped))  # fmt: skip
 
 
 sub_layer = Task(
-    inputs=lambda draw: coin_cases(draw, 4, (2, 3, 5), (5, 5)),
-    right=part, play=play_sub_layer, fault=by_either_rule(play_sub_layer, part), rtol=1e-4, label=with_coins,
+    inputs=lambda draw: coin_cases(draw, 4, (2, 3, 5), (5, 5)), right=part, play=play_sub_layer, fault=by_either_rule(play_sub_layer, part), rtol=1e-4, label=with_coins,
     passed="Skipped, it leaves x. Run, it is the plain sub-layer, in training as in eval mode.",
     wrong={
         "Begin with eval mode: with training=False nothing of `inner` is in what you return. When nothing is trained, which sub-layers should run?":
@@ -178,8 +176,8 @@ def expect(
     return run(rates, share), none(rates, share), faster(rates, share)
 
 
-def faster(factor):
-    return partial(expect, faster=factor)
+def wrongly(name: str, *ways) -> tuple:
+    return tuple(partial(expect, **{name: way}) for way in ways)
 
 
 what_to_expect = Task(
@@ -187,26 +185,22 @@ what_to_expect = Task(
         ([n / 100 for n in draw.sample(range(8, 92), depth)], round(share + draw.uniform(-0.05, 0.05), 2))
         for depth, share in ((4, 0.62), (5, 0.84), (7, 0.35), (1, 0.93))
     ],
-    right=expect,
-    passed="All three are right, for rates that differ.",
+    right=expect, passed="All three are right, for rates that differ.",
     wrong={
         "You read `rates` as the probabilities of running. They are those of being skipped.": lambda ps, s: expect([1 - p for p in ps], s),
-        "The sum of the rates is how many layers are *skipped* in a mean step. How many run?": partial(expect, run=lambda ps, s: sum(ps)),
+        "The sum of the rates is how many layers are *skipped* in a mean step. How many run?": wrongly("run", lambda ps, s: sum(ps)),
         "That none runs: you take one rate, or their mean, to the power of the number of layers. That holds for equal rates; these differ.":
-            (partial(expect, none=lambda ps, s: mean(ps) ** len(ps)), partial(expect, none=lambda ps, s: ps[0] ** len(ps))),
+            wrongly("none", lambda ps, s: mean(ps) ** len(ps), lambda ps, s: ps[0] ** len(ps)),
         "Your second number is the probability that every layer runs, or that at least one does (or is skipped). When does *none* run?":
-            (partial(expect, none=lambda ps, s: prod(1 - p for p in ps)), partial(expect, none=lambda ps, s: 1 - prod(1 - p for p in ps)),
-            partial(expect, none=lambda ps, s: 1 - prod(ps))),
+            wrongly("none", lambda ps, s: prod(1 - p for p in ps), lambda ps, s: 1 - prod(1 - p for p in ps), lambda ps, s: 1 - prod(ps)),
         "For the speed you take layers to be the whole step. What takes the rest of the time, `1 - share`, is not skipped.":
-            (faster(lambda ps, s: 1 / (1 - mean(ps))), faster(lambda ps, s: 1 / (s * (1 - mean(ps))))),
+            wrongly("faster", lambda ps, s: 1 / (1 - mean(ps)), lambda ps, s: 1 / (s * (1 - mean(ps)))),
         "You take `share` for the part outside the layers, or save the time of the layers that run. What is saved, and of what?":
-            (faster(lambda ps, s: 1 / (1 - (1 - s) * mean(ps))), faster(lambda ps, s: 1 / (1 - s * (1 - mean(ps))))),
+            wrongly("faster", lambda ps, s: 1 / (1 - (1 - s) * mean(ps)), lambda ps, s: 1 / (1 - s * (1 - mean(ps)))),
         "Your third number is no time over a time. A step that saves half its time is twice as fast: not 0.5, 1 or 1.5 times.":
-            (faster(lambda ps, s: 1 - s * mean(ps)), faster(lambda ps, s: s * mean(ps)),
-            faster(lambda ps, s: 1 + s * mean(ps)), faster(lambda ps, s: 1 / (1 - s * mean(ps)) - 1)),
+            wrongly("faster", *(lambda ps, s, of=of: of(s * mean(ps)) for of in (lambda a: 1 - a, lambda a: a, lambda a: 1 + a, lambda a: 1 / (1 - a) - 1))),
         "You average or weigh factors. Times add up, and factors do not: what does each part of the step take?":
-            (faster(lambda ps, s: s / (1 - mean(ps))), faster(lambda ps, s: s / (1 - mean(ps)) + 1 - s),
-            faster(lambda ps, s: mean(1 / (1 - s * p) for p in ps))),
+            wrongly("faster", lambda ps, s: s / (1 - mean(ps)), lambda ps, s: s / (1 - mean(ps)) + 1 - s, lambda ps, s: mean(1 / (1 - s * p) for p in ps)),
     },
 )  # fmt: skip
 
@@ -235,11 +229,7 @@ def uneven(found, layers: int, kept: int) -> str:
 
 
 def three_rows(found, evenly: list[int], layers: int, kept: int):
-    rows = {
-        "yours": list(map(int, found)),
-        "evenly spread": evenly,
-        "paper's rule": papers_rule(layers, kept),
-    }
+    rows = {"yours": [*map(int, found)], "evenly": evenly, "the paper's rule": papers_rule(layers, kept)}
     figure, (ax,) = plot.panels(1, width=6, height=1.8)
     for y, stay in enumerate(rows.values()):
         ax.plot(range(layers), [y] * layers, "o", ms=3, color=plot.PALETTE["grey"])
@@ -252,8 +242,7 @@ def three_rows(found, evenly: list[int], layers: int, kept: int):
 
 keep_list = Task(
     inputs=lambda draw: [(12, 5), *((layers, kept) for layers in (1, 2, 3, 5, 8, 12, 16) for kept in range(1, layers + 1))],
-    right=keep_evenly, fault=uneven, picture=three_rows,
-    passed="All your lists are evenly spread. The picture has one of them.",
+    right=keep_evenly, fault=uneven, picture=three_rows, passed="All your lists are evenly spread. The picture has one of them.",
     wrong={
         "That is the paper's rule. Where more than half of the layers should go, it leaves none: see the text of the task for why.":
             tuple(partial(papers_rule, first=first, exact=exact) for first in (0, 1) for exact in (True, False)),
@@ -269,8 +258,7 @@ keep_list = Task(
         "Your distance is a whole number, and only the last layer is put at the end: the last gap gets all that is left over.":
             lambda L, k: [*(i * ((L - 1) // max(1, k - 1)) for i in range(k - 1)), (L - 1) * (k > 1)],
         "These are the layers to remove. The task asks for those that stay.":
-            (lambda L, k: [i for i in range(L) if i not in keep_evenly(L, k)],
-            lambda L, k: [i for i in range(L) if i not in [n * (L - 1) // max(1, k - 1) for n in range(k)]]),
+            (lambda L, k: sorted({*range(L)} - {*keep_evenly(L, k)}), lambda L, k: sorted({*range(L)} - {n * (L - 1) // max(1, k - 1) for n in range(k)})),
         "Your distance is a float, and some products fall just below a whole number: print 11 * (15 / 11). Multiply first, then divide.":
             lambda L, k: [int(i * ((L - 1) / max(1, k - 1))) for i in range(k)],
     },
@@ -324,15 +312,11 @@ def odd_one(small, state, keep) -> str:
 
 prunes = partial(partial, renumbered)
 prune = Task(
-    inputs=lambda draw: [
-        (checkpoint(draw, layers), keep)
-        for layers, keep in ((13, [0, 3, 4, 7, 12]), (12, [1, 2, 10, 11]), (12, [11]), (3, [0, 1, 2]))
-    ],
+    inputs=lambda draw: [(checkpoint(draw, L), keep) for L, keep in ((13, [0, 3, 4, 7, 12]), (12, [1, 2, 10, 11]), (12, [11]), (3, [0, 1, 2]))],
     right=renumbered, fault=odd_one, label=lambda state, keep: f"the names of {(len(state) - len(OTHERS)) // len(PARTS)} layers and keep={keep}",
     passed="The checkpoints of 1, 3, 4 and 5 layers have the names and the tensors of the pruned models.",
     wrong={
-        "The right layers stay, under their old numbers. The pruned model counts its layers from 0 without gaps: which number does each get?":
-            prunes(new=lambda n, keep: n),
+        "The right layers stay, under their old numbers. The pruned model counts from 0, without gaps.": prunes(new=lambda n, keep: n),
         "You treat `keep` as the layers to remove. They are those that stay.":
             (prunes(stays=lambda n, keep: n not in keep, new=lambda n, keep: n - sum(k < n for k in keep)),
             prunes(stays=lambda n, keep: n not in keep, new=lambda n, keep: n)),
@@ -341,8 +325,7 @@ prune = Task(
         "Some of the other tensors are missing. Embeddings, last norm and heads belong to the pruned model, too.":
             tuple(prunes(other=lambda name, keep, gone=gone: name[: 99 * (not name.startswith(gone))]) for gone in ("", "norm", "tasks", ("tok", "pos"))),
         "You change or read a number that is no layer's: the second 2 in `blocks.layers.2.feed.inner.2.weight`, or the 3 in `tasks.3.weight`.":
-            (prunes(rest=lambda rest, n, keep: rest.replace(f".{n}.", f".{keep.index(n)}.")), prunes(other=any_number),
-            prunes(rest=lambda rest, n, keep: any_number(rest, keep) or rest)),
+            (prunes(rest=lambda rest, n, keep: rest.replace(f".{n}.", f".{keep.index(n)}.")), prunes(other=any_number)),
         "`blocks.layers.11` begins like `blocks.layers.1`, and you take the one for the other. Where does the number end?": by_beginning,
         "No layer is left. Do you compare a number with a text? 3 is not '3'.": prunes(stays=lambda n, keep: False),
     },
@@ -356,8 +339,12 @@ def encoder_of(draw: Random, i: int, pre: bool, activation: str, norm: nn.Module
     encoder = nn.TransformerEncoder(layer, 2, norm, enable_nested_tensor=False).eval()
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, generator=seeded(draw))
-    padding = torch.arange(5) > torch.tensor([[4], [2]])
-    return encoder, i, torch.randn(2, 5, 8, generator=seeded(draw)), padding
+    return (
+        encoder,
+        i,
+        torch.randn(2, 5, 8, generator=seeded(draw)),
+        torch.arange(5) > torch.tensor([[4], [2]]),
+    )
 
 
 def evaluated(run, encoder, i: int, x: Tensor, padding: Tensor) -> dict:
