@@ -72,10 +72,7 @@ def coin_cases(draw: Random, count: int, *sizes: tuple) -> list[tuple]:
 
 def play_stack(run, x: Tensor, memories: Tensor, weights: Tensor, p: float, training: bool, tosses: list):
     ran, coin = [], []
-    layers = [
-        Watched(lambda x, memory, w=w: x + (x @ w + memory).tanh(), ran, str(i))
-        for i, w in enumerate(weights)
-    ]
+    layers = [Watched(lambda x, memory, w=w: x + (x @ w + memory).tanh(), ran, str(i)) for i, w in enumerate(weights)]  # fmt: skip
     x = run(layers, list(memories), x, p, training, Watched(partial(next, iter(3 * tosses)), coin, "coin"))
     return " ".join(ran), bool(coin) and (not training or 0 < p < 1), x
 
@@ -339,12 +336,8 @@ def encoder_of(draw: Random, i: int, pre: bool, activation: str, norm: nn.Module
     encoder = nn.TransformerEncoder(layer, 2, norm, enable_nested_tensor=False).eval()
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, generator=seeded(draw))
-    return (
-        encoder,
-        i,
-        torch.randn(2, 5, 8, generator=seeded(draw)),
-        torch.arange(5) > torch.tensor([[4], [2]]),
-    )
+    padding = torch.arange(5) > torch.tensor([[4], [2]])
+    return encoder, i, torch.randn(2, 5, 8, generator=seeded(draw)), padding
 
 
 def evaluated(run, encoder, i: int, x: Tensor, padding: Tensor) -> dict:
