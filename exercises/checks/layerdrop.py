@@ -157,7 +157,7 @@ sub_layer = Task(
         "p is the probability of skipping, and your sub-layer runs with probability p. Which coins are below 0.1, and how often?":
             parts(skip=lambda on, toss: on and not toss()),
         "Where it runs, x is missing, or norm(x) is in its place. What does a residual connection add to?":
-            (*parts(*2 * [[lambda x, n, f, p: f(n(x))]]), *parts(*2 * [[lambda x, n, f, p: n(x) + f(n(x))]])),
+            (*parts(*2 * [[lambda x, n, f, p: f(n(x))]]), *parts(*2 * [[lambda x, n, f, p: (h := n(x)) + f(h)]])),
         "What you return is right, and something is done for nothing: do you toss in eval mode, or call what is skipped?":
             (*parts(skip=lambda on, toss: toss() & on), *parts(skipped=[lambda x, n, f, p: x + 0 * f(n(x)), lambda x, n, f, p: x + 0 * n(x)])),
     },
