@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Exercise 08: skip layers in training, remove them afterwards
 #
-# Six tasks after [lesson 08](../notebooks/08_layerdrop.ipynb). Nothing is trained; every check takes a few seconds at most.
+# Six tasks after [lesson 08](../notebooks/08_layerdrop.ipynb). Nothing is trained.
 #
-# Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks your function
-# on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look, often with a picture of your answer beside the expected one. Below each task are three hints; open one at a time.
+# Write your code where it says `raise NotImplementedError`, or correct what is there, and run the cell: its last line
+# says *Passed*, or *Not yet* and where to look. Each task has three hints; open one at a time.
 
 # %%
 import torch
@@ -16,7 +16,7 @@ from random import Random
 from statistics import mean
 from torch import nn
 
-from exercises.graders import layerdrop as check
+from exercises.checks import layerdrop as check
 from minieff import cost, data, layerdrop, zoo
 from minieff.attention import causal
 from minieff.transformer import Transformer
@@ -24,24 +24,23 @@ from minieff.transformer import Transformer
 torch.set_num_threads(1)
 
 # %% [markdown] tags=["solution"]
-# **This notebook has the solutions.** They are folded: click the three dots, or the bar at the left of a cell, to see one.
+# **This notebook has the solutions.** Click the three dots to unfold one.
 
 # %% tags=["solution"]
-from exercises.graders import progress
+from exercises.checks import progress
 
 progress.FILE = None        # running a solution is not your progress
 
 # %% [markdown]
 # ## Task 1. LayerDrop, with the lesson closed
 #
-# *Retrieval, difficulty 2 of 5.* A stack of layers is a list of functions. Layer `i` is called as `layers[i](x, memories[i])` and returns a new `x`; `memories[i]` is what belongs to that layer and to no other
+# *Retrieval, difficulty 2 of 5.* A stack of layers is a list of functions. Layer `i` is called as `layers[i](x, memories[i])` and returns a new `x`; `memories[i]` belongs to that layer alone
 # (in a decoder, its cache of keys and values). The residual connection is inside the layer.
 #
 # Write `skip_some(layers, memories, x, p, training, coin)`, LayerDrop's forward, which returns `x`.
 #
-# - `p` is the probability of *skipping*, from 0 to 1, both included. `training` says which mode it is. What LayerDrop does in each mode, and whether it rescales anything, is the part to remember.
-# - `coin()` returns a number from 0 up to, not including, 1, another one in each call. Take all randomness from it. In training, toss one coin for each layer, **in running order**: the check knows what they show. (For p = 0 and p = 1 you may, and need not.)
-#   With `training=False` toss none.
+# - `p` is the probability of *skipping*, from 0 to 1. `training` says which mode it is. What LayerDrop does in each, and whether it rescales anything, is the part to remember.
+# - `coin()` returns a random number between 0 and 1, another one in each call. In training, toss one for each layer, **in running order**; with `training=False` toss none.
 # - A layer that is skipped is not called.
 
 # %%
@@ -61,28 +60,27 @@ check.skip_some(skip_some)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Write the plain loop over layers and memories first. Then put one condition before the call of a layer.
+# Write the plain loop over layers and memories first. Then put a condition before the call.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Say in words when a layer is skipped: in training, *and* when its coin says so. What does the opposite, "it runs", come to in eval mode?
+# A layer is skipped in training, *and* when its coin says so. What is the opposite, "it runs"?
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `coin() < p` is true with probability `p`: never for `p=0`, always for `p=1`. `continue` goes on with the next layer of the loop.
+# `coin() < p` is true with probability `p`. `continue` goes on with the next layer of the loop.
 #
 # </details>
 #
-# Now use it on two models of eight layers: `speeches-base` was trained without LayerDrop, `speeches-layerdrop-20` with p = 0.2. The layers are `model.blocks.layers`, and the memory of each is the mask `causal`. The first cell below evaluates any
-# stack on 64 held-out windows, one after the other. What is each model's loss, in nats a token, if each of its layers is skipped with probability 0, 0.1, 0.2, 0.5, in each window anew? `Random(0).random` is a coin: begin with a new one for each model and p,
-# and use it for all windows.
+# Now use it on two models of eight layers: `speeches-base`, trained without LayerDrop, and `speeches-layerdrop-20`, with p = 0.2. The layers are `model.blocks.layers`, and the memory of each is the mask `causal`. `loss_with` below evaluates any
+# stack on held-out windows. What is each model's loss, in nats per token, if its layers are skipped with probability 0, 0.1, 0.2, 0.5? `Random(0).random` is a coin: begin with a new one for each model and p.
 #
 # <details><summary>Answer</summary>
 #
-# Without LayerDrop 3.29, 4.08, 4.66 and 6.47 nats: with p = 0.1 fewer than one layer in a pass is skipped in the mean, and it costs 0.79 nats. With LayerDrop 3.48, 3.53, 3.57 and 4.03: worse with all layers, and hardly worse without some. Its
-# training asked it, in every step, to work without some of them. (64 windows, 64 throws of the coins; other coins give other numbers: `Random(1)` to `Random(4)` 3.79 to 4.06 where the base has 4.08.)
+# Without LayerDrop 3.29, 4.08, 4.66 and 6.47 nats: with p = 0.1, where fewer than one layer is skipped in the mean, it costs 0.79 nats. With LayerDrop 3.48, 3.53, 3.57 and 4.03: worse with all layers, and hardly worse without some.
+# (Other coins give other numbers: `Random(1)` to `Random(4)` 3.79 to 4.06 where the base has 4.08.)
 #
 # </details>
 
@@ -110,9 +108,9 @@ for name, model in (("base", base), ("p = 0.2", trained)):
 # ## Task 2. Skipped whole
 #
 # *Spot the bug, difficulty 3.* LayerDrop can also skip sub-layers. In a pre-norm Transformer a sub-layer computes `x + inner(norm(x))`, where `inner` is attention or a feed-forward. `sub_layer(x, norm, inner, p, training, coin)`
-# is meant to be that sub-layer, skipped whole with probability `p` in training, as LayerDrop skips things. `coin()` is that of Task 1.
+# is meant to be that sub-layer, skipped whole as LayerDrop does it. As in Task 1, what is skipped is not called.
 #
-# The function runs, and its result always has the right shape. It is wrong for more than one reason. (As in Task 1, what is skipped is not called.)
+# The code runs, and is wrong for more than one reason.
 
 # %%
 def sub_layer(x, norm, inner, p, training, coin):
@@ -132,37 +130,37 @@ check.sub_layer(sub_layer)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# There are three cases: eval mode, training with a coin that lets it run, and training with a coin that skips. For each, write down what should come back. Then follow the code.
+# There are three cases: eval mode, training where it runs, training where it is skipped. For each, write down what should come back, and follow the code.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# In eval mode the condition is false, whatever the coin. Which line is left out then? And what does the last line add to `x` if that line is left out?
+# In eval mode the condition is false. Which line is left out then, and what does the last line add to `x`?
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# Decide first whether the sub-layer is skipped, and return early if it is. What remains is the plain sub-layer, and 1 - p does not occur in it.
+# Decide first whether the sub-layer is skipped, and return early if it is. What remains is the plain sub-layer.
 #
 # </details>
 #
-# <details><summary>Where the first of its faults comes from (read this after you passed)</summary>
+# <details><summary>Where the first fault comes from (after you passed)</summary>
 #
-# From the talk's slide, which runs a layer if *random > p and training*. The code that the paper's authors published asks for *not training, or random > p*.
+# From the talk's slide: *random > p and training*. The authors' published code asks for *not training, or random > p*.
 #
 # </details>
 
 # %% [markdown]
 # ## Task 3. What to expect of a step
 #
-# *Predict, difficulty 2.* Layers need not all have the same p. `rates` is a list with one probability of being skipped for each layer, each with a coin of its own. `share` is the part of a training step's time that is spent in the layers
-# when all of them run (0.9, say; the rest is spent in the embedding, the head, the loss and the optimizer). All layers take the same time. A skipped one takes none.
+# *Predict, difficulty 2.* Layers need not all have the same p. `rates` has each layer's probability of being skipped. `share` is the part of a training step's time that is spent in the layers
+# when all of them run (the rest goes into the embedding, the head, the loss and the optimizer). All layers take the same time, and a skipped one none.
 #
 # Write `what_to_expect(rates, share)`, which returns three numbers:
 #
 # - how many layers run in a mean step;
 # - the probability that in a step *no* layer runs;
-# - how many times as fast training gets at best: the time of a step without skipping over its mean time with it.
+# - how many times as fast training gets: the time of a step without skipping over its mean time with it.
 
 # %%
 def what_to_expect(rates, share):
@@ -178,26 +176,26 @@ check.what_to_expect(what_to_expect)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Means add up: each layer adds to the first number how often it runs. For the second, all coins have to agree, and they are independent.
+# Means add up: each layer adds how often it runs. For the second number, all coins have to agree.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# For the third, let the step take 1 without skipping: `share` in the layers, `1 - share` elsewhere. Which of the two parts becomes smaller, and by how much?
+# For the third, let the step take 1 without skipping: `share` in the layers, `1 - share` elsewhere. Which part becomes smaller, and by how much?
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# Of the layers' time, the mean of `rates` is saved, because they all take the same time. `math.prod` multiplies the numbers of a list.
+# Of the layers' time, the mean of `rates` is saved. `math.prod` multiplies the numbers of a list.
 #
 # </details>
 #
-# Now use it on the two lists in the cell below, eight rates that grow from layer to layer and six equal ones. Compare your first two numbers with 10,000 steps of the course's own `layerdrop.Skip`. With $L = 6$ and $p = 0.5$, in what share of
-# the steps does no layer run, so that the model's head is trained on bare embeddings? And what does p = 0.5 bring at best if layers take 0.9 of the time?
+# Now use it on the two lists below. Compare your first two numbers with 10,000 steps of the course's `layerdrop.Skip`. With $L = 6$ and $p = 0.5$, in what share of
+# the steps does no layer run, so that the head is trained on bare embeddings? And how fast is training at best if layers take 0.9 of the time?
 #
 # <details><summary>Answer</summary>
 #
-# The growing rates: 6.20 layers run in a mean step (6.20 did), and practically never none. The equal ones: 3 layers, and none in $0.5^6 = 1.6$ % of the steps; of 10,000, 1.4 % had none, where 0.13 % more or less are the standard deviation of such a count. At best training is 1.82 times as fast. The paper reports about twice the words a second for p = 0.5; by the same formula that takes a share of 1.
+# The growing rates: 6.20 layers run in a mean step (6.20 did), and practically never none. The equal ones: 3 layers, and none in $0.5^6 = 1.6$ % of the steps; of 10,000, 1.4 % had none (standard deviation 0.13 %). At best training is 1.82 times as fast. The paper reports about twice; by this formula that takes a share of 1.
 #
 # </details>
 
@@ -228,16 +226,16 @@ for rates in (GROWING, EQUAL):
 # %% [markdown]
 # ## Task 4. Which layers stay
 #
-# *Build, difficulty 3.* After training, layers are removed for good. The paper removes "every other" layer by a rule: of layers $d = 1, 2, 3, ...$ those are removed whose $d$ is divisible by $\lfloor 1/p \rfloor$, where $p$ is the share to remove. For $p = 1/2$ that is every
-# second layer. For $p = 0.4$, $\lfloor 2.5 \rfloor = 2$ removes half. For every $p > 1/2$, $\lfloor 1/p \rfloor = 1$, and every number is divisible by 1: no layer is left.
+# *Build, difficulty 3.* After training, layers are removed for good. The paper's rule: of layers $d = 1, 2, 3, ...$ those go whose $d$ is divisible by $\lfloor 1/p \rfloor$, where $p$ is the share to remove. For $p = 1/2$ that is every
+# second layer. For $p = 0.4$, $\lfloor 2.5 \rfloor = 2$ removes half. For $p > 1/2$, $\lfloor 1/p \rfloor = 1$, and no layer is left.
 #
-# Write `keep_list(layers, kept)`, which says which layers *stay* and has no such gaps: a list of exactly `kept` layer numbers from 0 to `layers - 1`,
+# Write `keep_list(layers, kept)`, which says which layers *stay*: a list of exactly `kept` layer numbers from 0 to `layers - 1`,
 #
-# - increasing, none of them twice;
-# - with the first layer and the last one, if `kept` is at least 2 (a single one may be any): over 20 random prunings of 8 layers of 16, the paper finds that these two matter most;
+# - increasing;
+# - with the first layer and the last one, if `kept` is at least 2: the paper finds that these two matter most;
 # - spread evenly: the largest gap between neighbours is at most one more than the smallest.
 #
-# There is more than one right list. The check takes any, and tries all `layers` up to 24 with all `kept` from 1 to `layers`.
+# There is more than one right list. The check takes any.
 
 # %%
 def keep_list(layers, kept):
@@ -253,25 +251,25 @@ check.keep_list(keep_list)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Four layers have three gaps between them. Where on the line from 0 to `layers - 1` is the `i`-th of `kept` equally distant points?
+# Four layers have three gaps. Where on the line from 0 to `layers - 1` is the `i`-th of `kept` equally distant points?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# The points are fractions. Rounded all in the same way, they keep gaps that differ by at most one. Multiply first and divide afterwards, so that nothing is rounded twice.
+# The points are fractions. Rounded all in the same way, their gaps differ by at most one. Multiply before you divide.
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `i * (layers - 1) // (kept - 1)` for `i` from 0 to `kept - 1`. For `kept=1` that divides by zero: there are no gaps then, and one number is enough.
+# `i * (layers - 1) // (kept - 1)` for `i` from 0 to `kept - 1`. For `kept=1` that divides by zero: one number is enough then.
 #
 # </details>
 #
-# Once it passes, the picture has your lists for 12 layers beside those of the paper's rule. To keep $r$ of $L$ layers, the paper's formula for p is $1 - r/L$. With that p, for which $r$ of 12 does the rule not keep $r$ layers?
+# The picture has one of your lists beside that of the paper's rule. To keep $r$ of $L$ layers, the paper takes $p = 1 - r/L$. For which $r$ of 12 does the rule then not keep $r$ layers?
 #
 # <details><summary>Answer</summary>
 #
-# For 1 to 5, where nothing is left, and for 7, where 6 are. For the others the number is right, and the last layer always goes, unless all stay. (By hand, or with whole numbers: $\lfloor 1/p \rfloor$ is `12 // (12 - r)`. In Python `1 / (1 - 8 / 12)` is a little less than 3, and
+# For 1 to 5, where nothing is left, and for 7, where 6 are. For the others the number is right, and the last layer always goes, unless all stay. ($\lfloor 1/p \rfloor$ is `12 // (12 - r)`. In Python `1 / (1 - 8 / 12)` is a little less than 3, and
 # the rule then fails for 8 as well.)
 #
 # </details>
@@ -279,16 +277,13 @@ check.keep_list(keep_list)
 # %% [markdown]
 # ## Task 5. A checkpoint with fewer layers
 #
-# *Build, difficulty 3.* A state dict maps names to tensors. These are some names of a model with 12 layers and, beside its language model's head, four heads for other tasks:
+# *Build, difficulty 3.* A state dict maps names to tensors. These are some names of a model with 12 layers and four heads for other tasks:
 #
 # `tok.weight`, `pos.weight`, `blocks.layers.0.mix.norm.weight`, `blocks.layers.2.feed.inner.2.weight`, `blocks.layers.11.mix.inner.q.bias`, `norm.weight`, `tasks.3.weight`
 #
-# The number after `blocks.layers.` says which layer. No other number does. (The check's models have numbers in the names of their feed-forwards, and heads `tasks`, as many people's models do. The zoo's have neither.)
+# The number after `blocks.layers.` says which layer. No other number does.
 #
-# Write `prune(state, keep)`: the state dict of the pruned model, as a new dictionary. `keep` is an increasing list of layer numbers. Tensors of other layers are gone; the layers that stay are numbered 0, 1, 2, ... in the order of `keep`; everything else is there as it was. `state` itself
-# does not change, and its names stand in no particular order.
-#
-# The check loads your checkpoint into a real model of fewer layers, and compares its logits with those of a model that was pruned.
+# Write `prune(state, keep)`: the state dict of the pruned model, as a new dictionary. `keep` is an increasing list of layer numbers. Tensors of other layers are gone; the layers that stay are numbered 0, 1, 2, ... in the order of `keep`; everything else stays. The names in `state` stand in no particular order.
 
 # %%
 def prune(state, keep):
@@ -311,7 +306,7 @@ check.prune(prune)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Go through the names one by one, and take each apart: is it a layer's, which layer's, and what comes after the number? Build the new name from the parts.
+# Take each name apart: is it a layer's, which layer's, and what comes after the number? Build the new name from the parts.
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -321,16 +316,16 @@ check.prune(prune)
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `keep.index(7)` is the place of 7 in `keep`: the new number of layer 7. Names that do not start with `blocks.layers.` go over as they are.
+# `keep.index(7)` is the new number of layer 7. Other names go over as they are.
 #
 # </details>
 #
-# Now use it on the zoo's base, with your `keep_list`: keep 4 of its 8 layers. Load the result into `Transformer(replace(base.config, layers=4))`, and compare it with `layerdrop.finalize(base, keep=...)`. By which factor do the
+# Now keep 4 of the 8 layers of `base`, with your `keep_list`. Load the result into `Transformer(replace(base.config, layers=4))`, and compare it with `layerdrop.finalize(base, keep=...)`. By which factor do the
 # bytes shrink?
 #
 # <details><summary>Answer</summary>
 #
-# Both have the same logits. The 7.46 MB (32 bits a number) became 4.29 MB, 1.74 times fewer and not 2 times: the token vectors do not shrink.
+# Both have the same logits. The 7.46 MB became 4.29 MB, 1.74 times fewer and not 2 times: the token vectors do not shrink.
 #
 # </details>
 
@@ -350,9 +345,9 @@ print(f"{before / 1e6:.2f} MB became {after / 1e6:.2f} MB, {before / after:.2f} 
 # %% [markdown]
 # ## Task 6. What is this feed-forward worth?
 #
-# *Transfer, difficulty 4: a model that is not ours.* Someone has an `nn.TransformerEncoder` from torch, and asks what the feed-forward of its layer `i` contributes. You switch that sub-layer off, evaluate, and see how much the result changes.
+# *Transfer, difficulty 4: a model that is not ours.* Someone has an `nn.TransformerEncoder` from torch, and asks what the feed-forward of layer `i` contributes. You switch it off, and see what changes.
 #
-# A layer of such an encoder is one of two kinds. Its `norm_first` says which:
+# A layer's `norm_first` says which kind it is:
 #
 # | | with its feed-forward | without it |
 # |---|---|---|
@@ -361,11 +356,9 @@ print(f"{before / 1e6:.2f} MB became {after / 1e6:.2f} MB, {before / after:.2f} 
 #
 # The feed-forward is `linear2(activation(linear1(x)))`, with dropout in training.
 #
-# Write `without_feed_forward(encoder, i)`: a copy of the encoder in which layer `i` lacks its feed-forward, and every other layer is as it was.
+# Write `without_feed_forward(encoder, i)`: a copy of the encoder in which layer `i` (counted from 0) lacks its feed-forward. `encoder` itself and all other models stay as they are.
 #
-# - `encoder` itself does not change, and shares no tensor with the copy.
-# - The encoder is in eval mode with `batch_first=True`, its linears have biases, and the layers count from 0. It is called as `encoder(x)` or `encoder(x, src_key_padding_mask=mask)`.
-# - In eval mode the copy has to be right with gradients (someone wants the gradient of its input) and under `torch.no_grad()` (someone evaluates it). It changes nothing for other models.
+# The check calls the copy in eval mode, as `copy(x)` and `copy(x, src_key_padding_mask=mask)`, with gradients and under `torch.no_grad()`.
 
 # %%
 def without_feed_forward(encoder, i):
@@ -384,12 +377,12 @@ check.without_feed_forward(without_feed_forward)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Begin with `deepcopy(encoder)`. Then compare, on any input, your copy with the original: with gradients, and under `torch.no_grad()`. Is the difference the same?
+# Begin with `deepcopy(encoder)`. Compare your copy with the original, with gradients and under `torch.no_grad()`. Is the difference the same?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# In eval mode without gradients, the forward of `nn.TransformerEncoderLayer` hands its weights to one fused function (`_transformer_encoder_layer_fwd`), and calls none of its parts. (Unless one of them has a hook: torch looks for hooks first, and then takes the other path.) What can you change that both paths use?
+# In eval mode without gradients, the forward of `nn.TransformerEncoderLayer` hands its weights to one fused function (`_transformer_encoder_layer_fwd`), and calls none of its parts. What can you change that both paths use?
 #
 # </details>
 # <details><summary>Hint 3</summary>
@@ -398,12 +391,12 @@ check.without_feed_forward(without_feed_forward)
 #
 # </details>
 #
-# Now use it. In the cell below, `quick` is a copy in which the method that computes the feed-forward is replaced. How far, in the mean over all numbers of the output, does it move away from `encoder`, and how far does yours? Measure both with gradients
-# and under `torch.no_grad()`.
+# Now use it. In the cell below, `quick` is a copy in which the method that computes the feed-forward is replaced. How far, in the mean, does its output move away from that of `encoder`, and how far does yours, with gradients
+# and under `torch.no_grad()`?
 #
 # <details><summary>Answer</summary>
 #
-# With gradients, both move by 0.11. Under `no_grad` yours still does, and `quick` moves by 0.00: it computes exactly what the whole encoder does. Whoever had evaluated it would have reported that the sub-layer is worth nothing.
+# With gradients, both move by 0.11. Under `no_grad` yours still does, and `quick` moves by 0.00: evaluated like this, the sub-layer seems to be worth nothing.
 #
 # </details>
 
@@ -426,6 +419,6 @@ for name, other in (("quick", quick), ("yours", without_feed_forward(encoder, 2)
 # end
 
 # %% [markdown]
-# Where a measurement finds no effect, ask whether the change arrived. Here the sign was that two outputs were equal to the last bit. And what zeros do not do: they save neither bytes nor time, and training moves them again.
+# Where a measurement finds no effect, ask whether the change arrived. Here the sign was two outputs that were equal to the last bit.
 #
 # **Next in the course:** sharing, one block for several layers.
