@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from exercises.checks import Task, seeded
 from exercises.checks.compare import difference, named
-from minieff import plot
+from minieff.core import plot
 from minieff.layerdrop import keep_evenly
 
 # Tasks 1 and 2

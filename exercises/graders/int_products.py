@@ -6,12 +6,12 @@ from functools import partial
 from random import Random
 
 import torch
+from minieff.grid import Grid, quantize
 from torch import Tensor
 
 from exercises.graders import NotYet
 from exercises.graders.grids import on_grid, read
 from exercises.graders.kinds import kind_of
-from minieff.grid import Grid, quantize
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from random import Random
 from typing import Self
 
 import torch
+from minieff.transformer import Config, Transformer
 from torch import Tensor, nn
 
 from exercises.graders import NotYet
 from exercises.graders.guard import frozen
 from exercises.graders.kinds import kind_of
 from minieff import layerdrop
-from minieff.transformer import Config, Transformer
 
 LAYER = re.compile(r"blocks\.layers\.(\d+)\.(.*)")
 State = dict[str, Tensor]

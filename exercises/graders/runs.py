@@ -9,11 +9,11 @@ from statistics import mean, median, pstdev, stdev
 
 import numpy as np
 import torch
+from minieff.transformer import Config, Transformer
 
 from exercises.graders import NotYet
 from exercises.graders.kinds import number
 from minieff import cost
-from minieff.transformer import Config, Transformer
 
 
 # Task 3

@@ -5,9 +5,10 @@ from dataclasses import replace
 from functools import partial
 from random import Random
 
+from minieff.transformer import Config
+
 from exercises.graders import Case
 from exercises.graders.runs import built, sizes
-from minieff.transformer import Config
 
 
 # Task 6

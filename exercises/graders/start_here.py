@@ -9,13 +9,13 @@ from unicodedata import normalize
 
 import torch
 from matplotlib.figure import Figure
+from minieff.transformer import Config, Transformer
 from torch import nn
 
 from exercises.graders import Case, NotYet, Verdict, judge, task
 from exercises.graders.kinds import kind_of, number, numbers, whole
 from exercises.graders.machine import Machine
 from minieff import cost, energy, plot
-from minieff.transformer import Config, Transformer
 
 
 # Task 1

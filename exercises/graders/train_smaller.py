@@ -7,6 +7,7 @@ from functools import partial
 from random import Random
 
 import numpy as np
+from minieff.files import load_results
 
 from exercises.graders import Case, NotYet, Verdict, judge, task
 from exercises.graders.choices import (
@@ -38,7 +39,6 @@ from exercises.graders.runs import (
 )
 from exercises.graders.shapes import BUDGETS, WAYS_MISTAKES, both_ways, counted, elsewhere
 from minieff import cost
-from minieff.files import load_results
 
 
 def telling(propose, right, mistakes, kind) -> list[Case]:

@@ -17,9 +17,10 @@ from statistics import mean
 from torch import nn
 
 from exercises.checks import layerdrop as check
-from minieff import cost, data, layerdrop, zoo
-from minieff.attention import causal
-from minieff.transformer import Transformer
+from minieff import layerdrop
+from minieff.core import cost, data, zoo
+from minieff.core.attention import causal
+from minieff.core.transformer import Transformer
 
 torch.set_num_threads(1)
 
