@@ -36,16 +36,16 @@ def squares(points, codebook):
 
 def moved(points, codebook, far=squares, of=lambda own, all: own.mean(0), idle=lambda old: old, kind=None):
     """A step of k-means; each keyword is a part that can be wrong."""
-    codes = far(points, codebook).argmin(1)
-    own = [points[codes == k] for k in range(len(codebook))]
-    new = [of(p, points) if len(p) else idle(old) for p, old in zip(own, codebook, strict=True)]
-    return codes.to(kind), torch.stack([row for row in new if row is not None])
+    codes, new = far(points, codebook).argmin(1), idle(codebook.clone())
+    for k in codes.unique():
+        new[k] = of(points[codes == k], points)
+    return codes.to(kind), new
 
 
 def clusters(draw: Random) -> list[tuple]:
     """Codewords without points, more of them than points, more than a byte counts; a single one; a sum that is zero."""
     g, cases = seeded(draw), []
-    sizes = (58, 7, 2, [0, 6]), (37, 5, 3, [2]), (3, 6, 5, []), (60, 300, 3, [13]), (1, 1, 1, [])
+    sizes = (58, 7, 2, [0, 6]), (300, 1, 3, []), (3, 6, 5, []), (60, 300, 3, [13]), (1, 1, 1, [])
     for N, K, d, far in sizes:
         codebook = torch.randn(K, d, generator=g) + 0.5
         codebook[far] += 40
@@ -73,8 +73,7 @@ lloyd = Task(
     wrong={
         "You compare products of points and codewords: a long codeword is then taken where a nearer one is short. "
         "Multiply |b - c|² out, and compare term by term.": (moves(far=lambda b, c: -b @ c.T), moves(far=lambda b, c: c.square().sum(1) - b @ c.T)),
-        "Your codes are nearest by absolute differences. k-means goes by squares, and its means are right for squares only.":
-            moves(far=partial(torch.cdist, p=1)),
+        "Your codes are nearest by absolute differences. k-means goes by squares, and its means are right for squares only.": moves(far=partial(torch.cdist, p=1)),
         "Your codes belong to the *new* codebook. Each point is assigned first, under the codebook that was given; then the codewords move.":
             lambda b, c: (moved(b, moved(b, c)[1])[0], moved(b, c)[1]),
         "Your codes are kept in 8 bits. There may be more codewords than these can count.": (moves(kind=torch.uint8), moves(kind=torch.int8)),
@@ -83,7 +82,7 @@ lloyd = Task(
         "Codewords without points become NaN: that is 0 / 0, the mean of nothing. They should stay where they are.": moves(idle=lambda old: old * nan),
         "Codewords without points become zero. They should stay where they are.": moves(idle=torch.zeros_like),
         "Your new codebook has fewer codewords. One without points keeps its place: without it, the numbers of those behind it change.":
-            moves(idle=lambda old: None),
+            lambda b, c: (moved(b, c)[0], moved(b, c)[1][moved(b, c)[0].unique()]),
     },
 )  # fmt: skip
 
@@ -109,7 +108,7 @@ def sized(
 
 def file(draw: Random, shared: bool, bits: int, few: bool) -> tuple:
     """Weights, one of them under two names, and two of one shape; where there are `few` blocks, codebooks are not full."""
-    codewords, sizes, weights = draw.randrange(60, 250), draw.sample((3, 4, 5, 8), 2), []
+    codewords, sizes, weights = 256 if shared else draw.randrange(60, 250), draw.sample((3, 4, 5, 8), 2), []
     for i in range(6):
         across, block = draw.randrange(3, 6), sizes[i % 2]
         rows = int(codewords * draw.uniform(*((0.3, 0.8) if few else (2, 5))) / across)
@@ -122,23 +121,22 @@ def file(draw: Random, shared: bool, bits: int, few: bool) -> tuple:
 
 sizes = partial(partial, sized)
 pq_bytes = Task(
-    inputs=lambda draw: [file(draw, *how) for how in product((True, False), (16, 8), (False, True))],
-    right=sized,
+    inputs=lambda draw: [file(draw, *how) for how in product((True, False), (16, 8), (False, True))], right=sized,
     passed="To the byte: each tensor once, each codebook once, and no more codewords than blocks.",
     wrong={
         "A weight under two names is in the file once, and so are its codes and its blocks. You count by name: which entry says what is one tensor?":
             (sizes(codes_of=NAME, caps_of=NAME), sizes(codes_of=NAME), sizes(caps_of=NAME)),
         "You give each weight, or each name, a codebook of its own. Some of them share one: which entry says so?":
             (sizes(book_of=KEY), sizes(codes_of=NAME, caps_of=NAME, book_of=NAME), sizes(caps_of=NAME, book_of=NAME)),
-        "The codebooks are missing. In a small model they are a large part of the file.": sizes(word=lambda *_: 0, scale=lambda *_: 0),
+        "The codebooks are missing. In a small model they are a large part of the file.":
+            (sizes(word=lambda *_: 0, scale=lambda *_: 0), sizes(word=lambda *_: 0, scale=lambda *_: 0, other=lambda *_: 0)),
         "How many codewords does a codebook need that has few blocks? Count the blocks of all the weights that share it.":
             (sizes(words=lambda K, own: K), sizes(words=lambda K, own: min(K, own[-1])), sizes(words=lambda K, own: sum(min(K, n) for n in own))),
         "Your codewords have another size: each has `block` numbers, of `bits` bits.":
             (sizes(word=lambda block, bits: 4 * block), sizes(word=lambda block, bits: 2 * block), sizes(word=lambda block, bits: bits // 8)),
-        "The scales are missing or too many. A codebook has one, of 16 bits, and only with `bits=8`: not one a codeword, not one a weight.": (
-            sizes(scale=lambda *_: 0), sizes(scale=lambda *_: 2), sizes(scale=lambda bits, words, own: 4 * (bits == 8)),
-            sizes(scale=lambda bits, words, own: 2 * words * (bits == 8)), sizes(scale=lambda bits, words, own: 2 * len(own) * (bits == 8)),
-        ),
+        "The scales are missing or too many. A codebook has one, of 16 bits, and only with `bits=8`: not one a codeword, not one a weight.":
+            (sizes(scale=lambda *_: 0), sizes(scale=lambda *_: 2), sizes(scale=lambda bits, words, own: 4 * (bits == 8)),
+             sizes(scale=lambda bits, words, own: 2 * words * (bits == 8)), sizes(scale=lambda bits, words, own: 2 * len(own) * (bits == 8))),
         "What is stored beside the coded weights is missing, or is not in fp16. `bits` is for codebooks alone.":
             (sizes(other=lambda bits: 0), sizes(other=lambda bits: 4), sizes(other=lambda bits: bits // 8)),
         "You count a code with the bits it would need, and not with the byte it has.":
@@ -227,19 +225,16 @@ train_codewords = Task(
         "Codewords with blocks are right. Those without become NaN: that is 0 / 0. They should stay where they are.": steps(over=each),
         "Codewords with blocks are right. Those without become zero. They should stay where they are.":
             lambda *case: stepped(*case, over=each).nan_to_num(),
-        "You divide by the number of something else than a codeword's blocks: of all blocks, of codewords, of weights?": (
-            steps(over=lambda n, codes, book: len(codes)), steps(over=lambda n, codes, book: len(book)),
-            steps(over=lambda n, codes, book: n.clamp(min=1) * book.shape[1]),
-        ),
+        "You divide by the number of something else than a codeword's blocks: of all blocks, of codewords, of weights?":
+            (steps(over=lambda n, codes, book: len(codes)), steps(over=lambda n, codes, book: len(book)),
+             steps(over=lambda n, codes, book: n.clamp(min=1) * book.shape[1])),
         "Codewords move in the wrong direction: the loss rises.": lambda book, codes, gradient, rate: stepped(book, codes, -gradient, rate),
-        "You return the step, or the mean gradient. The task asks for the codebook after the step.": (
-            lambda book, *rest: book - stepped(book, *rest), lambda book, *rest: stepped(book, *rest) - book,
-            lambda book, codes, gradient, rate: book - stepped(book, codes, gradient, 1),
-        ),
-        "Your blocks are cut from the gradient in another way. A block is a piece of a row, and its numbers are neighbours.": (
-            lambda book, codes, gradient, rate: stepped(book, codes, gradient.T.reshape(gradient.shape), rate),
-            lambda book, codes, gradient, rate: stepped(book, codes, gradient.unflatten(1, (-1, codes.shape[1])).mT.flatten(1), rate),
-        ),
+        "You return the step, or the mean gradient. The task asks for the codebook after the step.":
+            (lambda book, *rest: book - stepped(book, *rest), lambda book, *rest: stepped(book, *rest) - book,
+             lambda book, codes, gradient, rate: book - stepped(book, codes, gradient, 1)),
+        "Your blocks are cut from the gradient in another way. A block is a piece of a row, and its numbers are neighbours.":
+            (lambda book, codes, gradient, rate: stepped(book, codes, gradient.T.reshape(gradient.shape), rate),
+             lambda book, codes, gradient, rate: stepped(book, codes, gradient.unflatten(1, (-1, codes.shape[1])).mT.flatten(1), rate)),
     },
 )  # fmt: skip
 
@@ -276,24 +271,22 @@ block_noise = Task(
     inputs=noises, right=noised, play=and_gradient(0), rtol=1e-5,
     passed="Zeros in the forward pass, the whole gradient in the backward pass, and w itself untouched.",
     wrong={
-        "You replace the blocks that should stay, or compare with 1 - p. p is the probability that a block is replaced.": (
-            noisy(chosen=torch.ge), noisy(chosen=torch.gt), noisy(chosen=lambda coins, p: coins < 1 - p), noisy(chosen=lambda coins, p: coins > 1 - p),
-        ),
+        "You replace the blocks that should stay, or compare with 1 - p. p is the probability that a block is replaced.":
+            (noisy(chosen=torch.ge), noisy(chosen=torch.gt), noisy(chosen=lambda coins, p: coins < 1 - p), noisy(chosen=lambda coins, p: coins > 1 - p)),
         "A coin that is exactly p replaces a block. Compare again: with p = 0 a coin of 0 is possible.": noisy(chosen=torch.le),
-        "Your mask repeats the row of coins as a whole. The weights of a block are neighbours, and have one coin.":
-            noisy(wide=lambda mask, block: mask.repeat(1, block)),
-        "You rescale what stays, as dropout does. Quant-Noise rescales nothing: the coded weight will not be larger either.": (
-            lambda *case: noised(*case) / (1 - case[2] * case[3]), lambda *case: noised(*case) * (1 - case[2] * case[3]),
-            lambda *case: noised(*case, back=masked) / (1 - case[2] * case[3]),
-        ),
+        "Your mask repeats the row of coins as a whole. The weights of a block are neighbours, and have one coin.": noisy(wide=lambda mask, block: mask.repeat(1, block)),
+        "You rescale what stays, as dropout does. Quant-Noise rescales nothing: the coded weight will not be larger either.":
+            (lambda *case: noised(*case) / (1 - case[2] * case[3]), lambda *case: noised(*case) * (1 - case[2] * case[3]),
+             lambda *case: noised(*case, back=masked) / (1 - case[2] * case[3])),
         "The values are right. In replaced blocks the gradient is zero: the mask multiplies it as well. It should pass as if nothing had "
         "been replaced.": noisy(back=masked),
         "The values are right. Weights that stay get their gradient twice: two terms of your sum pass it. Which of them should be cut off?":
             noisy(back=lambda w, noisy: noisy + w - w.detach()),
         "The values are right, and no gradient comes back to w. What cuts it off?":
             (noisy(back=lambda w, noisy: noisy.detach()), lambda *case: noised(*case).detach()),
-        "Right in training. With training=False, `w` should come back as it is: noise belongs to training.":
-            (lambda w, block, p, training, coins: noised(w, block, p, True, coins), noisy(in_eval=lambda w, p: w * (1 - p))),
+        "Noise belongs to training, and only there: with training=False, `w` should come back as it is.":
+            (lambda w, block, p, training, coins: noised(w, block, p, True, coins), noisy(in_eval=lambda w, p: w * (1 - p)),
+             lambda w, block, p, training, coins: noised(w, block, p, not training, coins)),
     },
 )  # fmt: skip
 
@@ -338,13 +331,11 @@ def copied(run, model: nn.Module, block: int) -> dict:
 KINDS = {nn.Linear: "weight", nn.Embedding: "weight", nn.MultiheadAttention: "in_proj_weight"}
 
 
-def to_code(model: nn.Module, skipped=(), exact=()) -> list[Tensor]:
+def to_code(model, skipped=(), exact=()):
     """The weights that are coded, one a user."""
-    pairs = [
-        (m, kind) for m in model.modules() for kind in KINDS if isinstance(m, kind) and kind not in skipped
-    ]
-    found = [getattr(m, KINDS[kind]) for m, kind in pairs if type(m) is kind or kind not in exact]
-    return [w for w in found if w is not None]
+    for module, (kind, name) in product(model.modules(), KINDS.items()):
+        if isinstance(module, kind) and kind not in skipped and (type(module) is kind or kind not in exact):
+            yield from [getattr(module, name)] if getattr(module, name) is not None else []
 
 
 def coded(w, block, cluster):
@@ -353,17 +344,15 @@ def coded(w, block, cluster):
 
 
 @torch.no_grad()
-def recoded(
-    model, block, cluster, found=to_code, once=dict.fromkeys, code=coded, length=lambda w: w.shape[1]
-):
+def recoded(model, block, cluster, found=to_code, once=dict.fromkeys, code=coded, row=lambda w: w.shape[1]):
     model = deepcopy(model)
     for w in once(found(model)):
-        if length(w) % block == 0:
+        if row(w) % block == 0:
             w.copy_(code(w, block, cluster))
     return model
 
 
-def untied(model: nn.Module) -> nn.Module:
+def untied(model):
     model = deepcopy(model)
     for module in filter(lambda m: isinstance(m, nn.Linear | nn.Embedding), model.modules()):
         module.weight = nn.Parameter(module.weight.detach().clone())
@@ -375,6 +364,10 @@ def with_one_book(model, block, cluster):
     return recoded(model, block, lambda points: (book, squares(points, book).argmin(1)))
 
 
+def in_three(w, *rest):
+    return torch.cat([coded(part, *rest) for part in w.chunk(3 if len(w) == 3 * w.shape[1] else 1)])
+
+
 recodes, finds = partial(partial, recoded), partial(partial, to_code)
 coded_copy = Task(
     inputs=theirs, right=recoded, play=copied,
@@ -384,15 +377,12 @@ coded_copy = Task(
             recodes(found=finds(skipped=[nn.MultiheadAttention])),
         "The weights of nn.Embedding are as they were. They take as much room as any.": recodes(found=finds(skipped=[nn.Embedding])),
         "Modules of a subclass are as they were; the `out_proj` of attention is one, of nn.Linear. How do you ask what a module is?":
-            (recodes(found=finds(exact=KINDS)), *(recodes(found=finds(exact=[kind])) for kind in KINDS)),
+            tuple(recodes(found=finds(exact=exact)) for exact in (KINDS, [nn.Linear, nn.Embedding], *([kind] for kind in KINDS))),
         "A weight with two users is one weight: it is clustered once, and stays one Parameter in the copy. How do you notice that you had it?":
-            (lambda model, *rest: recoded(untied(model), *rest), recodes(once=list)),
-        "Blocks are cut along the columns. A block is a piece of a row, which is what an input is multiplied with.":
-            recodes(code=lambda w, *rest: coded(w.T, *rest).T),
-        "Each weight has one codebook, of its own: not one for all, nor one for each row.":
-            (with_one_book, recodes(code=lambda w, *rest: torch.cat([coded(row, *rest) for row in w.split(1)]))),
-        "A weight has changed whose rows the block does not divide. That it divides the number of all weights is not enough.":
-            recodes(length=Tensor.numel),
+            (lambda model, *rest: recoded(untied(model), *rest), lambda *case: untied(recoded(*case)), recodes(once=list)),
+        "Blocks are cut along the columns. A block is a piece of a row, which is what an input is multiplied with.": recodes(code=lambda w, *rest: coded(w.T, *rest).T),
+        "Each weight has one codebook, of its own: not one for all, nor three for q, k and v.": (with_one_book, recodes(code=in_three)),
+        "A weight has changed whose rows the block does not divide. The number of all weights does not count.": recodes(row=Tensor.numel),
         "Every matrix is coded. Those stay that belong to no nn.Linear and no nn.Embedding, and are no attention's `in_proj_weight`.":
             recodes(found=lambda model: [p for p in model.parameters() if p.ndim == 2]),
     },
