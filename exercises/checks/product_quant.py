@@ -56,10 +56,13 @@ def clusters(draw: Random) -> list[tuple]:
     return [*cases, (torch.tensor([[1.0, 2], [-1, -2]]), torch.tensor([[0.5, 0.3], [9, 9]]))]
 
 
+COLOURS = [colour for name, colour in plot.PALETTE.items() if name not in ("black", "grey")]
+
+
 def arrows(answer, expected, points, codebook):
     figure, axes = plot.panels(2, width=3.6, height=3)
     for ax, title, (codes, new) in zip(axes, ("expected", "yours"), (expected, answer), strict=True):
-        ax.scatter(*points.T, s=9, c=codes, cmap="tab10", vmin=0, vmax=9)
+        ax.scatter(*points.T, s=9, color=[COLOURS[int(k) % len(COLOURS)] for k in codes])
         for old, to in zip(codebook.tolist(), new.tolist(), strict=True):
             ax.annotate("", to, old, arrowprops={"arrowstyle": "->"})
         ax.set(title=title, xlim=(-6, 6), ylim=(-6, 6), xlabel="first number of a point", ylabel="second")
@@ -108,7 +111,7 @@ def sized(
 
 def file(draw: Random, shared: bool, bits: int, few: bool) -> tuple:
     """Weights, one of them under two names, and two of one shape; where there are `few` blocks, codebooks are not full."""
-    codewords, sizes, weights = 256 if shared else draw.randrange(60, 250), draw.sample((3, 4, 5, 8), 2), []
+    codewords, sizes, weights = 256 if shared else draw.randrange(60, 120), draw.sample((3, 4, 5, 8), 2), []
     for i in range(6):
         across, block = draw.randrange(3, 6), sizes[i % 2]
         rows = int(codewords * draw.uniform(*((0.3, 0.8) if few else (2, 5))) / across)
@@ -301,22 +304,19 @@ def clustered(points):
 
 
 def theirs(draw: Random) -> list[tuple]:
-    """Ties, own kinds, rows that no block divides, attention over keys of another size, a Parameter; a child of each model trains."""
-    block, g = draw.choice((3, 4, 5)), seeded(draw)
+    """Ties, own kinds, rows that no block divides, attention over keys of another size, frozen weights."""
+    block = draw.choice((3, 4, 5))
     dim, vocab = 2 * block * draw.randrange(2, 4), block * draw.randrange(4, 7) + 1
     Words, Look = (type("Own", (kind,), {}) for kind in (nn.Embedding, nn.MultiheadAttention))
-    own = {"tok": nn.Embedding(vocab, dim), "head": nn.Linear(dim, vocab), "norm": nn.LayerNorm(dim)}
-    own |= {"kind": Words(5, dim), "narrow": nn.Linear(dim + 1, block), "look": Look(dim, 2)}
-    own["read"] = nn.MultiheadAttention(dim, 2, kdim=2 * block, vdim=3 * block).requires_grad_(False)
-    reader, layer = nn.ModuleDict(own), nn.TransformerEncoderLayer(dim, 2, block * draw.randrange(5, 8))
-    reader.register_parameter("place", nn.Parameter(torch.zeros(9, dim)))
-    reader["head"].weight = reader["tok"].weight
-    models = [nn.Sequential(nn.Embedding(vocab, dim), layer), reader, nn.Linear(dim, 7)]
-    for model in models:
-        next(model.eval().children(), model).train()
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, 0.2, 0.6, generator=g)
-    return [(model, block) for model in models]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draw.randrange(2**31))
+        own = {"tok": nn.Embedding(vocab, dim), "head": nn.Linear(dim, vocab), "norm": nn.LayerNorm(dim)}
+        own |= {"kind": Words(5, dim), "narrow": nn.Linear(dim + 1, block), "look": Look(dim, 2)}
+        own["read"] = nn.MultiheadAttention(dim, 2, kdim=2 * block, vdim=3 * block).requires_grad_(False)
+        layer = nn.TransformerEncoderLayer(dim, 2, block * draw.randrange(5, 8))
+        reader, encoder = nn.ModuleDict(own), nn.Sequential(nn.Embedding(vocab, dim), layer)
+        reader["head"].weight = reader["tok"].weight
+        return [(encoder.eval(), block), (reader, block), (nn.Linear(dim, 7), block)]
 
 
 def copied(run, model: nn.Module, block: int) -> dict:
@@ -343,12 +343,10 @@ def coded(w, block, cluster):
     return codebook[codes].view_as(w)
 
 
-@torch.no_grad()
 def recoded(model, block, cluster, found=to_code, once=dict.fromkeys, code=coded, row=lambda w: w.shape[1]):
     model = deepcopy(model)
-    for w in once(found(model)):
-        if row(w) % block == 0:
-            w.copy_(code(w, block, cluster))
+    for w in [w for w in once(found(model)) if row(w) % block == 0]:
+        w.data.copy_(code(w, block, cluster))
     return model
 
 
@@ -364,10 +362,6 @@ def with_one_book(model, block, cluster):
     return recoded(model, block, lambda points: (book, squares(points, book).argmin(1)))
 
 
-def in_three(w, *rest):
-    return torch.cat([coded(part, *rest) for part in w.chunk(3 if len(w) == 3 * w.shape[1] else 1)])
-
-
 recodes, finds = partial(partial, recoded), partial(partial, to_code)
 coded_copy = Task(
     inputs=theirs, right=recoded, play=copied,
@@ -381,9 +375,9 @@ coded_copy = Task(
         "A weight with two users is one weight: it is clustered once, and stays one Parameter in the copy. How do you notice that you had it?":
             (lambda model, *rest: recoded(untied(model), *rest), lambda *case: untied(recoded(*case)), recodes(once=list)),
         "Blocks are cut along the columns. A block is a piece of a row, which is what an input is multiplied with.": recodes(code=lambda w, *rest: coded(w.T, *rest).T),
-        "Each weight has one codebook, of its own: not one for all, nor three for q, k and v.": (with_one_book, recodes(code=in_three)),
+        "Each weight has one codebook, of its own: not one for all, nor three for q, k and v.": (with_one_book, recodes(
+            code=lambda w, *rest: torch.cat([coded(part, *rest) for part in w.chunk(3 if len(w) == 3 * w.shape[1] else 1)]))),
         "A weight has changed whose rows the block does not divide. The number of all weights does not count.": recodes(row=Tensor.numel),
-        "Every matrix is coded. Those stay that belong to no nn.Linear and no nn.Embedding, and are no attention's `in_proj_weight`.":
-            recodes(found=lambda model: [p for p in model.parameters() if p.ndim == 2]),
+        "Every matrix is coded, also what the task does not name. That stays.": recodes(found=lambda model: [p for p in model.parameters() if p.ndim == 2]),
     },
 )  # fmt: skip
