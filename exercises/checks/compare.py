@@ -83,5 +83,5 @@ def described(case: tuple, function: Callable) -> str:
     except (TypeError, ValueError):
         names = []
     names += [""] * (len(case) - len(names))
-    shown = [str(v)[:60] if isinstance(v, str | list | tuple | dict) else named(v) for v in case]
+    shown = [str(v)[:60] if isinstance(v, str | list | tuple | dict | None) else named(v) for v in case]
     return ", ".join(f"{name}{text}" for name, text in zip(names, shown, strict=False))

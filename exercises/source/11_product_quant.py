@@ -1,10 +1,9 @@
 # %% [markdown]
 # # Exercise 11: codebooks
 #
-# Six tasks after [lesson 11](../notebooks/11_product_quant.ipynb). Nothing is trained; every check takes a few seconds at most.
+# Six tasks after [lesson 11](../notebooks/11_product_quant.ipynb). Nothing is trained.
 #
-# Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks your function
-# on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look. Below each task are three hints; open one at a time.
+# Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks it. Below each task are three hints.
 
 # %%
 import torch
@@ -12,7 +11,7 @@ from copy import deepcopy
 from statistics import mean
 from torch import nn
 
-from exercises.graders import product_quant as check
+from exercises.checks import product_quant as check
 from minieff import cost, data, product_quant, zoo
 from minieff.codebook import blocks
 from minieff.kmeans import kmeans
@@ -27,20 +26,17 @@ def seeded(seed=0):
 # **This notebook has the solutions.** They are folded: click the three dots, or the bar at the left of a cell, to see one.
 
 # %% tags=["solution"]
-from exercises.graders import progress
+from exercises.checks import progress
 
 progress.FILE = None        # running a solution is not your progress
 
 # %% [markdown]
 # ## Task 1. One step of k-means, with the lesson closed
 #
-# *Retrieval, difficulty 2 of 5.* `points` is a tensor (N, d), `codebook` a tensor (K, d), both of float32. Write `lloyd(points, codebook)`, one step of k-means, which returns a pair `(codes, new_codebook)`.
+# *Retrieval, difficulty 2 of 5.* Write `lloyd(points, codebook)`, one step of k-means for points (N, d) and a codebook (K, d). It returns a pair `(codes, new_codebook)`.
 #
-# - `codes` (N,) has for each point the number of its nearest codeword, counted from 0: that with the smallest squared distance, under the codebook that was given. Whole numbers of any type that holds them.
-# - `new_codebook` (K, d) has each codeword at the place from which the sum of squared distances to its points is smallest. Its points are those that have its code.
-# - A codeword without points stays where it is. There is at least one point; there may be fewer points than codewords, and more than 256 codewords. No point lies halfway between two codewords.
-#
-# `points` and `codebook` themselves do not change.
+# - `codes` (N,): for each point the number of the nearest codeword of `codebook`, from 0. There may be more than 256.
+# - `new_codebook` (K, d): each codeword where the sum of squared distances to its points is smallest. One without points stays where it is.
 
 # %%
 def lloyd(points, codebook):
@@ -59,26 +55,25 @@ check.lloyd(lloyd)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Two halves: first the codes, for which the codebook stays, then the codewords, for which the codes stay. Which point has the least sum of squared distances to some given ones?
+# First the codes, then the codewords. Which place has the least sum of squared distances to some points?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `points[:, None] - codebook` has the shape (N, K, d). Which axis is summed, and over which of the two others do you look for the smallest?
+# `points[:, None] - codebook` has the shape (N, K, d). Over which axis do you sum, over which take the smallest?
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `torch.bincount(codes, minlength=K)` counts the points of each codeword, and `torch.zeros_like(codebook).index_add_(0, codes, points)` adds them up. Where a count is 0, do not divide, and keep the old codeword.
+# `torch.bincount(codes, minlength=K)` counts each codeword's points, `torch.zeros_like(codebook).index_add_(0, codes, points)` adds them up. Where a count is 0, keep the old codeword.
 #
 # </details>
 #
-# Now use it. The cell below cuts one matrix of `speeches-base` into blocks of 8 and draws 256 of these as a first codebook. Take 25 steps. What share of the sum of squares of all weights is the squared error under the first codebook, and after 25 steps? Does it ever rise? (The codes that `lloyd` returns are those of the codebook it was given; the new one has its own.)
-# And where does `minieff.kmeans.kmeans(points, 256, generator=seeded())` end, which starts with k-means++?
+# Now use it. The cell below cuts a matrix of `speeches-base` into blocks of 8 and draws a first codebook. Take 25 steps. What share of the sum of squares is the squared error, before and after? Does it ever rise? Where does `kmeans(points, 256, generator=seeded())` end?
 #
 # <details><summary>Answer</summary>
 #
-# 0.357 under the first codebook, 0.318 after one step, 0.293 after 5 and 0.284 after 25. It never rises: neither half of a step can raise it. `minieff`'s ends at 0.282. Most of the fall comes in the first steps, and the better start gains little here. What is left is much: 28 % of the sum of squares is lost.
+# 0.357 under the first codebook, 0.318 after one step, 0.293 after 5 and 0.284 after 25. Neither half of a step can raise it. `minieff`'s ends at 0.282: its better start (k-means++) gains little here.
 #
 # </details>
 
@@ -109,15 +104,15 @@ print(f"minieff's: {share(*kmeans(points, 256, generator=seeded())):.3f}")
 # %% [markdown]
 # ## Task 2. How many bytes
 #
-# *Predict, difficulty 3.* A model is stored as codes, codebooks and the rest. `weights` is a list with one tuple for each name of a weight: `(name, rows, columns, block, key, book)`.
+# *Predict, difficulty 3.* A model is stored as codes, codebooks and the rest. `weights` has a tuple `(name, rows, columns, block, key, book)` for each name of a weight.
 #
-# - `key` and `book` are strings. Entries with the same `key` are the same tensor under two names. It is stored once.
-# - `block` divides `columns`. Each block of `block` numbers in a row has a code, and a code takes one byte, however few codewords there are. There are 256 at most.
-# - Weights with the same `book` share one codebook; their blocks are equal in size. A codebook has `codewords` codewords, or as many as there are blocks that use it, if these are fewer. A codeword has `block` numbers.
-# - `bits` is 16 or 8, for each number in a codebook. With 8, every codebook has one scale beside it, in fp16.
-# - `others` is how many numbers are stored beside that (biases, norms, positions), each in fp16 whatever `bits` is.
+# - Names with the same `key` are one tensor, stored once.
+# - Each block of `block` numbers in a row has a code of one byte.
+# - Weights with the same `book` share a codebook. It has `codewords` codewords of `block` numbers, or one for each block that uses it, if these are fewer.
+# - A number in a codebook has `bits` bits, 16 or 8. With 8, every codebook has one scale, in fp16.
+# - `others` more numbers (biases, norms, positions) are in fp16.
 #
-# Write `pq_bytes(weights, others, codewords, bits)`, which returns the bytes of all that, a number, without a file's header.
+# Write `pq_bytes(weights, others, codewords, bits)`, the bytes of all that.
 
 # %%
 def pq_bytes(weights, others, codewords, bits):
@@ -140,36 +135,33 @@ check.pq_bytes(pq_bytes)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Three sums: codes, codebooks, others. Over what does each of them run: over names, tensors, or codebooks?
+# Three sums: codes, codebooks, others. Does each run over names, tensors or codebooks?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# A dictionary by `key` has each tensor once. From that, a second dictionary by `book`: how many blocks use it.
+# A dictionary by `key` has each tensor once. Make a second one by `book`: how many blocks use it.
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# A codebook takes `min(codewords, number) * block * bits // 8` bytes, where `number` counts the blocks of all tensors that use it, and 2 bytes more with `bits=8`.
+# A codebook takes `min(codewords, number) * block * bits // 8` bytes, where `number` counts the blocks that use it, and 2 more with `bits=8`.
 #
 # </details>
 #
-# Now guess, before you use it: of a file of `speeches-base` with a codebook for each weight, what share do the codebooks take? The cell below has its weights that are coded, by name, and the number of all its other parameters. Blocks have 4 numbers in q, k, v and out, and 8 in the others: `product_quant.size_of(name, None)` says so. How many bytes, with 256 codewords, with a codebook for each weight and with one
-# for each size of block, with 16 bits and with 8? How many times less is that than its 7.46 MB in fp32, and what share of it do the codebooks have? Compare with `cost.stored_bytes(product_quant.store(coded, bits=...))`, where `coded` is made in the cell.
-# (There all numbers of the model are zero, so that k-means has nothing to do. The bytes do not depend on the numbers.)
+# Now guess what share of `speeches-base` its codebooks take, one for each weight. Then count: 256 codewords, 16 bits or 8, a codebook for each weight or for each size of block. How many times less than fp32 is that? Compare with `cost.stored_bytes(product_quant.store(coded[shared], bits=bits))`.
 #
 # <details><summary>Answer</summary>
 #
-# A codebook a weight: 489,984 bytes with 16 bits (15.2 times less than 7,459,840) and 422,498 with 8 (17.7 times). One a size: 360,960 (20.7 times) and 357,892 (20.8 times). All four are equal to the measured bytes. The 49 codebooks are 28 % of the file with 16 bits, and 16 % with 8 bits; two codebooks are 2 % and 1 %.
-#
-# A byte for 8 numbers is 32 times less than fp32, and a byte for 4 numbers 16 times. This model is small: a codebook of 256 codewords of 4 numbers takes 2,048 bytes, and a matrix (128, 128) that it serves has 4,096 codes, a byte each.
+# A codebook a weight: 489,984 bytes with 16 bits (15.2 times less than 7,459,840) and 422,498 with 8 (17.7 times). One a size: 360,960 (20.7 times) and 357,892 (20.8 times). All are the measured bytes. The 49 codebooks are 28 % of the file with 16 bits, and 16 % with 8; two are 2 % and 1 %. This model is small: a codebook for blocks of 4 takes 2,048 bytes, beside the 4,096 codes of a matrix (128, 128).
 #
 # </details>
 
 # %%
+# coded weights by name, with their shapes; product_quant.size_of(name, None) is a weight's block
 chosen = {name: module.weight.shape for name, module in base.named_modules() if matrices(name, module)}
 others = sum(p.numel() for p in base.parameters()) - sum(rows * columns for rows, columns in chosen.values())
-zeros = deepcopy(base)
+zeros = deepcopy(base)                  # the bytes do not depend on the numbers, and k-means has nothing to do
 with torch.no_grad():
     for p in zeros.parameters():
         p.zero_()
@@ -195,12 +187,11 @@ for shared in (False, True):
 # %% [markdown]
 # ## Task 3. Rows from codes
 #
-# *Spot the bug, difficulty 3.* `codes` is a tensor (R, B) of type **uint8**: B codes for each of R rows. `codebook` is a float tensor (K, d), with K up to 256. A row of the weight is its B codewords one after the other, B d numbers.
-# `rows` is a tensor of row numbers (int64), in any order and some perhaps twice, or empty. An embedding asks for the rows of its tokens so.
+# *Spot the bug, difficulty 3.* `codes` (R, B), of type **uint8**, has B codes for each of R rows, `codebook` is (K, d), and a row of the weight is its B codewords one after the other. `rows` are row numbers: in any order, some perhaps twice, or none.
 #
-# `decode(codes, codebook, rows)` is meant to return these rows, a tensor (len(rows), B d), or all R rows if `rows` is `None`. Codewords are trained, so the gradient has to come back to `codebook`: for each codeword the sum over its blocks, as autograd gives it.
+# `decode(codes, codebook, rows)` is meant to return these rows, (len(rows), B d), or all R if `rows` is `None`. Codewords are trained, so the gradient has to come back to `codebook`.
 #
-# The function runs, and what it returns has the right shape in all cases but one. It is wrong for three reasons.
+# The function runs. It is wrong for three reasons.
 
 # %%
 def decode(codes, codebook, rows):
@@ -222,25 +213,25 @@ check.decode(decode)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Take `codes = torch.tensor([[0, 1]], dtype=torch.uint8)` and a codebook of two codewords, (1, 2, 3) and (4, 5, 6). Which row should come back? Print each line's result.
+# Take `codes = torch.tensor([[0, 1]], dtype=torch.uint8)` and codewords (1, 2, 3) and (4, 5, 6). Which row should come back?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# What is `torch.tensor([100], dtype=torch.uint8) * 8`? And what does the first line do with no rows at all, which is not `None`?
+# What is `torch.tensor([100], dtype=torch.uint8) * 8`? What does the first line do with no rows at all?
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `codebook[codes.long()]` has the shape (R, B, d), and its last axis are the numbers of one codeword: which two axes become one row? (In square brackets, torch takes a tensor of uint8 for a mask.)
+# `codebook[codes.long()]` has the shape (R, B, d): which two axes become one row? (In square brackets, torch takes a tensor of uint8 for a mask.)
 #
 # </details>
 #
-# Now use it. The cell below codes the token vectors of `speeches-base` with blocks of 8. How large is the error, as the norm of all differences over the norm of the weight? For the ten tokens in the cell, what is the cosine of a token's vector with its decoded one? And over all tokens, the least and the mean?
+# Now use it. The cell below codes the token vectors of `speeches-base`. How large is the norm of the error over that of the weight? What is the cosine of a token's vector with its decoded one: for ten tokens, and over all, least and mean?
 #
 # <details><summary>Answer</summary>
 #
-# The relative error is 0.34. The ten cosines lie between 0.80 and 0.84. Over all tokens the least is 0.73, and the mean 0.87. k-means adds up squares, so long vectors count more: the quarter of the tokens with the longest vectors has a mean cosine of 0.93, that with the shortest 0.84.
+# The relative error is 0.34. The ten cosines lie between 0.80 and 0.84. Over all tokens the least is 0.73, the mean 0.87. k-means adds up squares, so long vectors count more: the mean is 0.93 in the longest quarter, 0.84 in the shortest.
 #
 # </details>
 
@@ -266,11 +257,11 @@ print(f"the shortest quarter: mean {by_length[:512].mean().item():.2f}, the long
 # %% [markdown]
 # ## Task 4. Codewords that are trained
 #
-# *Spot the bug, difficulty 4.* After coding, the codewords are trained on. `gradient` (R, B d) is that of the loss with respect to the decoded weight, `codes` (R, B) of type uint8 and `codebook` (K, d) are as in Task 3. Block b of a row is its numbers from b d up to, not including, (b + 1) d.
+# *Spot the bug, difficulty 4.* After coding, the codewords are trained on. `codebook` and `codes` are as in Task 3, `gradient` (R, B d) is that of the decoded weight.
 #
-# `train_codewords(codebook, codes, gradient, rate)` is meant to return a new codebook after one step of plain gradient descent, in which each codeword moves by `rate` times the *mean* gradient of its blocks. A codeword without blocks stays. `codebook` itself does not change: a new one is returned.
+# `train_codewords(codebook, codes, gradient, rate)` is meant to return a new codebook after a step of gradient descent: each codeword moves by `rate` times the *mean* gradient of its blocks. One without blocks stays. `codebook` itself does not change.
 #
-# The function runs, and what it returns has the right shape. It is wrong for more than one reason.
+# The function runs. It is wrong for more than one reason.
 
 # %%
 def train_codewords(codebook, codes, gradient, rate):
@@ -295,26 +286,25 @@ check.train_codewords(train_codewords)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# What does `a = torch.zeros(3); a[torch.tensor([1, 1, 1])] += 1` make of `a`? Two lines of the function do that.
+# What does `a = torch.zeros(3); a[torch.tensor([1, 1, 1])] += 1` make of `a`? Two lines do that.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `index_add_` adds up where an index comes more than once. `torch.bincount` counts, and takes `minlength`. What is in the counts for a codeword that no block uses, and what does the division make of it?
+# `index_add_` adds up where an index comes more than once, `torch.bincount` counts. What does the division make of a codeword that no block uses?
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `codebook -= ...` writes into the caller's tensor, `codebook - ...` makes a new one. A sum of zero divided by 1 is zero, so `clamp(min=1)` on the counts lets unused codewords stay.
+# `codebook -= ...` writes into the caller's tensor, `codebook - ...` makes a new one. `clamp(min=1)` on the counts lets unused codewords stay.
 #
 # </details>
 #
-# Now use it. The cell below puts the matrix of Task 1, coded with 256 codewords, into a copy of the base, and takes the gradient of the loss on 16 windows. How many blocks have the least used, the median and the most used codeword? With rate 0.1, how far does the most used one move, as a share of its norm, by the mean
-# and by the sum of its gradients?
+# Now use it. The cell below codes the matrix of Task 1 in a copy of the base, and takes the gradient. How many blocks have the least, the median and the most used codeword? With rate 0.1, how far does the last one move, as a share of its norm, by the mean and by the sum?
 #
 # <details><summary>Answer</summary>
 #
-# The least used codeword has 3 blocks, the median 30, the most used 75. That one moves by 0.29 % of its norm with the mean, and by 22 % with the sum: 75 times as far. With the sum, one rate cannot suit all codewords. What is large enough for 3 blocks is too large for 75.
+# The least used has 3 blocks, the median 30, the most used 75. That one moves by 0.29 % of its norm with the mean, and by 22 % with the sum: 75 times as far. A rate that is large enough for a sum of 3 is too large for 75.
 #
 # </details>
 
@@ -343,15 +333,14 @@ print(f"the most used codeword moves by {100 * (step / book[most].norm()).item()
 # %% [markdown]
 # ## Task 5. Noise in blocks
 #
-# *Build, difficulty 3.* Quant-Noise prepares a model for codes while it is trained: in each pass a share of the blocks is replaced. The stand-in here is the simplest of the paper's, zero.
+# *Build, difficulty 3.* Quant-Noise prepares a model for codes: in each training pass a share of the blocks is replaced, here by zeros.
 #
-# Write `block_noise(w, block, p, training, coins)`, which returns the weight that the forward pass uses. `w` is (R, C) and may ask for a gradient. `coins` is (R, C // block), uniform numbers from 0 up to, not including, 1: one for each block of `block` neighbours in a row.
+# Write `block_noise(w, block, p, training, coins)`, the weight that the forward pass uses. `w` is (R, C), and `coins` (R, C // block) has a uniform number for each block of `block` neighbours in a row.
 #
-# - In training, a block whose coin is *less than* `p` is replaced by zeros. All other numbers are as they are: nothing is rescaled.
-# - The gradient is as if nothing had been replaced: at each place, replaced or not, that of `w` is that of what you return (straight-through).
-# - With `training=False`, `w` comes back as it is, whatever `block` is.
-# - `w` itself does not change. All chance comes from `coins`.
-# - In training, raise a `ValueError` for a `block` that does not divide C.
+# - In training, a block whose coin is *less than* `p` is replaced by zeros. Nothing is rescaled.
+# - The gradient passes as if nothing had been replaced (straight-through).
+# - With `training=False`, `w` comes back as it is.
+# - `w` itself does not change.
 
 # %%
 def block_noise(w, block, p, training, coins):
@@ -360,8 +349,6 @@ def block_noise(w, block, p, training, coins):
     # solution
     if not training:
         return w
-    if w.shape[1] % block:
-        raise ValueError(f"rows of {w.shape[1]} weights cannot be cut into blocks of {block}")
     replaced = (coins < p).repeat_interleave(block, 1)          # (R, C)
     return w + (w.masked_fill(replaced, 0) - w).detach()
     # end
@@ -371,29 +358,27 @@ check.block_noise(block_noise)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# First the values, without a gradient: a mask (R, C) that is true in replaced blocks. Each coin has to come `block` times, side by side.
+# First the values: a mask (R, C) that is true in replaced blocks. Each coin comes `block` times, side by side.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `coins.repeat_interleave(block, 1)` repeats each number on the spot. `coins.repeat(1, block)` repeats the whole row: try both on two coins.
+# `coins.repeat_interleave(block, 1)` repeats each number on the spot, `coins.repeat(1, block)` the whole row.
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `w + (w_q - w).detach()` has the value of `w_q`. What is its gradient with respect to `w`, if what is detached counts as a constant?
+# `w + (w_q - w).detach()` has the value of `w_q`. What is its gradient with respect to `w`?
 #
 # </details>
 #
-# Now use it, in three parts. (1) Over 200 passes with the matrix of Task 1, blocks of 8 and p = 0.1, what share of the blocks is replaced? (2) What is the gradient of the sum of squares of the noisy weight, in a replaced block, and why? And that of the sum of
-# squares of its output's error, `(x @ noisy.T - x @ matrix.T).square().sum()`? (3) Replace random blocks of 8 in all matrices of the feed-forwards of the base, with p = 0.05, 0.1 and 0.2: what does a model lose that never saw the noise?
+# Now use it, with blocks of 8. (1) Over 200 passes with the matrix of Task 1 and p = 0.1, what share is replaced? (2) What is the gradient of the noisy weight's sum of squares in a replaced block, and that of `(x @ noisy.T - x @ matrix.T).square().sum()`? (3) With noise in all feed-forwards and p = 0.05, 0.1 and 0.2, what does a base lose that never saw it?
 #
 # <details><summary>Answer</summary>
 #
-# (1) 0.100 of the blocks, between 0.090 and 0.109 in a single pass. (2) Zero: the derivative of $y^2$ is $2y$, and $y$ is zero there. The gradient passes as if nothing had been replaced, but it is taken at the replaced value. For the output's error it is not zero: its numbers have a mean absolute value of about 5 in replaced blocks, and 2 in others (other coins give other digits). That is what
-# straight-through is for: a weight that is replaced in one pass still gets a gradient in it.
+# (1) 0.100 of the blocks, between 0.090 and 0.109 in a single pass. (2) Zero: the derivative of $y^2$ is $2y$, and $y$ is zero there. For the output's error it is about 5 in replaced blocks, and 2 in others: a weight that is replaced still learns.
 #
-# (3) 3.29 nats without noise, 3.39 with p = 0.05, 3.52 with 0.1 and 4.07 with 0.2, which is 0.78 more. In training with the noise, the loss is that of a model without some of its blocks, so it is lowered for such models too; here it never was.
+# (3) 3.29 nats without noise, 3.39 with p = 0.05, 3.52 with 0.1 and 4.07 with 0.2, which is 0.78 more.
 #
 # </details>
 
@@ -431,15 +416,12 @@ for p in (0.05, 0.1, 0.2):
 # %% [markdown]
 # ## Task 6. Code what is not ours
 #
-# *Transfer, difficulty 4: a model that is not ours.* Someone has a model of torch's parts, and asks what coding would cost in quality. You give them a copy whose weights have the values that they would have after coding and decoding.
+# *Transfer, difficulty 4: a model that is not ours.* Write `coded_copy(model, block, cluster)`, which returns a copy whose weights have been coded and decoded. `cluster(points)` takes points (N, block) and returns a codebook and codes, as `kmeans` does.
 #
-# Write `coded_copy(model, block, cluster)`, which returns that copy. `cluster(points)` takes points (N, block) and returns a codebook and the codes of the points (int64), as `kmeans` does. It is deterministic.
-#
-# - Coded is the `weight` of every `nn.Linear` and every `nn.Embedding`, and the `in_proj_weight` of every `nn.MultiheadAttention`, subclasses too. In attention, q, k and v are stacked, in a Parameter that belongs to no other module. It may be `None`, when keys have another size; then q, k and v stay as they are.
-# - Blocks are pieces of a row. Each weight has a codebook of its own, from its own blocks. A weight whose rows `block` does not divide stays as it is.
-# - A weight with two users is one tensor. It stays one Parameter in the copy, whoever else uses it. `cluster` is called once for each weight that is coded, and for no other.
-# - Everything else stays: biases, norms, Parameters that belong to no such module, even if `block` divides their rows. Modules keep their names, classes and settings, each its mode (train or eval), and tensors their names and dtypes. A frozen weight is coded, too. Whether Parameters of the copy ask for a gradient does not matter.
-# - `model` itself does not change, and shares no tensor with the copy. The model may itself be an `nn.Linear`.
+# - Coded is the `weight` of every `nn.Linear` and `nn.Embedding`, and the `in_proj_weight` of every `nn.MultiheadAttention` (q, k and v, stacked; where it is `None`, they stay). Subclasses count, and so do frozen weights.
+# - Blocks are pieces of a row. Each weight has a codebook of its own. One whose rows `block` does not divide stays.
+# - A weight with two users is clustered once, and stays one Parameter.
+# - Everything else stays, also each module's mode (train or eval). `model` itself does not change.
 
 # %%
 def coded_copy(model, block, cluster):
@@ -466,27 +448,25 @@ check.coded_copy(coded_copy)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Copy first, and collect the weights to code from the copy: a list of Parameters. Then code them in a second loop.
+# Copy first, and collect the copy's Parameters to code. Code them in a second loop.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `model.modules()` visits the model itself and all that is in it. Print `nn.MultiheadAttention(8, 2)`: what is printed, and which of its `named_parameters()` belong to nothing that is printed?
+# `model.modules()` visits the model and all that is in it. Print `nn.MultiheadAttention(8, 2)`: which of its `named_parameters()` are not printed?
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# If you write *into* a Parameter of the copy, all its users see it: `weight.copy_(...)` under `torch.no_grad()`. `dict.fromkeys(weights)` has each Parameter once, for a Parameter is equal to itself alone as a key.
+# If you write *into* a Parameter of the copy, all its users see it: `weight.copy_(...)` under `torch.no_grad()`. `dict.fromkeys(weights)` has each Parameter once.
 #
 # </details>
 #
-# Now use it on an encoder of torch's, with the random weights that it starts with. `nearby` in the cell below clusters with k-means. With blocks of 2, 4 and 8: how large is the error of the output, as the norm of the differences over the norm of the output? How many bytes, by your `pq_bytes` with 16 bits, and how many
-# times less than in fp32?
+# Now use it on an encoder of torch's with random weights. With blocks of 2, 4 and 8: how large is the norm of the output's error over that of the output? How many bytes, by your `pq_bytes` with 16 bits, and how many times less than fp32?
 #
 # <details><summary>Answer</summary>
 #
-# With blocks of 2 the output is off by 0.04 of its norm, with 4 by 0.15, with 8 by 0.27. The bytes: 60,672 (6.6 times less than the 399,872 in fp32), 44,288 (9.0 times) and 48,384 (8.3 times). Blocks of 8 are worse *and* larger than blocks of 4: each of the 8 codebooks takes 4,096 bytes, and together they take 32,768 of the
-# 48,384.
+# The output is off by 0.04 of its norm with blocks of 2, 0.15 with 4, 0.27 with 8. The bytes: 60,672 (6.6 times less than the 399,872 in fp32), 44,288 (9.0 times) and 48,384 (8.3 times). Blocks of 8 are worse *and* larger than of 4: the 8 codebooks take 32,768 of the 48,384 bytes.
 #
 # </details>
 
@@ -512,6 +492,6 @@ for block in (2, 4, 8):
 # end
 
 # %% [markdown]
-# These weights are random. What coding costs a model that was trained, only a loss can say: measure it. And the ratio of fp32 to a byte for d numbers is 4 d only where the codebooks do not count: in a small model they do.
+# What coding costs a trained model, only a loss can say: measure it.
 #
 # **Next in the course:** dynamic convolutions, a layer in the place of attention.
