@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from exercises.checks import Task, seeded
-from minieff import plot
+from minieff.core import plot
 
 
 def and_gradient(place: int):

@@ -12,10 +12,11 @@ from statistics import mean
 from torch import nn
 
 from exercises.checks import product_quant as check
-from minieff import cost, data, product_quant, zoo
-from minieff.codebook import blocks
-from minieff.kmeans import kmeans
-from minieff.stored import matrices
+from minieff import product_quant
+from minieff.core import cost, data, zoo
+from minieff.product_quant.codebook import blocks
+from minieff.product_quant.kmeans import kmeans
+from minieff.core.storage import matrices
 
 torch.set_num_threads(1)
 

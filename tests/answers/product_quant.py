@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minieff.kmeans import nearest
+from minieff.product_quant.kmeans import nearest
 
 # --- 1
 
