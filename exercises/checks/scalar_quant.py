@@ -1,5 +1,6 @@
 """Exercise 10: small whole numbers and their scales, in matrices, files, noise, products, and someone else's model."""
 
+from copy import deepcopy
 from functools import partial
 from math import ceil
 from random import Random
@@ -11,9 +12,8 @@ from torch import Tensor, nn
 from exercises.checks import Task, seeded
 from exercises.checks.compare import difference
 
-SHORT = (
-    2051 / 2048
-)  # whole numbers times such a scale are exact in float32; in fp16 the scale is off by 0.05 %
+# Whole numbers times such a scale are exact in float32; in fp16 the scale is off by 0.05 %
+SHORT = 2051 / 2048
 FP16 = 1.1e-3  # as far as a scale moves that is rounded to fp16, up or to the nearest
 HALF = 0.502  # of a step, where steps are that much longer
 
@@ -52,20 +52,19 @@ def halfway(draw: Random, R: int) -> Tensor:
     return q * SHORT / 32
 
 
-def grid_fault(
-    codes: Tensor, scale: Tensor, zero: Tensor, w: Tensor, low: int, high: int, step: Tensor
-) -> str:
-    """What is wrong with codes from `low` to `high`, where a step is right; empty if nothing is."""
+def grid_fault(codes, scale, zero, w, low: int, high: int, step) -> str:
+    """What is wrong with codes from `low` to `high`, where `step` is the right scale; empty if nothing is."""
     if codes.shape != w.shape or scale.shape != step.shape:
-        return f"codes of shape {tuple(w.shape)} come first, and then scales, one for each row."
+        return f"codes of shape {tuple(w.shape)} come first, and then one scale for each row."
     if not all(part.isfinite().all() for part in (codes, scale, zero)):
         return "NaN or infinity. What is divided by 0?"
     if ((scale - step).abs() > FP16 * step).any():
-        return f"a scale is {(scale / step.clamp(min=1e-30)).max():.3g} times what it should be."
+        ratio = (scale / step)[step > 0]
+        return f"a scale is {ratio[(ratio - 1).abs().argmax()]:.3g} times what it should be."
     if (codes != codes.round()).any() or zero != zero.round():
         return "some codes are not whole numbers. They are what is stored, in place of the weights."
     if min(codes.min(), zero) < low or max(codes.max(), zero) > high:
-        return f"codes run from {codes.min():g} to {codes.max():g}, where {low} to {high} are free."
+        return f"codes run from {codes.min():g} to {codes.max():g}, where {low} to {high} are asked for."
     far = (scale * (codes - zero) - w).abs() > HALF * step
     return "a weight comes back more than half a step from where it was." if far.any() else ""
 
@@ -154,8 +153,14 @@ def codes_scale_zero(run, w, bits):
 
 
 def affine_fault(found, w, bits) -> str:
+    if w.min() == w.max():
+        off = difference(found, w, FP16)
+        return (
+            off
+            and f"equal numbers do not come back. Their range holds 0, too: what are its ends? In yours, {off}"
+        )
     step = (w.double().max().clamp(min=0) - w.double().min().clamp(max=0)) / (2**bits - 1)
-    return difference(found, w, FP16) if w.min() == w.max() else grid_fault(*found, w, 0, 2**bits - 1, step)
+    return grid_fault(*found, w, 0, 2**bits - 1, step)
 
 
 like = partial(partial, affine_of)
@@ -392,6 +397,7 @@ def inputs_of(module, w):
 
 
 def snap(model, bits, kinds=KINDS, dims=inputs_of, which=nn.Module.modules, put=lambda module, w: module.weight.data.copy_(w)):  # fmt: skip
+    model = deepcopy(model)
     for module in which(model):
         if isinstance(module, kinds):
             put(module, rounded(module.weight.data, bits, dims(module, module.weight)))

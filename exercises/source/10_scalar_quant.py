@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from copy import deepcopy
 from torch import nn
 
-from exercises.graders import scalar_quant as check
-from exercises.graders.scalar_quant import Conv1D
+from exercises.checks import scalar_quant as check
+from exercises.checks.scalar_quant import Conv1D
 from minieff import cost, data, scalar_quant, zoo
 
 torch.set_num_threads(1)
@@ -23,7 +23,7 @@ base = zoo.load("speeches-base")
 # **This notebook has the solutions.** They are folded: click the three dots, or the bar at the left of a cell, to see one.
 
 # %% tags=["solution"]
-from exercises.graders import progress
+from exercises.checks import progress
 
 progress.FILE = None        # running a solution is not your progress
 
