@@ -155,10 +155,7 @@ def codes_scale_zero(run, w, bits):
 def affine_fault(found, w, bits) -> str:
     if w.min() == w.max():
         off = difference(found, w, FP16)
-        return (
-            off
-            and f"equal numbers do not come back. Their range holds 0, too: what are its ends? In yours, {off}"
-        )
+        return off and f"equal numbers do not come back. Their range holds 0, too: what are its ends? ({off})"
     step = (w.double().max().clamp(min=0) - w.double().min().clamp(max=0)) / (2**bits - 1)
     return grid_fault(*found, w, 0, 2**bits - 1, step)
 
@@ -370,9 +367,8 @@ def models(draw: Random) -> list[tuple]:
         sound = nn.Sequential(nn.Conv1d(C, H, 3), nn.BatchNorm1d(H), nn.Conv2d(3, C, 5), deep)
         cases = [(nn.ModuleDict(text), 4), (sound.eval(), 3), (Conv1D(H, C), 5), (nn.Embedding(V, H), 2)]
         for p in [p.data for model, _ in cases for p in model.parameters()]:
-            p.normal_()
-            if p.dim() > 1:
-                p[1], p[:, 1] = 0, 0
+            p.normal_()[1] = 0
+            p.transpose(0, -1)[1] = 0
     feeds[0][3].weight.requires_grad_(False)
     feeds[1].eval()
     return cases
