@@ -1,10 +1,7 @@
 # %% [markdown]
 # # Exercise 10: small whole numbers and their scales
 #
-# Six tasks after [lesson 10](../notebooks/10_scalar_quant.ipynb). Nothing is trained; every check takes a few seconds at most.
-#
-# Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks your function
-# on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look. Below each task are three hints; open one at a time.
+# Six tasks after [lesson 10](../notebooks/10_scalar_quant.ipynb). Nothing is trained. Write or correct the code in a cell and run it: its last line checks your function. Three hints follow each task.
 
 # %%
 import torch
@@ -12,8 +9,8 @@ import torch.nn.functional as F
 from copy import deepcopy
 from torch import nn
 
-from exercises.graders import scalar_quant as check
-from exercises.graders.scalar_quant import Conv1D
+from exercises.checks import scalar_quant as check
+from exercises.checks.scalar_quant import Conv1D
 from minieff import cost, data, scalar_quant, zoo
 
 torch.set_num_threads(1)
@@ -23,19 +20,19 @@ base = zoo.load("speeches-base")
 # **This notebook has the solutions.** They are folded: click the three dots, or the bar at the left of a cell, to see one.
 
 # %% tags=["solution"]
-from exercises.graders import progress
+from exercises.checks import progress
 
 progress.FILE = None        # running a solution is not your progress
 
 # %% [markdown]
 # ## Task 1. Codes and scales, with the lesson closed
 #
-# *Retrieval, difficulty 2 of 5.* Write `to_codes(w, bits)`, which puts a matrix `w` (R, C) on a symmetric grid with one scale for each *row*, and returns two things:
+# *Retrieval, difficulty 2 of 5.* Write `to_codes(w, bits)`, which puts a matrix `w` (R, C) on a symmetric grid with one scale for each *row*, for `bits` from 2 to 8. It returns
 #
-# - the codes (R, C), whole numbers from $-m$ to $m$ with $m = 2^{bits - 1} - 1$, of any type (int8, int64 and float32 are all accepted);
+# - the codes (R, C), whole numbers from $-m$ to $m$ with $m = 2^{bits - 1} - 1$;
 # - the scales (R,) or (R, 1), in float32 or float16.
 #
-# Code times scale, as you return them, is the value of the grid that is nearest to the weight, and the largest magnitude in a row has the code $m$ or $-m$. `bits` is from 2 to 8. The largest magnitude of a row is at least 0.0001, or 0: a row of zeros has codes 0, and a scale that is positive or 0.
+# The largest magnitude in a row has the code $m$ or $-m$. Code times scale is the value of the grid that is nearest to the weight. A row of zeros has codes 0.
 
 # %%
 def to_codes(w, bits):
@@ -52,27 +49,25 @@ check.to_codes(to_codes)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Begin with the scale of one row: which weight should have the code m, and what is then one step worth?
+# Which weight of a row has the code m? What is one step worth then?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# In `w.amax(dim)`, `dim` is the dimension that disappears. You want one number for each row: is `dim` 0 or 1? And an extreme can be negative.
+# In `w.amax(dim)`, `dim` disappears. And an extreme can be negative.
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# With `keepdim=True` the scales are (R, 1), and `w / scales` divides each row by its own. A row of zeros needs a scale that is not 0 in that division: `clamp(min=...)` gives it one.
+# `keepdim=True` lets `w / scales` divide each row by its own. `clamp(min=...)` helps a row of zeros.
 #
 # </details>
 #
-# Now use it on every matrix of `speeches-base`: all its linears and its token vectors, the parameters with two dimensions other than `pos.weight`. Put the weights together again from codes and scales, and take as relative error the root of the summed
-# squares of all errors over that of all weights. What is it at each number of bits from 8 down to 2? By how much does each bit less multiply it?
+# Now round the linears and token vectors of `speeches-base`. What is the relative error, the norm of all errors over that of all weights, from 8 bits to 2? By how much does each bit less multiply it?
 #
 # <details><summary>Answer</summary>
 #
-# 0.81 % at 8 bits, 1.64 at 7, 3.29 at 6, 6.76 at 5, 14.5 at 4, 32.8 at 3 and 80.4 at 2. From 8 down to 5 bits each bit less multiplies the error by 2.03, 2.01 and 2.05: the step is about twice as large. Then by 2.14, 2.26 and 2.45. The step is the largest magnitude over m, and m goes 127, 63, 31, 15, 7, 3, 1: from 3 to 2 bits the
-# step is three times as large. The error grows by less than that, because no weight can be off by more than its own size where it becomes 0, and with 2 bits 88 % of the weights do.
+# 0.81 % at 8 bits, 1.64 at 7, 3.29 at 6, 6.76 at 5, 14.5 at 4, 32.8 at 3 and 80.4 at 2. Each bit less multiplies it by 2.03, 2.01 and 2.05, then by 2.14, 2.26 and 2.45: m goes 127, 63, 31, 15, 7, 3, 1. At last the error grows by less than the step: a weight that becomes 0 is off by its own size only, and with 2 bits 88 % do.
 #
 # </details>
 
@@ -102,15 +97,14 @@ print(f"with 2 bits {100 * zeros:.0f} % of the codes are 0")
 # %% [markdown]
 # ## Task 2. Where zero is
 #
-# *Spot the bug, difficulty 3.* A symmetric grid wastes half of its codes on numbers that are never negative. An affine grid does not: its codes run from 0 to $2^{bits} - 1$, and one of them, `zero`, stands for 0. `affine(w, bits)` gets one row `w` (C,) and is meant to return
-# codes (C,), scale and `zero` (both a number, or a tensor of one; the scale as it is, not rounded to 16 bits), so that `scale * (codes - zero)` is near `w`:
+# *Spot the bug, difficulty 3.* Numbers that are never negative leave half of a symmetric grid unused. An affine grid puts the code of 0, `zero`, where a row needs it. `affine(w, bits)` gets a row `w` (C,) and should return codes (C,), scale and `zero`, so that `scale * (codes - zero)` is near `w`:
 #
-# - codes are whole numbers from 0 to $2^{bits} - 1$, of any type, and so is `zero`: a 0 in `w` comes back as exactly 0;
-# - the range of the grid is as small as it can be if it holds all of `w`, *and 0* (it may then move by up to half a step, so that `zero` is whole);
-# - every weight comes back within half a step;
-# - rows of equal numbers are no exception, and a row of zeros comes back as zeros, with a finite scale that is not negative. The largest magnitude is at least 0.0001, or 0.
+# - codes and `zero` are whole numbers from 0 to $2^{bits} - 1$;
+# - the range is as small as it can be if it holds all of `w`, *and 0*. Rounding `zero` may move it by half a step;
+# - every weight comes back within half a step of the scale that you return (float32 or float16);
+# - a row of zeros comes back as zeros.
 #
-# `bits` is from 2 to 8. The function runs on most rows, and its codes look like codes. It is wrong for more than one reason.
+# It is wrong for more than one reason.
 
 # %%
 def affine(w, bits):
@@ -134,27 +128,25 @@ check.affine(affine)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Take `w = torch.tensor([1.0, 2.0, 4.0])` and 2 bits. Write down the four values of the grid that the statement asks for. Then print what the code returns, and multiply it out.
+# Which are the four values of the grid for `torch.tensor([1.0, 2.0, 4.0])` and 2 bits? What does the code return?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Four questions: which values does the range have to hold? How many steps lie between four codes? Is `zero` a code? Which numbers does `clamp` see, w / scale or the codes?
+# How many steps lie between four codes? Is `zero` a code? Which numbers does `clamp` see?
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# The lowest value of the range is `w.min().clamp(max=0)`, and the highest accordingly. Round `zero` before it is added, and clamp after it.
+# The range begins at `w.min().clamp(max=0)`. Round `zero` before it is added, and clamp after it.
 #
 # </details>
 #
-# Now use it on what GELU returns in the eight feed-forwards of `speeches-base`, on 16 held-out windows. The cell below collects it: each entry of `hidden` is (2048, 512), a row a token. GELU is never below -0.17. Round every eighth row with 8 and with 4 bits, once with your `affine` and once with your `to_codes`.
-# How many times as large is the error of the symmetric grid, over all these rows?
+# GELU is never below -0.17. Round every eighth row of `hidden` below, what GELU returns in `speeches-base`, with 8 and 4 bits. How many times as large is the error of `to_codes`?
 #
 # <details><summary>Answer</summary>
 #
-# 1.85 times with 8 bits (1.81 % against 0.98 %), 2.05 times with 4 bits (30.5 % against 14.9 %). A row that is never below -0.17 leaves nearly half of the codes of a symmetric grid unused, so that its steps are nearly twice as large: 127 of them for
-# the largest number, against 255 for that and 0.17 more. With 4 bits it is 7 against 15.
+# 1.85 times with 8 bits (1.81 % against 0.98 %), 2.05 times with 4 bits (30.5 % against 14.9 %). Nearly half of the symmetric codes are unused: 127 steps where `affine` has 255.
 #
 # </details>
 
@@ -187,14 +179,13 @@ for bits in (8, 4):
 # %% [markdown]
 # ## Task 3. The bytes of a file
 #
-# *Predict, difficulty 2.* `weights` lists the matrices of a model as tuples (name, rows, columns, key). Two entries with the same key are one and the same tensor, which is tied, and stored once; the name is there to be read, and many layers use the same one. `others` says how many
-# numbers the model has besides: biases, norms, positions. The list can be empty, and `others` can be 0.
+# *Predict, difficulty 2.* `weights` lists the matrices of a model as (name, rows, columns, key). Entries with the same key are one tensor, tied, and stored once; a name can be used again. `others` counts all other numbers, such as biases.
 #
-# Write `file_bytes(weights, others, bits)`, the number of bytes of the file without its header, for `bits` of 8, 4 or 1:
+# Write `file_bytes(weights, others, bits)`, the bytes of the file without a header, for `bits` of 8, 4 or 1:
 #
 # - codes are packed, 8 / `bits` of them in a byte, and each row starts on a new byte;
 # - each row has one scale in fp16, binary rows too, and no zero point;
-# - the other numbers are stored in fp16.
+# - the other numbers are in fp16.
 
 # %%
 def file_bytes(weights, others, bits):
@@ -210,27 +201,25 @@ check.file_bytes(file_bytes)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Write the bytes of one row of one matrix first: its codes, and its scale. Try it with 5 columns and 4 bits.
+# How many bytes has a row of 5 columns with 4 bits?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `math.ceil(columns * bits / 8)` bytes hold the codes of a row. A matrix has `rows` of them, each with its scale.
+# `math.ceil(columns * bits / 8)` bytes hold the codes of a row, and two its scale.
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# A dictionary with the key of each tensor as its key keeps one entry for all that are tied, wherever they stand in the list.
+# A dictionary by key keeps one entry for all that are tied.
 #
 # </details>
 #
-# Now guess, before you use it: how many times smaller than fp32 is the file of `speeches-base` at 1 bit? Its matrices are those of Task 1, with the head as one entry more: it shares the tensor of the token vectors. All other parameters are `others`. For 8, 4 and 1 bits, compare your number with
-# `cost.stored_bytes(scalar_quant.finalize(scalar_quant.apply(base, bits=bits, activations="none")))`. How many times smaller is each than the model in fp32, and than the model in fp16? The talk says 4x, 8x and 32x. What is missing at 1 bit?
+# Guess how many times smaller than fp32 `speeches-base` is at 1 bit. Its matrices are those of Task 1, and the tied head. Compare 8, 4 and 1 bits with `cost.stored_bytes(scalar_quant.finalize(scalar_quant.apply(base, bits=bits, activations="none")))`, fp32 and fp16. The talk says 4x, 8x and 32x. What is missing at 1 bit?
 #
 # <details><summary>Answer</summary>
 #
-# Your number is the stored one: 1,917,440, 999,936 and 311,808 bytes. Against fp32 that is 3.89, 7.46 and 23.92 times smaller, against fp16 1.95, 3.73 and 11.96. At 1 bit the codes have 229,376 bytes, a 32nd of what their weights took. Scales have 22,528 and the other numbers 59,904: together 26 % of the file,
-# and neither gets smaller with fewer bits. And few people ship fp32.
+# Your number is the stored one: 1,917,440, 999,936 and 311,808 bytes. Against fp32 that is 3.89, 7.46 and 23.92 times smaller, against fp16 1.95, 3.73 and 11.96. At 1 bit the codes have 229,376 bytes. Scales have 22,528 and the other numbers 59,904: together 26 % of the file.
 #
 # </details>
 
@@ -256,14 +245,14 @@ print(f"at 1 bit: scales {scales:,} bytes, others {2 * others:,}, codes {mine - 
 # %% [markdown]
 # ## Task 4. Noise that is gone after the pass
 #
-# *Spot the bug, difficulty 4.* Quant-Noise trains with a random part of the weights rounded, in each pass another one. `noisy(w, bits, p, training, coins)` is meant to return the weight that such a pass uses:
+# *Spot the bug, difficulty 4.* Quant-Noise rounds a random part of the weights in each pass of training. `noisy(w, bits, p, training, coins)` should return what the pass uses:
 #
-# - With `training=True`, a weight whose coin is below `p` has its rounded value, and the others are as they are. `coins` (R, C) are uniform random numbers from 0 up to, not including, 1. All chance comes from them.
-# - With `training=False` all weights have their rounded values, whatever `p` is.
-# - In both modes the gradient with respect to `w` is 1 for every weight, rounded or not: what comes from above arrives as it is (straight-through). `w` may also come without `requires_grad`.
-# - `w` itself never changes.
+# - With `training=True`, a weight whose coin is below `p` has its rounded value, and the others are as they are. `coins` (R, C) are uniform from 0 to 1.
+# - With `training=False` all weights have their rounded values.
+# - In both modes the gradient passes to every weight as it comes (straight-through).
+# - `w` itself never changes. It may come without `requires_grad`.
 #
-# The helper `rounded` is right for float32: a symmetric grid with one scale a row, as in Task 1. It is written in torch, so that autograd goes through it in its own way. `noisy` is wrong for more than one reason; two of them stand in a well-known repository, too.
+# `rounded` is right. `noisy` is wrong for more than one reason; two are from a well-known repository.
 
 # %%
 def rounded(w, bits):
@@ -289,27 +278,25 @@ check.noisy(noisy)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Write a table with three rows: a chosen weight in training, another one in training, any in eval mode. What is its value, and what is the gradient? Then follow the code through each, and look at `w` afterwards.
+# Follow value and gradient of a chosen weight, of another one, and of one in eval mode. Look at `w` afterwards.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Dropout divides by 1 - p, because zeros make sums smaller. How much smaller is a sum in which some weights are rounded? And what is the derivative that torch computes for `detach()`?
+# Dropout divides by 1 - p, because zeros make sums smaller. Do rounded weights? And what comes back through `detach()`?
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `w + something.detach()` has a gradient of 1 with respect to w, whatever the something is. What has to be added to w so that its rounded value comes out?
+# `w + something.detach()` has a gradient of 1 with respect to w. What has to be added?
 #
 # </details>
 #
-# Now use it. `published` in the cell below is the code as you found it. Take the weight of one feed-forward, `base.blocks.layers[0].feed.inner.up.weight`, with 4 bits and p = 0.1, and let each of the two functions make 20 passes of training over a copy, without any step of an optimizer, with new coins in each. By which factor
-# has the norm of the weight grown afterwards? Divide what `published` leaves by $(1 / 0.9)^{20}$, the factor of 20 divisions by 0.9. For each function: how many weights are what they were, to 1 in 1000, and what is the relative error of all?
+# Now let `noisy` and `published`, the code as you found it, make 20 passes over a copy of `start`, with 4 bits, p = 0.1 and new coins in each. By which factor has the norm grown? Divide what `published` leaves by $(1 / 0.9)^{20}$. How many weights are what they were, to 1 in 1000, and what is the relative error?
 #
 # <details><summary>Answer</summary>
 #
-# By 8.27 for `published`, and (1 / 0.9)^20 is 8.23. After the division 13.1 % of the weights are what they were (0.9^20 is 12.2 %, and the largest weight of each row is on the grid anyway), and the error is 11.3 %, where rounding all of them once makes 12.0 %. Noise on 10 % of the weights a pass has become the rounding of nearly all of them, without any step of an optimizer.
-# With your function the factor is 1.00, 100 % are left, and the error is 0. In the repository the chosen weights become 0 instead of rounded ones: there 20 passes leave 12 % of the weights, 8.23 times as large, and zeros in the place of the others.
+# By 8.27 for `published`, and (1 / 0.9)^20 is 8.23. After the division 13.1 % are what they were, and the error is 11.3 %, where rounding all of them once makes 12.0 %: noise on 10 % a pass has rounded nearly all of them. With your function: 1.00, 100 % and 0.
 #
 # </details>
 
@@ -342,14 +329,14 @@ print(f"(1 / 0.9)^20 = {0.9 ** -20:.2f}, 0.9^20 = {100 * 0.9 ** 20:.1f} %, all r
 # %% [markdown]
 # ## Task 5. A linear layer in whole numbers
 #
-# *Build, difficulty 3.* If the inputs are rounded as well, a linear layer multiplies whole numbers, and only the result is scaled. Write `int_linear(x, codes, scales, bias)`:
+# *Build, difficulty 3.* With rounded inputs a linear layer multiplies whole numbers, and scales the result. Write `int_linear(x, codes, scales, bias)`:
 #
-# - `x` (..., C) is in float32, and can have any number of dimensions from one on. Its vectors along the last dimension are tokens.
-# - `codes` (R, C) in int8 and `scales` (R,) are a weight on the grid of Task 1: row i of W is `scales[i] * codes[i]`. `bias` is (R,), or None.
-# - Each token is rounded to 127 steps in each direction, with a scale of its own, in the way of Task 1: its largest magnitude has the code 127 or -127. That scale is not rounded to fp16.
-# - Codes of x are multiplied by codes of W, and added in (at least) 32 bits. Then scale the sums back, and add the bias. Return floats (..., R).
+# - `x` (..., C) holds tokens along its last dimension.
+# - `codes` (R, C) in int8 and `scales` (R,) are a weight as in Task 1. `bias` is (R,), or None.
+# - Each token has a scale of its own, its largest magnitude / 127, and is rounded to whole numbers from -127 to 127.
+# - Codes are multiplied by codes, the sums scaled back, and the bias added. Return floats (..., R).
 #
-# A token's largest magnitude is at least 0.0001, or 0: a token of zeros gives the bias, or zeros. No token may depend on another one: in a decoder an earlier token must not depend on a later one. The check compares with the formula in whole numbers, to 1 part in 10,000 of a token's largest output before the bias.
+# A token of zeros gives the bias, or zeros. Only the result counts, to 1 part in 10,000; you may compute it in floats.
 
 # %%
 def int_linear(x, codes, scales, bias):
@@ -367,26 +354,25 @@ check.int_linear(int_linear)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Round x first, and print its codes: whole numbers from -127 to 127, with one of the two ends in each token that is not zero.
+# Print the codes of x: a token that is not zero has a 127 or -127.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# 127 times 127 is 16,129. Which types hold a sum of hundreds of these? An int8 tensor times an int8 tensor is an int8 tensor.
+# Which types hold a sum of hundreds of products of 127 and 127? int8 times int8 is int8.
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# The sums are (..., R). The scales of W are (R,), and those of x (..., 1) if you keep the dimension of the maximum: both are multiplied as they are. The bias is a number of y, and comes last.
+# Multiply the sums by both scales: those of W are (R,), those of x (..., 1) with `keepdim=True`.
 #
 # </details>
 #
-# Now use it on a linear of `speeches-base`: `base.blocks.layers[0].feed.inner.up`, with the inputs that it gets on the windows of Task 2 (collect them as `hidden` was), and on `down` of the same feed-forward. Take 8 bits for the weight. How far is the output from that of the layer in fp32, as a relative error over all
-# numbers? How much of that is due to x?
+# Now use it on `up` and `down` of the first feed-forward, with 8 bits and the windows of Task 2. What is the relative error? How much is due to x?
 #
 # <details><summary>Answer</summary>
 #
-# `up` is off by 0.79 %, and `down` by 0.76 %. With the weight alone rounded it is 0.50 % and 0.36 %, with x alone 0.61 % and 0.67 %: the squares of the two add up, for they are nearly independent. More is due to x than to the weight, most of all in `down`, which reads GELU's outputs on a symmetric grid (Task 2).
+# `up` is off by 0.79 %, and `down` by 0.76 %. With the weight alone rounded it is 0.50 % and 0.36 %, with x alone 0.61 % and 0.67 %: the squares add up. More is due to x, most of all in `down`, which reads GELU's outputs on a symmetric grid.
 #
 # </details>
 
@@ -416,34 +402,23 @@ for name, x in inputs.items():
 # %% [markdown]
 # ## Task 6. Whose scale is it?
 #
-# *Transfer, difficulty 4: models that are not ours.* Someone gives you a model that this course has never seen, and asks what rounding would cost it. In other people's models weights do not all lie the same way:
+# *Transfer, difficulty 4.* In other people's models weights lie in other ways:
 #
-# | layer | its weight | one scale for each |
+# |layer|weight|one scale for each|
 # |---|---|---|
-# | `nn.Linear` | (out, in) | output |
-# | `nn.Embedding` | (num, dim) | row: a token, or a position |
-# | `nn.Conv1d` | (out, in, k) | output, over all inputs and all k places |
-# | `Conv1D` | (in, out) | output |
+# |`nn.Linear`|(out, in)|output|
+# |`nn.Embedding`|(num, dim)|row|
+# |`nn.Conv1d`|(out, in, k)|output, over all inputs and places|
+# |`Conv1D`|(in, out)|output|
 #
-# The last one is GPT-2's layer in the library transformers. A small version of it was imported in the first cell:
+# `Conv1D`, imported above, is GPT-2's layer in the library transformers: `x @ weight + bias`.
 #
-# ```python
-# class Conv1D(nn.Module):
-#     def __init__(self, n_out, n_in):
-#         super().__init__()
-#         self.weight = nn.Parameter(0.02 * torch.randn(n_in, n_out))
-#         self.bias = nn.Parameter(torch.zeros(n_out))
+# Write `round_outputs(model, bits)`: a copy of `model` in which the weight of each such layer is rounded with these scales. `rounded` of Task 4 does that for a matrix (R, C).
 #
-#     def forward(self, x):
-#         return x @ self.weight + self.bias
-# ```
-#
-# Write `round_outputs(model, bits)`: a copy of `model` in which the weight of each such layer has its rounded value, on a symmetric grid with the scales of the table. `rounded` of Task 4 does that for a matrix (R, C).
-#
-# - The layers can be anywhere: deep inside, derived from one of these classes, or the model itself.
-# - Tied weights stay tied: what was one parameter is one parameter in the copy.
-# - Everything else is as it was: biases, norms, buffers, parameters that belong to no such layer (other modules have a `weight`, too, such as `nn.Conv2d`), classes of modules and their settings, names, shapes, dtypes (float32), `requires_grad` (some weights may be frozen), and the mode of each module (train or eval).
-# - `model` itself does not change, and shares no tensor with the copy.
+# - The layers can be anywhere: deep inside, of a derived class, or the model itself.
+# - Tied weights stay tied.
+# - All else stays: biases, norms, other modules that have a `weight`, `requires_grad`, train or eval mode.
+# - `model` itself does not change.
 
 # %%
 def round_outputs(model, bits):
@@ -465,27 +440,25 @@ check.round_outputs(round_outputs)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Begin with `deepcopy`, and a loop over `model.modules()`, which goes everywhere and begins with the model itself. What does the kind of a module tell you about its weight?
+# Loop over `modules()` of a `deepcopy`. What does the class of a module say about its weight?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `rounded` wants a matrix with a row for each scale. A transposed matrix has its columns as rows, and `w.flatten(1)` turns (out, in, k) into (out, in k). What has to be undone afterwards?
+# `rounded` wants a row for each scale: transpose, or `w.flatten(1)` for (out, in, k). What has to be undone afterwards?
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# A new `nn.Parameter` in one of two tied modules leaves the other one with the old, and forgets `requires_grad`. Write new values into the parameter that is there, as `module.weight.data = ...` or `copy_` does. Rounded twice is rounded: the values are on the grid already.
+# A new `nn.Parameter` in one of two tied modules leaves the other with the old. Use `module.weight.data = ...` or `copy_`.
 #
 # </details>
 #
-# Now use it on `small` below, four feed-forwards of GPT-2's shape with random weights, and on two copies of it: in one the weights of one *input* feature of each `Conv1D` are 30 times as large, in the other those of one *output* channel. `wrong_axis` rounds with a scale for each input.
-# How far, with 4 bits, is the output of each of the three models from what it was, with your function and with `wrong_axis`? (Take the output without the `x` that each model passes through, `model(x) - x`, and its relative error over all numbers, but without channel 5 of the last dimension, in all three models: where it is loud, it is most of the norm.)
+# Now use it on `small` below, and on two copies, with the weights of one *input*, or of one *output*, 30 times as large. `wrong_axis` has a scale for each input. How far, with 4 bits, does each function move the three outputs? (Take `model(x) - x` without the loud channel 5.)
 #
 # <details><summary>Answer</summary>
 #
-# As they are, 17.1 % with your function and 16.8 % with `wrong_axis`: where all channels are alike, the axis hardly matters, and the mistake does not show. A loud output costs 20.5 % with a scale for each output, and 72.5 % with `wrong_axis`: there it sets the scale of every row. A loud input is the other way round, 32.3 % against
-# 12.9 %. So a scale for each input would sometimes be better. In a product of whole numbers it cannot be used: the sum over inputs is taken before anything is scaled back.
+# `small`: 17.1 %, and 16.8 % with `wrong_axis`, so that the mistake does not show. A loud output: 20.5 % and 72.5 %, for it sets the scale of every row. A loud input is the other way round, 32.3 % and 12.9 %. Yet a product of whole numbers cannot have a scale for each input: the sum over inputs comes first.
 #
 # </details>
 
@@ -526,6 +499,6 @@ for name, model in (("as it is", small), ("loud input", loud_input), ("loud outp
 # end
 
 # %% [markdown]
-# A scale is shared, and the question was by whom: a row, a token, an output channel. What these numbers do not say is whether a model still works: an error of 14 % in the weights is not a loss. Measure that by itself.
+# Whether a model still works, these numbers do not say: an error of 14 % in the weights is not a loss. Measure that by itself.
 #
 # **Next in the course:** codebooks, one code for several weights at once.
