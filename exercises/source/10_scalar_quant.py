@@ -11,7 +11,8 @@ from torch import nn
 
 from exercises.checks import scalar_quant as check
 from exercises.checks.scalar_quant import Conv1D
-from minieff import cost, data, scalar_quant, zoo
+from minieff import scalar_quant
+from minieff.core import cost, data, zoo
 
 torch.set_num_threads(1)
 base = zoo.load("speeches-base")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from exercises.checks.scalar_quant import Conv1D
-from minieff.grid import Grid, quantize
+from minieff.scalar_quant.grid import Grid, quantize
 
 # Task 1
 
