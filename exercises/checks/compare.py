@@ -67,6 +67,8 @@ def named(value: Any) -> str:
     if iscoroutine(value):
         value.close()
         return "a coroutine (it has an `async def`; write `def`)"
+    if getattr(value, "shape", None) == ():
+        value = value.item()
     if getattr(value, "shape", None) is not None:
         return f"a {type(value).__name__} of shape {tuple(value.shape)}"
     if isinstance(value, int | float | bool):

@@ -1,18 +1,17 @@
 # %% [markdown]
 # # Exercise 01: train a smaller model, and compare fairly
 #
-# Six tasks after [lesson 01](../notebooks/01_train_smaller.ipynb). Nothing is trained; every check takes a few seconds at most.
+# Six tasks after [lesson 01](../notebooks/01_train_smaller.ipynb). Nothing is trained.
 #
-# Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks your function
-# on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look, often with a picture of your answer beside the expected one. Below each task are three hints; open one at a time.
-# The models here are six of the lesson's seven: `depth-1` is left out.
+# Write your code where it says `raise NotImplementedError`, or correct what is there, and run the cell: its last line
+# says *Passed*, or *Not yet* and where to look. Each task has three hints; open one at a time.
 
 # %%
 import numpy as np
 from math import sqrt
 from statistics import mean, stdev
 
-from exercises.graders import train_smaller as check
+from exercises.checks import train_smaller as check
 from minieff import zoo
 from minieff.files import load_results
 from minieff.transformer import Config
@@ -21,19 +20,19 @@ NAMES = ["base", "depth-6", "depth-4", "depth-2", "width-96", "width-64"]
 cards = {name: zoo.card(f"speeches-{name}") for name in NAMES}      # what came out of each training
 
 # %% [markdown] tags=["solution"]
-# **This notebook has the solutions.** They are folded: click the three dots, or the bar at the left of a cell, to see one.
+# **This notebook has the solutions.** Click the three dots to unfold one.
 
 # %% tags=["solution"]
-from exercises.graders import progress
+from exercises.checks import progress
 
 progress.FILE = None        # running a solution is not your progress
 
 # %% [markdown]
 # ## Task 1. The front, with the lesson closed
 #
-# *Retrieval, difficulty 1 of 5.* `models` maps the name of each model to a pair: its bytes, and its loss on held-out text. Fewer bytes are better, and so is a lower loss.
+# *Retrieval, difficulty 1 of 5.* `models` maps each model's name to a pair: its bytes, and its loss on held-out text. Less is better in both.
 #
-# Write `front(models)`: the names of all models on the Pareto front, as a list in any order. Some models are equal in bytes, some in loss, some in both: what the definition says about them
+# Write `front(models)`: the names of all models on the Pareto front, as a list in any order. Some are equal in bytes, some in loss, some in both: what the definition says about them
 # is part of the task.
 
 # %%
@@ -51,25 +50,25 @@ check.front(front)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# A model is on the front if no other one dominates it. To dominate is to be at least as good in both respects, and better in at least one.
+# A model is on the front if no other dominates it: is at least as good in both respects, and better in at least one.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Write a function `dominates(a, b)` for two pairs first. What should it say for (10, 3.1) and (10, 3.2)? And for (10, 3.1) and (10, 3.1)?
+# First write `dominates(a, b)` for two pairs. What should it say for (10, 3.1) and (10, 3.2)? And for (10, 3.1) and (10, 3.1)?
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# Two comparisons with `<=`, and a third that rules out equal pairs. A name stays if `not any(...)` of the models dominates its own.
+# Two comparisons with `<=`, and a third that rules out equal pairs. A name stays if `not any(...)` of the models dominates it.
 #
 # </details>
 #
-# Now use it. `cards["base"]` has `["bytes"]`, `["macs"]` (a token) and `["quality"]["bits_per_byte"]`. How many of the six models are on the front of bytes and bits a byte? And on that of MACs and bits a byte?
+# Now use it. `cards["base"]` has `["bytes"]`, `["macs"]` (per token) and `["quality"]["bits_per_byte"]`. How many of the six models are on the front of bytes and bits a byte? And of MACs and bits a byte?
 #
 # <details><summary>Answer</summary>
 #
-# All six, both times. (In the lesson `width-64` was dominated, by `depth-1`, which is not among these.) A front does not say which model to take. It says which ones need not be considered, and of these six none can be ruled out by size and quality alone.
+# All six, both times. (In the lesson `depth-1`, which is not here, dominated `width-64`.) A front does not say which model to take, but which need not be considered: of these, none can be ruled out.
 #
 # </details>
 
@@ -85,13 +84,12 @@ for axis in ("bytes", "macs"):
 # %% [markdown]
 # ## Task 2. The best model that fits
 #
-# *Build, difficulty 2.* A limit decides what a front leaves open. `models` is a list of dictionaries with the keys `name`, `bytes`, `ms` (the time of a pass) and `bits_per_byte`.
+# *Build, difficulty 2.* `models` is a list of dictionaries with the keys `name`, `bytes`, `ms` (the time of a pass) and `bits_per_byte`.
 #
-# Write `pick(models, most_bytes, most_ms)`, which returns the name of the best model that keeps both limits.
+# Write `pick(models, most_bytes, most_ms)`: the name of the best model that keeps both limits, or `None` where no model does.
 #
-# - The best is the one with the fewest bits a byte. Of two equally good ones, take the one with fewer bytes.
+# - The best has the fewest bits a byte. Of two equally good ones, take the one with fewer bytes.
 # - A model that reaches a limit exactly keeps it. A limit of `None` is no limit.
-# - Where no model keeps both limits, return `None`.
 
 # %%
 def pick(models, most_bytes, most_ms):
@@ -112,38 +110,37 @@ check.pick(pick)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Two steps: first leave out what does not fit, then choose among what is left.
+# First leave out what does not fit, then choose among what is left.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `limit is None or value <= limit` is true where there is no limit, and it does not compare a number with `None`.
+# `limit is None or value <= limit` does not compare a number with `None`.
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `min` takes a `key`, and a tuple as key breaks ties: `(first, second)`. Of an empty list it raises an error, unless it is given a `default`.
+# `min` takes a `key`; a tuple as key breaks ties. Of an empty list it raises an error, unless it has a `default`.
 #
 # </details>
 #
-# Now use it on the models of lesson 00. `load_results("00_start_here")["scoreboard"]` is a list of dictionaries with other keys: `name`, `stored_bytes`, `bits_per_byte`, and `seconds`, which holds the lower quartile, the
-# median and the upper quartile. Build a list with the keys of this task from it, with the median as the time, in milliseconds. Which one do you take for at most 2,150,000 bytes, which for at most half of the base's time, and which for the 1,048,576 bytes of lesson 00's microcontroller?
+# Now use it on `rows`, the models of lesson 00. Which one do you take for at most 2,150,000 bytes, which for at most half of the base's time, and which for the 1,048,576 bytes of lesson 00's microcontroller?
 #
-# Among them is the model that lost four layers without training. It has exactly the bytes of `depth-4`, and no limit ever picks it: why not?
+# The model that lost four layers without training has exactly the bytes of `depth-4`, and no limit ever picks it: why not?
 #
 # <details><summary>Answer</summary>
 #
-# `depth-4`, `depth-2`, and none: in 16 bits, nothing fits the microcontroller. Wherever the pruned model fits, `depth-2` fits as well: that one has fewer bytes, is faster, and is 0.45 bits a byte better. What is
+# `depth-4`, `depth-2`, and none: in 16 bits, nothing fits the microcontroller. Wherever the pruned model fits, `depth-2` fits as well: fewer bytes, faster, and 0.45 bits a byte better. What is
 # dominated on every axis is never picked.
 #
 # </details>
 
 # %%
+rows = [{"name": row["name"], "bytes": row["stored_bytes"], "ms": 1e3 * row["seconds"][1], "bits_per_byte": row["bits_per_byte"]}
+        for row in load_results("00_start_here")["scoreboard"]]     # the second of the three times is the median
 # stub
 # Call your function here.
 # solution
-rows = [{"name": row["name"], "bytes": row["stored_bytes"], "ms": 1e3 * row["seconds"][1], "bits_per_byte": row["bits_per_byte"]}
-        for row in load_results("00_start_here")["scoreboard"]]
 half = next(row["ms"] for row in rows if row["name"] == "base") / 2
 print("2,150,000 bytes:", pick(rows, 2_150_000, None))
 print("half the time:  ", pick(rows, None, half))
@@ -153,15 +150,15 @@ print("1,048,576 bytes:", pick(rows, 1_048_576, None))
 # %% [markdown]
 # ## Task 3. As many tokens as the compute buys
 #
-# *Predict, difficulty 2.* Your base model is to be trained on `tokens` tokens. How many tokens does another model get for the same compute? Compute is multiply-accumulates (MACs). For both models a training step
+# *Predict, difficulty 2.* Your base model is to be trained on `tokens` tokens. How many does another model get for the same compute, in multiply-accumulates (MACs)? For both, a training step
 # takes about three times the MACs of a forward pass, so the three cancels.
 #
-# `base` and `other` are configs as the course uses them, with `vocab` $V$, `context` $S$, `layers` $L$, `dim` $C$, `ffn` $F$ (and `heads`, which do not matter here). For one token, a forward pass takes
+# `base` and `other` are configs with `vocab` $V$, `context` $S$, `layers` $L$, `dim` $C$ and `ffn` $F$. Per token, a forward pass takes
 #
 # - in each layer $4C^2$ for attention's four projections, $2CF$ for the feed-forward, and $2SC$ for attention's two products with the whole context;
 # - $VC$ for the head.
 #
-# Write `tokens_for(base, tokens, other)`, which returns the number of tokens, whole or not. The check builds the models and counts.
+# Write `tokens_for(base, tokens, other)`, which returns the number of tokens; it need not be whole.
 
 # %%
 def tokens_for(base, tokens, other):
@@ -179,12 +176,12 @@ check.tokens_for(tokens_for)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Write a function `macs(config)` for the forward pass of one token. All compute of a run is its tokens times that.
+# Write `macs(config)` for one token's forward pass. The compute of a run is its tokens times that.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Each config has its own layers, width, feed-forward and context. Nothing in the formula of one model comes from the other.
+# Each config has its own sizes, also its own context.
 #
 # </details>
 # <details><summary>Hint 3</summary>
@@ -193,40 +190,38 @@ check.tokens_for(tokens_for)
 #
 # </details>
 #
-# Now use it. The base of the zoo was trained on 12.0 million tokens, which is four times its training text. How many tokens would each of the other models get for that compute, and how many times would it
-# read the text? `Config(2048, 128, 8, 4, 128)` is the base; the others have 6, 4 or 2 layers, or a width of 96 (with 3 heads) or 64 (with 2).
+# Now use it. The base of the zoo was trained on 12.0 million tokens, four times its training text. How many would each other model get for that compute, and how often would it
+# read the text?
 #
 # <details><summary>Answer</summary>
 #
-# `depth-6` gets 15.4 million tokens and reads the text 5 times, `depth-4` 21.3 million and 7 times, `depth-2` 34.9 million and 12 times, `width-96` 19.7 million and 7 times, `width-64` 38.4 million and 13 times.
+# `depth-6` gets 15.4 million tokens and reads the text 5 times, `depth-4` 21.3 million (7 times), `depth-2` 34.9 (12), `width-96` 19.7 (7), `width-64` 38.4 (13).
 #
 # </details>
 
 # %%
+base = Config(2048, 128, 8, 4, 128)         # vocab, context, layers, heads, dim
+shapes = {"depth-6": (6, 4, 128), "depth-4": (4, 4, 128), "depth-2": (2, 4, 128), "width-96": (8, 3, 96), "width-64": (8, 2, 64)}
 # stub
 # Call your function here.
 # solution
-base = Config(2048, 128, 8, 4, 128)
-shapes = {"depth-6": (6, 4, 128), "depth-4": (4, 4, 128), "depth-2": (2, 4, 128), "width-96": (8, 3, 96), "width-64": (8, 2, 64)}
 for name, shape in shapes.items():
     tokens = tokens_for(base, 12e6, Config(2048, 128, *shape))
     print(f"{name:8} {tokens / 1e6:5.1f} million tokens, the text {4 * tokens / 12e6:4.1f} times over")
 # end
 
 # %% [markdown]
-# Compute buys readings, and no text: after the first time, the tokens are the same ones again. In lesson 00, a model that read five addresses over and over got worse in the end. Here there
-# are 213 addresses. Whether the twelve readings of `depth-2` would be too many is for a run to say.
+# Compute buys readings, and no new text. Whether the twelve readings of `depth-2` would be too many is for a run to say.
 #
 # ## Task 4. What had it reached by then?
 #
 # *Spot the bug, difficulty 3.* A card keeps the log of its training. Every row has `step`, `tokens` (seen so far), `seconds` and `train`, the training loss. In some rows the model was also tested on held-out text, a *look*:
-# these rows have `valid`.
+# these have `valid`.
 #
-# `loss_at(log, macs, budget)` is meant to say what held-out loss a run had reached when it had spent `budget` MACs. `macs` is a forward pass for one token; a training step takes **three** times that for each of its
-# tokens. Between two looks the answer is on the straight line between them. Before the first look, and after the last, nobody looked, and the answer is `None`. (At a look itself it is that look's
-# loss.)
+# `loss_at(log, macs, budget)` should return the held-out loss that a run had reached when it had spent `budget` MACs. `macs` is a forward pass for one token; a training step takes **three** times that for each of its
+# tokens. Between two looks the answer lies on the straight line between them; at a look it is that look's loss. Before the first look and after the last, it is `None`.
 #
-# The function runs on every log, always returns a number, and is wrong for more than one reason.
+# The function is wrong for more than one reason.
 
 # %%
 def loss_at(log, macs, budget):
@@ -247,22 +242,21 @@ check.loss_at(loss_at)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Make a log with two looks by hand. Ask for a budget that the run never reached. What should come back, and what does?
+# Make a log with two looks by hand. Ask for a budget that the run never reached. What comes back?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Compare the line that computes `spent` with what the text says about a training step.
+# Compare the line that computes `spent` with the text.
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# Beyond its ends, `np.interp` repeats the first value or the last, and does not say so. Ask, before you call it, whether `budget` lies between `spent[0]` and `spent[-1]`.
+# Beyond its ends, `np.interp` repeats the first value or the last. Ask, before you call it, whether `budget` lies between `spent[0]` and `spent[-1]`.
 #
 # </details>
 #
-# Now use it. For budgets of 10, 20, 25, 30, 40, 50, 60 and 70 trillion MACs (`10e12` and so on), which of the six models has the lowest loss, and what is it? Their logs are `cards[name]["log"]`. In these the look has the key `valid_first_256` (it
-# takes the first 256 held-out windows). Keep the rows that have it, under the other name: `[row | {"valid": row["valid_first_256"]} for row in log if "valid_first_256" in row]`.
+# Now use it on `logs`. For budgets of 10, 20, 25, 30, 40, 50, 60 and 70 trillion MACs (`10e12` and so on), which model has the lowest loss, and what is it?
 #
 # From 25 to 30 trillion MACs, the best loss gets *worse*. How can more compute do harm?
 #
@@ -270,17 +264,16 @@ check.loss_at(loss_at)
 #
 # `depth-2` with 3.73, 3.38 and 3.31 nats at 10, 20 and 25 trillion; `depth-4` with 3.37 and 3.25 at 30 and 40; `depth-6` with 3.23 at 50; the base with 3.22 and 3.17 at 60 and 70.
 #
-# More compute does no harm. `depth-2` is best until its run ends at 26 trillion, and is out of the comparison from there on. The runs that are left were planned to be longer, and their learning rate has not yet fallen to zero. A run
-# that is cut off is worse than one that was planned to end there. So this table shows when plans end as much as it shows sizes. Lesson 01 therefore trained other depths once more, each with a plan that ends at one
-# budget.
+# More compute does no harm. `depth-2` is best until its run ends at 26 trillion, and then drops out. The others were planned to be longer, and their learning rate has not yet fallen to zero: a run
+# that is cut off is worse than one planned to end there. So this table shows when plans end as much as it shows sizes. Lesson 01 therefore trained other depths once more, each planned to end at one budget.
 #
 # </details>
 
 # %%
+logs = {name: [row | {"valid": row["valid_first_256"]} for row in card["log"] if "valid_first_256" in row] for name, card in cards.items()}
 # stub
 # Call your function here.
 # solution
-logs = {name: [row | {"valid": row["valid_first_256"]} for row in card["log"] if "valid_first_256" in row] for name, card in cards.items()}
 for trillions in (10, 20, 25, 30, 40, 50, 60, 70):
     reached = {name: loss_at(logs[name], cards[name]["macs"], trillions * 1e12) for name in NAMES}
     reached = {name: loss for name, loss in reached.items() if loss is not None}
@@ -291,13 +284,12 @@ for trillions in (10, 20, 25, 30, 40, 50, 60, 70):
 # %% [markdown]
 # ## Task 5. Is the difference more than chance?
 #
-# *Spot the bug, difficulty 3.* Two recipes were each trained several times, with a new seed for every run, so that no two runs have anything in common. `first` and `second` are the held-out losses, at least two in each list, and not necessarily
-# equally many.
+# *Spot the bug, difficulty 3.* Two recipes were each trained several times, every run independent of all others. `first` and `second` are their held-out losses, at least two in each list.
 #
-# `gap(first, second)` is meant to return two numbers: by how much the mean of `second` is higher than that of `first`, and the standard error of that difference. The variance $s^2$ of a few runs is the sum of the squared distances from
-# their mean, divided by $n - 1$. The mean of $n$ runs then has the squared error $s^2 / n$. Errors of independent means add up as squares: the squared error of the difference is the sum of both.
+# `gap(first, second)` should return two numbers: the mean of `second` minus that of `first`, and the standard error of that difference. The variance $s^2$ of a few runs is the sum of the squared distances from
+# their mean, divided by $n - 1$. The mean of $n$ runs has the squared error $s^2 / n$. The squared error of the difference is the sum of both.
 #
-# The difference that it returns is right. The error is wrong for more than one reason.
+# The difference is right. The error is wrong for more than one reason.
 
 # %%
 def gap(first, second):
@@ -314,37 +306,36 @@ check.gap(gap)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Take `first = [3.0, 3.2]` and compute its variance on paper, as the text says. Then square what `np.std(first)` returns.
+# Compute the variance of `[3.0, 3.2]` on paper. Then square what `np.std([3.0, 3.2])` returns.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Two errors of 0.03 and 0.04 that are independent make one of 0.05, not of 0.07.
+# Independent errors of 0.03 and 0.04 make one of 0.05, not of 0.07.
 #
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `statistics.stdev` divides by $n - 1$, and so does `np.std` with `ddof=1`. Add the squares of both errors, and take the root of the sum at the end.
+# `statistics.stdev` divides by $n - 1$, and so does `np.std` with `ddof=1`. Add the squares of both errors, and take the root at the end.
 #
 # </details>
 #
-# Now use it. `depth-4` and `width-96` were both trained a second time: `zoo.card("speeches-depth-4-seed-1")` and `zoo.card("speeches-width-96-seed-1")`. Each card's `["quality"]["nats"]` is the loss on all held-out
-# text. How large is the gap, and how large its error? From the first run of each alone, which would you have called better?
+# Now use it. `depth-4` and `width-96` were both trained a second time; `runs` has their losses in nats. How large is the gap, and how large its error? From the first run of each alone, which would you have called better?
 #
 # <details><summary>Answer</summary>
 #
-# `width-96` is 0.0006 nats lower, with a standard error of 0.0046. The second seed moved each of them by 0.006 or more. These runs do not say which is better, and the first two alone would have named a winner.
+# `width-96` is 0.0006 nats lower, with a standard error of 0.0046. The second seed moved each of them by 0.006 or more. These runs do not say which is better; the first two alone would have named a winner.
 #
-# But look at the four numbers: with the second seed both fell. Runs with the same seed read the same text in the same order, so they are *not* independent, and the formula does not fit them. Compared seed by seed, `width-96` is ahead by 0.0011 and
+# But with the second seed both fell. Runs with the same seed read the text in the same order: they are *not* independent, and the formula does not fit. Compared seed by seed, `width-96` is ahead by 0.0011 and
 # by 0.0002: a mean of 0.0006 with a standard error of 0.0004. Pairing takes away what both have in common. Two pairs still decide nothing.
 #
 # </details>
 
 # %%
+runs = {name: [zoo.card(f"speeches-{name}{seed}")["quality"]["nats"] for seed in ("", "-seed-1")] for name in ("depth-4", "width-96")}
 # stub
 # Call your function here.
 # solution
-runs = {name: [zoo.card(f"speeches-{name}{seed}")["quality"]["nats"] for seed in ("", "-seed-1")] for name in ("depth-4", "width-96")}
 difference, error = gap(*runs.values())
 print(f"width-96 minus depth-4: {difference:.4f} nats, with a standard error of {error:.4f}")
 pairs = [b - a for a, b in zip(*runs.values())]
@@ -352,23 +343,20 @@ print(f"seed by seed: {pairs[0]:.4f} and {pairs[1]:.4f}, mean {mean(pairs):.4f},
 # end
 
 # %% [markdown]
-# An error from two runs each is itself not known well. It gives the order of magnitude.
-#
 # ## Task 6. Fewer layers, or narrower ones?
 #
-# *Transfer, difficulty 4: a model that is not ours.* Someone has a model of GPT-2's kind, with a large vocabulary, and at most `budget` parameters to spend. There are two ways to get there: take away layers and keep the width, or keep
-# the layers and make all of them narrower.
+# *Transfer, difficulty 4: a model that is not ours.* A model of GPT-2's kind has to shrink to at most `budget` parameters: with fewer layers, or with narrower ones.
 #
-# `config` has `vocab` $V$, `context` $S$, `layers` $L$, `heads`, `dim` $C$ and `ffn` $F$. The head is tied, as in the course's models. Then the parameters are
+# In the letters of Task 3, and with a tied head, a model with this `config` has so many parameters:
 #
 # $$VC + SC + L\,(4C^2 + 4C + 2CF + F + C + 4C) + 2C$$
 #
 # Write `depth_or_width(config, budget)`, which returns two whole numbers:
 #
 # - the largest number of layers that fits, the width kept;
-# - the largest width that fits, the layers kept. A width has to be a multiple of `heads`, whose number stays. The feed-forward stays $F / C$ times as wide as the rest; in the configs of the check that is a whole number.
+# - the largest width that fits, the layers kept. It has to be a multiple of `config.heads`. $F / C$ (a whole number) stays as it is.
 #
-# A model with exactly `budget` parameters fits. There is always room for one layer, and always for a width of `heads`; the whole model never fits.
+# A model with exactly `budget` parameters fits. One layer and a width of `heads` always do.
 
 # %%
 def depth_or_width(config, budget):
@@ -391,12 +379,12 @@ check.depth_or_width(depth_or_width)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Write the formula as a function of $L$ and $C$ first. When the width shrinks, which letters shrink with it?
+# First write the formula as a function of $L$ and $C$. When the width shrinks, which letters shrink with it?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Parameters grow in equal steps with the layers. With the width they grow partly in proportion, partly with the square. You need not solve an equation: there are few candidates, so try them all.
+# You need not solve an equation: there are few candidates, so try them all.
 #
 # </details>
 # <details><summary>Hint 3</summary>
@@ -405,23 +393,21 @@ check.depth_or_width(depth_or_width)
 #
 # </details>
 #
-# Now use it twice. `Config(vocab, context, layers, heads, dim)` takes its sizes in this order; `ffn` is four times `dim` unless you say otherwise.
-#
-# - GPT-2's smallest model has a vocabulary of 50,257, a context of 1,024, 12 layers, 12 heads and a width of 768. What does half of its 124,439,808 parameters buy?
-# - The base of the zoo: what do the 1,071,872 parameters of `depth-4` buy?
+# Now use it on `models`. What does half of its parameters buy for GPT-2's smallest model, and what do the 1,071,872 of `depth-4` buy for the zoo's base?
 #
 # <details><summary>Answer</summary>
 #
-# For half of GPT-2's parameters you keep 3 of its 12 layers, because the token vectors alone take 38.6 million, or a width of 492, which is 0.64 of its own. In the zoo it is 4 layers, or a width of 92, which is close to
-# `width-96`. Their quality is nearly the same (Task 5): parameters do not decide between the two ways. Time may; lesson 01 measured it.
+# For half of GPT-2's parameters you keep 3 of its 12 layers, because the token vectors alone take 38.6 million, or a width of 492, 0.64 of its own. In the zoo it is 4 layers, or a width of 92, close to
+# `width-96`. Their quality is nearly the same (Task 5): parameters do not decide between the two. Time may; lesson 01 measured it.
 #
 # </details>
 
 # %%
+models = ("GPT-2", Config(50257, 1024, 12, 12, 768), 124_439_808 // 2), ("base", Config(2048, 128, 8, 4, 128), 1_071_872)
 # stub
 # Call your function here.
 # solution
-for name, config, budget in (("GPT-2", Config(50257, 1024, 12, 12, 768), 124_439_808 // 2), ("base", Config(2048, 128, 8, 4, 128), 1_071_872)):
+for name, config, budget in models:
     layers, width = depth_or_width(config, budget)
     print(f"{name}: {layers} layers of width {config.dim}, or {config.layers} layers of width {width}")
 # end
