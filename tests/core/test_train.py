@@ -358,7 +358,7 @@ WRONG = {
     "unknown knob": (
         [{"name": "layerdrop", "q": 1}],
         {},
-        r"layerdrop has no knob \['q'\].*\['heads', 'p', 'where'\]",
+        r"layerdrop has no knob \['q'\].*\['p', 'where'\]",
     ),
     "missing knob": ([{"name": "layerdrop"}], {}, r"layerdrop needs a value for \['p'\]"),
     "knob of another type": ([{"name": "layerdrop", "p": "x"}], {}, "layerdrop: p='x'"),

@@ -39,16 +39,13 @@ def test_no_more_distinct_points_than_codewords_lose_nothing():
 
 def test_no_step_raises_the_distortion():
     points = torch.randn(500, 6) ** 3
-    weights = torch.rand(500, 6)
-    for heavy in (None, weights):
-        scale = torch.ones_like(points) if heavy is None else heavy
-        codebook, last = points[:30].clone(), float("inf")
-        for _ in range(15):
-            codes = nearest(points, codebook, heavy)
-            codebook = means(points, codes, codebook, heavy)
-            now = float((scale * (points - codebook[codes]).square()).sum())
-            assert now <= last * (1 + 1e-5)
-            last = now
+    codebook, last = points[:30].clone(), float("inf")
+    for _ in range(15):
+        codes = nearest(points, codebook)
+        codebook = means(points, codes, codebook)
+        now = distortion(points, (codebook, codes))
+        assert now <= last * (1 + 1e-5)
+        last = now
 
 
 def test_a_codeword_without_points_moves_to_a_far_point():
@@ -56,29 +53,7 @@ def test_a_codeword_without_points_moves_to_a_far_point():
     codebook = torch.tensor([[0.1, 0.1], [-50.0, -50.0]])
     codes = nearest(points, codebook)
     assert codes.unique().tolist() == [0]
-    assert means(points, codes, codebook, None)[1].tolist() == [5.0, 5.0]
-
-
-def test_weights_say_where_errors_count():
-    points = torch.randn(400, 4)
-    heavy = torch.tensor([100.0, 1.0, 1.0, 1.0]).expand_as(points)
-    plain, weighed = (
-        kmeans(points, 8, generator=seeded()),
-        kmeans(points, 8, weights=heavy, generator=seeded()),
-    )
-
-    def error(found, column):
-        return float((points - found[0][found[1]])[:, column].square().mean())
-
-    assert error(weighed, 0) < 0.2 * error(plain, 0) and error(weighed, 2) > error(plain, 2)
-    equal = kmeans(points, 8, weights=torch.full_like(points, 3.0), generator=seeded())
-    assert distortion(points, equal) == pytest.approx(distortion(points, plain), rel=0.05)
-
-
-def test_a_mean_is_weighted_in_each_coordinate():
-    points, heavy = torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[1.0, 3.0], [3.0, 0.0]])
-    found = means(points, torch.tensor([0, 0]), torch.zeros(1, 2), heavy)
-    assert found.tolist() == [[0.75, 0.0]]
+    assert means(points, codes, codebook)[1].tolist() == [5.0, 5.0]
 
 
 def test_same_seed_same_codes():
@@ -105,12 +80,12 @@ def test_as_good_as_scikit_learn():
     assert median(ratios) < 1.01 and max(ratios) < 1.1
 
 
-def hostile(case: int) -> tuple[torch.Tensor, int, torch.Tensor | None]:
-    """200 inputs: sizes, repetitions, magnitudes, bad numbers, weights."""
+def hostile(case: int) -> tuple[torch.Tensor, int]:
+    """Sizes, repetitions, magnitudes, bad numbers."""
     draw = seeded(case)
     N, d, K = (int(torch.randint(1, high, (), generator=draw)) for high in (60, 9, 70))
     points = torch.randn(N, d, generator=draw)
-    kind = case % 10
+    kind = case % 9
     if kind == 1:
         points = points.round()
     elif kind == 2:
@@ -120,35 +95,25 @@ def hostile(case: int) -> tuple[torch.Tensor, int, torch.Tensor | None]:
     elif kind == 4:
         points *= 10.0 ** torch.randint(-30, 30, (N, 1), generator=draw).float()
     elif kind == 5:
-        points[int(torch.randint(N, (), generator=draw)), 0] = (float("nan"), float("inf"), -float("inf"))[
-            case % 3
-        ]
+        points[N // 2, 0] = (float("nan"), float("inf"), -float("inf"))[case % 3]
     elif kind == 6:
-        points = points[:0] if case % 20 == 6 else points[:, :0]
+        points = points[:0] if case % 2 else points[:, :0]
     elif kind == 7:
         points[: N // 2] = 0
     elif kind == 8:
-        K = (0, -1, 1, N, N + 1)[case // 10 % 5]
-    weights = None
-    if kind == 9:
-        weights = torch.rand(N, d, generator=draw) * (torch.rand(N, d, generator=draw) < 0.5)
-        if case % 30 == 9:
-            weights[0, 0] = -1
-        if case % 30 == 19:
-            weights[:] = 0
-    return points, K, weights
+        K = (0, -1, 1, N, N + 1)[case // 9 % 5]
+    return points, K
 
 
-@pytest.mark.parametrize("case", range(200))
-def test_hostile_inputs_give_a_finite_result_or_a_reason(case):
-    points, codewords, weights = hostile(case)
-    bad = points.numel() == 0 or codewords < 1 or not points.isfinite().all()
-    if bad or (weights is not None and (weights < 0).any()):
-        with pytest.raises(ValueError, match="codewords for points|NaN, infinity|negative"):
-            kmeans(points, codewords, weights=weights, generator=seeded())
-        return
-    codebook, codes = kmeans(points, codewords, weights=weights, generator=seeded())
-    assert codebook.shape == (codewords, points.shape[1]) and codebook.isfinite().all()
-    assert codes.shape == (len(points),) and 0 <= codes.min() and codes.max() < codewords
-    if len(points.unique(dim=0)) <= codewords:
-        torch.testing.assert_close(codebook[codes], points, rtol=1e-5, atol=0)
+def test_hostile_inputs_give_a_finite_result_or_a_reason():
+    for case in range(200):
+        points, codewords = hostile(case)
+        if points.numel() == 0 or codewords < 1 or not points.isfinite().all():
+            with pytest.raises(ValueError, match="codewords for points|NaN, infinity"):
+                kmeans(points, codewords, generator=seeded())
+            continue
+        codebook, codes = kmeans(points, codewords, generator=seeded())
+        assert codebook.shape == (codewords, points.shape[1]) and codebook.isfinite().all()
+        assert codes.shape == (len(points),) and 0 <= codes.min() and codes.max() < codewords
+        if len(points.unique(dim=0)) <= codewords:
+            torch.testing.assert_close(codebook[codes], points, rtol=1e-5, atol=0)

@@ -10,10 +10,8 @@ from minieff import layerdrop
 from minieff.core import cost
 from minieff.core.adopt import adopt
 from minieff.core.attention import Attention
-from minieff.core.checkpoint import generators
-from minieff.core.data import loss
 from minieff.core.past import Past
-from minieff.core.surgery import clone, is_a, record
+from minieff.core.surgery import is_a, record
 from minieff.core.transformer import Block, Config, FeedForward, Residual, Transformer
 
 
@@ -103,7 +101,7 @@ def test_the_papers_language_model_loses_exactly_eight_layers():
     assert cost.parameters(model) - cost.parameters(small) == 246_933_504 - 146_163_712
 
 
-# sub-layers and heads
+# sub-layers
 
 
 def test_sub_layers_can_be_skipped_whole(model, ids):
@@ -111,50 +109,6 @@ def test_sub_layers_can_be_skipped_whole(model, ids):
     x = torch.randn(2, 5, 32)
     assert torch.equal(dropped.blocks(x), x)
     assert torch.equal(layerdrop.finalize(dropped)(ids), model.eval()(ids))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_heads_are_skipped_in_training_alone(model, training):
-    """With every head off, attention leaves the bias of its output projection."""
-    attention = layerdrop.apply_heads(model, p=1.0).train(training).blocks.layers[0].mix.inner
-    x = torch.randn(2, 5, 32)
-    if training:
-        assert torch.equal(attention(x), attention.out.bias.expand(2, 5, 32))
-    else:
-        torch.testing.assert_close(attention(x), model.blocks.layers[0].mix.inner(x))
-
-
-def test_each_head_has_its_coin():
-    skip = layerdrop.HeadSkip(0.3, torch.Generator().manual_seed(0)).train()
-    attn = torch.full((2, 64, 3, 3), 0.5)
-    seen = torch.stack([skip(attn, torch.zeros(1)) for _ in range(100)])
-    assert torch.equal(seen, seen[:, :1, :, :1, :1].expand_as(seen))  # a head is on or off as a whole
-    assert set(seen.unique().tolist()) == {0.0, 0.5}  # and not rescaled
-    off = (seen[:, 0, :, 0, 0] == 0).float()
-    assert abs(off.mean() - 0.3) < 3 * (0.3 * 0.7 / off.numel()) ** 0.5
-    assert off.sum(1).unique().numel() > 5  # they do not go together
-
-
-def test_finalize_takes_the_heads_coins_away(model, ids):
-    dropped = layerdrop.apply(model, p=0.5, heads=0.5, generator=torch.Generator())
-    assert len(generators(dropped)) == 1  # a checkpoint keeps the stream
-    final = layerdrop.finalize(dropped)
-    assert torch.equal(final(ids), model(ids))  # the fused path again
-    assert str(final) == str(model)
-    assert "p=0.5" in str(dropped.blocks.layers[0].inner.mix.inner)
-
-
-def test_heads_of_an_adopted_encoder_are_skipped():
-    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.0)
-    theirs = adopt(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
-    dropped, x = layerdrop.apply_heads(theirs, p=0.5).train(), torch.randn(2, 5, 32)
-    assert any((dropped(x) - theirs(x)).abs().max() > 1e-3 for _ in range(10))
-    torch.testing.assert_close(dropped.eval()(x), theirs.eval()(x))
-
-
-def test_a_seam_that_is_taken_is_refused(model):
-    with pytest.raises(ValueError, match="reweight=.*taken"):
-        layerdrop.apply_heads(layerdrop.apply_heads(model, p=0.1), p=0.1)
 
 
 # which layers to keep
@@ -179,54 +133,6 @@ def test_the_search_tries_all_sets_and_takes_the_best():
 
     assert layerdrop.keep_best(8, 3, score) == [0, 4, 7]  # the first of equals
     assert len(set(seen)) == len(seen) == comb(8, 3)
-
-
-class Useful(nn.Module):
-    """Adds what the target needs; `weight` of it."""
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(weight))
-
-    def forward(self, x):
-        return x + self.weight * torch.tensor([3.0, -3.0])
-
-
-def of_pair(model, pair):
-    ids, targets = pair
-    return loss(model(ids), targets)
-
-
-def test_learned_shares_find_the_layers_that_matter():
-    class Toy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = nn.ModuleList(map(Useful, [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]))
-
-        def forward(self, x):
-            for layer in self.layers:
-                x = layer(x)
-            return x
-
-    model, batches = Toy(), [(torch.randn(4, 5, 2), torch.zeros(4, 5, dtype=torch.long))] * 60
-    before = clone(model).state_dict()
-    arguments = {"loss": of_pair, "where": is_a(Useful)}
-    assert layerdrop.keep_learned(model, batches, 2, **arguments) == [1, 4]
-    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
-    with pytest.raises(ValueError, match="no batches"):
-        layerdrop.keep_learned(model, [], 2, **arguments)
-    with pytest.raises(ValueError, match="kept=7"):
-        layerdrop.keep_learned(model, batches, 7, **arguments)
-    model.layers[2] = model.layers[1]
-    with pytest.raises(ValueError, match="5 layers ran 6 times"):
-        layerdrop.keep_learned(model, batches, 2, **arguments)
-
-
-def test_learned_shares_of_a_wrapped_model_have_no_coins(model, ids):
-    dropped = layerdrop.apply(model, p=1.0).train()
-    batches = [(ids, ids.roll(-1, 1))] * 3
-    keeps = [layerdrop.keep_learned(m, batches, 2, of_pair, rate=10.0) for m in (dropped, dropped, model)]
-    assert keeps[0] == keeps[1] == keeps[2]
 
 
 # models that are not ours
@@ -308,10 +214,9 @@ def test_an_impossible_p_is_refused(model, p):
 
 
 @pytest.mark.parametrize("p", [-0.1, float("nan")])
-def test_an_impossible_rate_of_one_layer_or_of_heads_is_refused(model, p):
-    for call in (lambda: layerdrop.apply(model, p=[0.5, p, 0.5]), lambda: layerdrop.apply_heads(model, p=p)):
-        with pytest.raises(ValueError, match="probability"):
-            call()
+def test_an_impossible_rate_of_one_layer_is_refused(model, p):
+    with pytest.raises(ValueError, match="probability"):
+        layerdrop.apply(model, p=[0.5, p, 0.5])
 
 
 @pytest.mark.parametrize("p", [[], [0.1, 0.2], [0.1] * 4])

@@ -118,22 +118,6 @@ def test_a_tied_weight_is_stored_once():
         product_quant.finalize(tied, where=is_a(nn.Linear))
 
 
-def test_energy_weighs_the_columns_by_their_inputs(model, ids):
-    energy = product_quant.input_energy(model, [ids])
-    assert set(energy) == {n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    where, name = named("blocks.layers.1.feed.inner.down"), "blocks.layers.1.feed.inner.down"
-    energy[name][::2] *= 100
-
-    def error(coded):
-        apart = coded.get_submodule(name).weight - model.get_submodule(name).weight
-        return (energy[name] * apart.square()).sum().item()
-
-    knobs = {"block": 4, "codewords": 16, "where": where}
-    plain = product_quant.finalize(model, generator=seeded(), **knobs)
-    weighed = product_quant.finalize(model, generator=seeded(), energy=energy, **knobs)
-    assert error(weighed) < 0.8 * error(plain)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_model_of_another_type_is_stored_in_16_bits_and_computes_in_32(dtype):
     model = layers(12, 5).to(dtype)
@@ -142,20 +126,6 @@ def test_a_model_of_another_type_is_stored_in_16_bits_and_computes_in_32(dtype):
     small, x = product_quant.store(coded), torch.randn(3, 12)
     assert all(t.element_size() <= 2 for t in small.state_dict().values())
     torch.testing.assert_close(small(x), model.float()(x), rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_energy_is_summed_in_32_bits(dtype):
-    large, many = torch.full((1000, 3), 10.0, dtype=dtype), [torch.ones(1, 3, dtype=dtype)] * 1000
-    model = layers(3, 2).to(dtype)
-    assert product_quant.input_energy(model, [large])["0"].tolist() == pytest.approx([100] * 3)
-    assert product_quant.input_energy(model, many)["0"].tolist() == pytest.approx([1] * 3)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_energy_may_be_of_another_type_than_the_weight(dtype):
-    energy = {"0": torch.arange(1, 13).to(dtype)}
-    assert product_quant.finalize(layers(12, 5), block=4, codewords=3, energy=energy)
 
 
 def test_no_ids_have_no_vectors():
@@ -367,8 +337,6 @@ def test_more_wrong_knobs(model):
         product_quant.store(product_quant.finalize(model, codewords=2), bits=4)
     with pytest.raises(ValueError, match="matched no module"):
         product_quant.store(model)
-    with pytest.raises(ValueError, match="no inputs"):
-        product_quant.input_energy(model, [])
     with torch.no_grad():
         model.blocks.layers[1].feed.inner.up.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN"):

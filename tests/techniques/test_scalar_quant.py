@@ -1,6 +1,5 @@
 """Grids, rounding in training, integer layers, wrong inputs. General laws are in test_laws.py."""
 
-import gc
 import timeit
 from copy import deepcopy
 from itertools import product
@@ -14,7 +13,7 @@ from torch import nn
 from minieff import scalar_quant
 from minieff.core import cost, data, zoo
 from minieff.core.checkpoint import pack, write_tensors
-from minieff.core.storage import halve
+from minieff.core.storage import SMALLEST, halve
 from minieff.core.surgery import is_a, named, parametrize, record
 from minieff.core.transformer import Config, Transformer
 from minieff.scalar_quant import (
@@ -23,10 +22,12 @@ from minieff.scalar_quant import (
     IntEmbedding,
     IntLinear,
     IntWeight,
-    input_codes,
-    int_product,
+    int8_kernel,
+    int_layers,
 )
-from minieff.scalar_quant.grid import SMALLEST, Grid, Packed, dequantize, nearest_codes, quantize, snap
+from minieff.scalar_quant.fake_quant import input_codes
+from minieff.scalar_quant.grid import Grid, dequantize, nearest_codes, quantize, snap
+from minieff.scalar_quant.packing import Packed
 
 SHAPES = [(1, 1), (1, 7), (5, 1), (7, 12), (13, 36)]
 GRIDS = [
@@ -302,7 +303,7 @@ def by_hand(layer: nn.Linear, x: torch.Tensor, largest: torch.Tensor) -> torch.T
 
 @pytest.mark.parametrize("kernel", [True, False])
 def test_the_product_is_that_of_a_calculation_by_hand(kernel, monkeypatch):
-    monkeypatch.setattr(scalar_quant, "bytes_multiply", lambda: kernel)
+    monkeypatch.setattr(int_layers, "bytes_multiply", lambda: kernel)
     layer, x = nn.Linear(24, 7), torch.randn(600, 24)
     with torch.no_grad():
         layer.weight[:, 0] = 127 / 128  # all scales are 1/128, which fp16 holds
@@ -367,7 +368,7 @@ def test_an_integer_layer_equals_one_with_rounded_weights_and_inputs(shape, bits
         want = applied(x)
         torch.testing.assert_close(final(x), want, rtol=1e-3, atol=1e-3 * want.abs().max().item())
         with monkeypatch.context() as m:
-            m.setattr(scalar_quant, "bytes_multiply", lambda: False)
+            m.setattr(int_layers, "bytes_multiply", lambda: False)
             assert "fp32" in repr(final)
             torch.testing.assert_close(final(x), want, rtol=1e-3, atol=1e-3 * want.abs().max().item())
 
@@ -375,13 +376,13 @@ def test_an_integer_layer_equals_one_with_rounded_weights_and_inputs(shape, bits
 def test_the_integer_kernel_is_used_where_the_processor_has_one(monkeypatch):
     final = scalar_quant.finalize(scalar_quant.apply(nn.Sequential(nn.Linear(8, 3))))
     called = []
-    kernel = int_product.kernel
-    monkeypatch.setattr(int_product, "kernel", lambda *a: called.append(a) or kernel(*a))
+    kernel = int8_kernel.kernel
+    monkeypatch.setattr(int8_kernel, "kernel", lambda *a: called.append(a) or kernel(*a))
     for has in (True, False):
-        monkeypatch.setattr(scalar_quant, "bytes_multiply", lambda has=has: has)
+        monkeypatch.setattr(int_layers, "bytes_multiply", lambda has=has: has)
         final(torch.randn(2, 8))
         assert len(called) == 1 and called[0][0].dtype == torch.int8
-        assert (int_product.KERNEL if has else "fp32") in repr(final)
+        assert (int8_kernel.KERNEL if has else "fp32") in repr(final)
 
 
 def test_the_processor_and_the_kernel_are_checked(monkeypatch):
@@ -391,7 +392,7 @@ def test_the_processor_and_the_kernel_are_checked(monkeypatch):
     def missing(*a):
         raise AttributeError("no such kernel")
 
-    kernel = int_product.kernel
+    kernel = int8_kernel.kernel
     vnni, old = (
         {"avx512_vnni": True},
         {"avx2": True, "avx512_f": True, "amx_tile": True, "avx512_vnni": False},
@@ -403,15 +404,15 @@ def test_the_processor_and_the_kernel_are_checked(monkeypatch):
         (vnni, missing, False),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can, raising=False)
-        monkeypatch.setattr(int_product, "kernel", how)
-        assert int_product.bytes_multiply.__wrapped__() is want
+        monkeypatch.setattr(int8_kernel, "kernel", how)
+        assert int8_kernel.bytes_multiply.__wrapped__() is want
     right = torch.tensor([[64.0 * 127**2]])
-    monkeypatch.setattr(int_product, "kernel", lambda *a: right)
+    monkeypatch.setattr(int8_kernel, "kernel", lambda *a: right)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: vnni, raising=False)
-    assert int_product.bytes_multiply.__wrapped__() is True
+    assert int8_kernel.bytes_multiply.__wrapped__() is True
 
 
-@pytest.mark.skipif(not int_product.bytes_multiply(), reason="this processor has no integer kernel")
+@pytest.mark.skipif(not int8_kernel.bytes_multiply(), reason="this processor has no integer kernel")
 @pytest.mark.parametrize("tokens", [1, 2, 3, 65])
 def test_the_kernel_adds_up_right_and_is_no_loop(tokens):
     """With AMX 128 times the weights' sum is taken off in fp32: sums beyond 2^24 are rounded. oneDNN's
@@ -420,16 +421,16 @@ def test_the_kernel_adds_up_right_and_is_no_loop(tokens):
     torch.manual_seed(0)
     x_q, w_q = (torch.randint(-127, 128, (n, 1024), dtype=torch.int8) for n in (tokens, 512))
     x_q[0], w_q[0] = 127, -127
-    ready, scale = int_product.lay_out(w_q), torch.ones(512)
+    ready, scale = int8_kernel.lay_out(w_q), torch.ones(512)
     want = (x_q.long() @ w_q.long().T).float()
     most = 255 * 127 * 1024  # of a sum of unsigned times signed bytes
-    torch.testing.assert_close(int_product.kernel(x_q, ready, scale), want, rtol=0, atol=most / 2**24)
+    torch.testing.assert_close(int8_kernel.kernel(x_q, ready, scale), want, rtol=0, atol=most / 2**24)
 
     def fastest(run) -> float:
         return min(timeit.repeat(run, number=1, repeat=5))
 
     x, w = x_q.float(), w_q.float()
-    assert fastest(lambda: int_product.kernel(x_q, ready, scale)) < 20 * fastest(lambda: x @ w.T)
+    assert fastest(lambda: int8_kernel.kernel(x_q, ready, scale)) < 20 * fastest(lambda: x @ w.T)
 
 
 def test_what_the_kernel_keeps_follows_the_codes_and_goes_with_them():
@@ -438,19 +439,14 @@ def test_what_the_kernel_keeps_follows_the_codes_and_goes_with_them():
         return scalar_quant.finalize(scalar_quant.apply(nn.Sequential(nn.Linear(24, 7))))
 
     x, one, other = torch.randn(3, 24), made(0), made(1)
-    before = len(int_product.LAID_OUT)
-    first = int_product.product(x.to(torch.int8), one[0].code)
-    assert len(int_product.LAID_OUT) == before + 1
-    assert int_product.laid_out(one[0].code) is int_product.laid_out(one[0].code)
+    first = int8_kernel.product(x.to(torch.int8), one[0].code)
+    assert int8_kernel.laid_out(one[0].code) is int8_kernel.laid_out(one[0].code)
     wanted = other(x)
     twin = deepcopy(one)  # what is kept is no part of the model
-    torch.testing.assert_close(int_product.product(x.to(torch.int8), twin[0].code), first)
+    torch.testing.assert_close(int8_kernel.product(x.to(torch.int8), twin[0].code), first)
     one.load_state_dict(other.state_dict())
     torch.testing.assert_close(one(x), wanted)
     assert not any("onednn" in key or "laid" in key for key in one.state_dict())
-    del one, other, twin
-    gc.collect()
-    assert len(int_product.LAID_OUT) <= before
     with torch.inference_mode():
         assert made(2)(x).shape == (3, 7)
 
@@ -520,10 +516,10 @@ def test_one_tensor_is_stored_once_where_two_share_it():
 def test_the_embedding_serves_the_head_in_integers(model, ids, monkeypatch):
     small = scalar_quant.finalize(scalar_quant.apply(model))
     assert isinstance(small.tok, IntEmbedding) and isinstance(small.pos, nn.Embedding)
-    monkeypatch.setattr(scalar_quant, "bytes_multiply", lambda: True)
+    monkeypatch.setattr(int_layers, "bytes_multiply", lambda: True)
     sizes = []
-    kernel = int_product.kernel
-    monkeypatch.setattr(int_product, "kernel", lambda x_q, *a: sizes.append(x_q.shape[1]) or kernel(x_q, *a))
+    kernel = int8_kernel.kernel
+    monkeypatch.setattr(int8_kernel, "kernel", lambda x_q, *a: sizes.append(x_q.shape[1]) or kernel(x_q, *a))
     with_heads = small(ids)
     assert sizes[-1] == 32 and len(sizes) == 1 + 3 * 6 and with_heads.shape[-1] == 50
 
