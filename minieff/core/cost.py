@@ -221,8 +221,12 @@ def quality(
     return Quality(nats / tokens, exp(nats / tokens), nats / log(2) / size if size else None, tokens)
 
 
-def _dominates(a: Sequence[int | float], b: Sequence[int | float]) -> bool:
-    """Whether `a` is at most `b` on every axis, and less on at least one."""
+def dominates(a: Sequence[int | float], b: Sequence[int | float]) -> bool:
+    """Whether `a` is at most `b` on every axis, and less on at least one.
+
+    >>> dominates((1.9, 2.7), (7.4, 2.7)), dominates((1.9, 3.2), (7.4, 2.7))
+    (True, False)
+    """
     return all(x <= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
 
 
@@ -239,7 +243,7 @@ def pareto(points: Mapping[str, Sequence[int | float]]) -> list[str]:
     for name, point in points.items():
         if any(isnan(value) for value in point):
             raise ValueError(f"{name} has a NaN in {tuple(point)}, which cannot be compared; leave it out")
-    return [name for name, point in points.items() if not any(_dominates(q, point) for q in points.values())]
+    return [name for name, point in points.items() if not any(dominates(q, point) for q in points.values())]
 
 
 @dataclass(frozen=True)
