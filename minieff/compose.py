@@ -1,6 +1,6 @@
 """Several techniques on one model, in the order that works.
 
-A technique is a module with some of four verbs; a list of (technique, knobs) is taken through them together:
+A technique is a module with some of four verbs; a list of (technique, knobs) goes through them together:
 
     techniques = [(layerdrop, {"p": 0.2}), (scalar_quant, {"bits": 8, "p": 0.5})]
     model = compose.apply(model, techniques)              # before training
@@ -9,7 +9,8 @@ A technique is a module with some of four verbs; a list of (technique, knobs) is
     small = compose.finalize(model, [(layerdrop, {"keep": [0, 3, 7]}), (scalar_quant, {})])
 
 Each technique states its `STAGE`. What is replaced must be replaced before it is decorated, so mixers come
-before the stack, the stack before coins, then attention's seams, then weights; `finalize` goes the same way.
+before the stack, the stack before skipped layers, then attention's seams, then weights; `finalize` takes the
+same order.
 """
 
 import inspect
@@ -30,15 +31,23 @@ Techniques = list[tuple[ModuleType, dict]]
 
 
 def parse(tables: list[dict]) -> Techniques:
-    """`[{"name": "layerdrop", "p": 0.2}]`, as in a recipe, to [(module, knobs)].
+    """The techniques of a recipe as a list of (module, knobs).
 
     ValueError for a name that is no technique or a knob that its `apply` does not have.
+
+    >>> [(technique, knobs)] = parse([{"name": "layerdrop", "p": 0.2}])
+    >>> technique.__name__, knobs
+    ('minieff.layerdrop', {'p': 0.2})
     """
-    return [(find(table.get("name", "")), check(table)) for table in tables]
+    return [(find(table.get("name", "")), _knobs(table)) for table in tables]
 
 
 def find(name: str) -> ModuleType:
-    """The technique of that name."""
+    """The technique of that name. ValueError if there is none.
+
+    >>> find("layerdrop").STAGE
+    'depth'
+    """
     there = name.isidentifier() and find_spec(f"minieff.{name}")
     module = import_module(f"minieff.{name}") if there else None
     if getattr(module, "STAGE", None) not in STAGES:
@@ -46,8 +55,8 @@ def find(name: str) -> ModuleType:
     return module
 
 
-def check(table: dict) -> dict:
-    """The knobs of a recipe's technique. ValueError for one that is unknown, missing or of another type."""
+def _knobs(table: dict) -> dict:
+    """The knobs of a recipe's technique. ValueError for one that is unknown, missing or of a wrong type."""
     name, knobs = table.get("name", ""), {key: value for key, value in table.items() if key != "name"}
     parameters = inspect.signature(find(name).apply).parameters
     known = {key: p for key, p in parameters.items() if key not in ("model", "generator")}
@@ -57,13 +66,13 @@ def check(table: dict) -> dict:
     if missing:
         raise ValueError(f"{name} needs a value for {missing}")
     for key, value in knobs.items():
-        if key != "where" and not fits(value, known[key].annotation):
+        if key != "where" and not _fits(value, known[key].annotation):
             raise ValueError(f"{name}: {key}={value!r} is not of type {known[key].annotation}")
-    return knobs | ({"where": matcher(knobs["where"])} if "where" in knobs else {})
+    return knobs | ({"where": _where(knobs["where"])} if "where" in knobs else {})
 
 
-def matcher(kind: Any) -> Where:
-    """`where` of a recipe, the name of a type of ours or of torch.nn, as a question about modules."""
+def _where(kind: Any) -> Where:
+    """The `where` of a recipe: it names a type of core.transformer or torch.nn."""
     for home in (transformer, nn):
         found = getattr(home, str(kind), None)
         if isinstance(found, type) and issubclass(found, nn.Module):
@@ -73,8 +82,8 @@ def matcher(kind: Any) -> Where:
     )
 
 
-def fits(value: Any, annotation: Any) -> bool:
-    """Whether a value of a recipe is of a plain type or a union of them; other annotations take anything."""
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value of a recipe is of the annotated type or one of a union; other annotations take any."""
     kinds = annotation.__args__ if isinstance(annotation, UnionType) else (annotation,)
     if inspect.Parameter.empty in kinds or not all(isinstance(kind, type) for kind in kinds):
         return True
@@ -83,14 +92,19 @@ def fits(value: Any, annotation: Any) -> bool:
     return isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 
-def in_order(techniques: Techniques) -> Techniques:
+def _in_order(techniques: Techniques) -> Techniques:
     """By stage; within a stage as given."""
     return sorted(techniques, key=lambda entry: STAGES.index(entry[0].STAGE))
 
 
 def apply(model: nn.Module, techniques: Techniques, generator: torch.Generator | None = None) -> nn.Module:
-    """Each technique's `apply`; those that draw coins draw them from `generator`."""
-    for technique, knobs in in_order(techniques):
+    """Each technique's `apply`; those that draw random numbers take them from `generator`.
+
+    >>> model = transformer.Transformer(transformer.Config(vocab=50, context=16, layers=2, heads=2, dim=8))
+    >>> apply(model, parse([{"name": "layerdrop", "p": 0.2}])).blocks.layers[0].p
+    0.2
+    """
+    for technique, knobs in _in_order(techniques):
         coins = (
             {"generator": generator} if "generator" in inspect.signature(technique.apply).parameters else {}
         )
@@ -99,22 +113,34 @@ def apply(model: nn.Module, techniques: Techniques, generator: torch.Generator |
 
 
 def penalty(model: nn.Module, techniques: Techniques) -> Tensor | float:
-    """The sum of the penalties, 0 where there is none."""
+    """The sum of the techniques' penalties, 0 for those without one.
+
+    >>> penalty(nn.Linear(3, 2), parse([{"name": "layerdrop", "p": 0.2}]))
+    0.0
+    """
     return sum(
         (technique.penalty(model) for technique, _ in techniques if hasattr(technique, "penalty")), 0.0
     )
 
 
 def project(model: nn.Module, techniques: Techniques) -> None:
-    """Each technique's `project`, where it has one."""
-    for technique, _ in in_order(techniques):
+    """Each technique's `project`, for those that have one.
+
+    >>> project(nn.Linear(3, 2), parse([{"name": "layerdrop", "p": 0.2}]))  # it has none
+    """
+    for technique, _ in _in_order(techniques):
         if hasattr(technique, "project"):
             technique.project(model)
 
 
 def finalize(model: nn.Module, techniques: Techniques) -> nn.Module:
-    """Each technique's `finalize`, with knobs for that verb."""
-    for technique, knobs in in_order(techniques):
+    """Each technique's `finalize`, with knobs for that verb.
+
+    >>> model = transformer.Transformer(transformer.Config(vocab=50, context=16, layers=4, heads=2, dim=8))
+    >>> len(finalize(model, [(find("layerdrop"), {"keep": [0, 3]})]).blocks.layers)
+    2
+    """
+    for technique, knobs in _in_order(techniques):
         if hasattr(technique, "finalize"):
             model = technique.finalize(model, **knobs)
     return model

@@ -1,4 +1,4 @@
-"""Our Attention in the place of `nn.MultiheadAttention`: `adopt(model)` makes seam techniques reach `nn.TransformerEncoder`."""
+"""Our Attention in place of `nn.MultiheadAttention`: seam techniques then work on `nn.TransformerEncoder`."""
 
 import torch
 from jaxtyping import Bool
@@ -11,8 +11,8 @@ from minieff.core.surgery import Where, is_a, swap
 class Adopted(nn.Module):
     """Our Attention behind the signature of `nn.MultiheadAttention`, self-attention only."""
 
-    # nn.TransformerEncoderLayer asks for these before its fused path, which would ignore this module; None
-    # declines it
+    # nn.TransformerEncoderLayer reads these to decide on its fused path, which would ignore this module; None
+    # keeps it off that path
     in_proj_weight = in_proj_bias = None
     _qkv_same_embed_dim = False
 
@@ -20,8 +20,8 @@ class Adopted(nn.Module):
         super().__init__()
         if not theirs._qkv_same_embed_dim or theirs.bias_k is not None or theirs.add_zero_attn:
             raise ValueError(
-                "adopt takes nn.MultiheadAttention with one width for q, k, v and without add_bias_kv and "
-                "add_zero_attn; build the encoder without them, or pick others with where="
+                "adopt takes nn.MultiheadAttention with one width for q, k and v, and without add_bias_kv or "
+                "add_zero_attn; build the encoder without them, or pick other modules with where="
             )
         weight, bias = theirs.in_proj_weight, theirs.in_proj_bias
         self.batch_first = theirs.batch_first
@@ -50,43 +50,39 @@ class Adopted(nn.Module):
     ) -> tuple[Tensor, None]:
         if key is not query or value is not query or query.dim() != 3:
             raise ValueError(
-                "an adopted attention is self-attention in batches: pass one tensor (B, T, C) as query, key "
-                "and value, for one sequence x[None]"
+                "an adopted attention is self-attention on batches: pass the same tensor (B, T, C) as query, "
+                "key and value; for a single sequence, x[None]"
             )
         if need_weights:
-            raise ValueError("an adopted attention keeps no weights: call it with need_weights=False")
+            raise ValueError("an adopted attention returns no weights: call it with need_weights=False")
         if is_causal and attn_mask is None:
-            raise ValueError("is_causal is only a hint about attn_mask: pass the causal mask itself, too")
+            raise ValueError("is_causal is only a hint about attn_mask: pass the causal mask itself as well")
         x = query if self.batch_first else query.transpose(0, 1)  # (B, T, C)
-        y = self.attention(
-            x, torchs_mask(key_padding_mask, attn_mask, x.shape[0], x.shape[1], self.num_heads)
-        )
+        y = self.attention(x, _mask(key_padding_mask, attn_mask, x.shape[0], x.shape[1], self.num_heads))
         return (y if self.batch_first else y.transpose(0, 1)), None
 
 
-def torchs_mask(padding: Tensor | None, attn_mask: Tensor | None, B: int, T: int, H: int) -> Mask:
-    """The masks of `nn.MultiheadAttention`, (B, T) and (T, T) or (B * H, T, T), as one of ours."""
+def _mask(padding: Tensor | None, attn_mask: Tensor | None, B: int, T: int, H: int) -> Mask:
+    """The masks of `nn.MultiheadAttention`, (B, T) and (T, T) or (B * H, T, T), as one `Mask`."""
     mask = everything
     if padding is not None:
-        hidden = hides(padding, (B, T))
+        hidden = _hidden(padding, (B, T))
         mask = Mask(lambda b, h, q, k: ~hidden[b, k] | (q == k), "padding")  # no row is empty
     if attn_mask is not None:
         shape = (T, T) if attn_mask.dim() == 2 else (B * H, T, T)
-        table = hides(attn_mask, shape).reshape(-1, T, T)
+        table = _hidden(attn_mask, shape).reshape(-1, T, T)
         mask = mask & Mask(lambda b, h, q, k: ~table[(b * H + h) % len(table), q, k], "attn_mask")
     return mask
 
 
-def hides(mask: Tensor, shape: tuple[int, ...]) -> Bool[Tensor, "..."]:
-    """torch's two kinds of mask, True or -inf where hidden, as one. ValueError for any other, or another
-    shape.
-    """
+def _hidden(mask: Tensor, shape: tuple[int, ...]) -> Bool[Tensor, "..."]:
+    """Where a torch mask hides: it holds True or -inf there. ValueError for other values or another shape."""
     if mask.shape != shape:
-        raise ValueError(f"a mask of shape {tuple(mask.shape)} where {shape} is needed")
+        raise ValueError(f"a mask of shape {tuple(mask.shape)}; {shape} is needed")
     if mask.dtype == torch.bool:
         return mask
     if not ((mask == 0) | (mask == float("-inf"))).all():
-        raise ValueError("a float mask may hold 0 and -inf only: a bias on scores is not a mask")
+        raise ValueError("a float mask may hold 0 and -inf only: a bias on the scores is not a mask")
     return mask != 0
 
 
@@ -94,8 +90,12 @@ def adopt(model: nn.Module, *, where: Where = is_a(nn.MultiheadAttention)) -> nn
     """A copy with our Attention in place of every `nn.MultiheadAttention`, so that seam techniques reach it.
 
     Works for `nn.TransformerEncoder` in all its layouts, with padding and causal masks, under grad and
-    no_grad; what it puts at hidden positions may differ. ValueError when there is none to adopt, one of
-    another kind than self-attention, or, when it runs, one that is given something else than itself.
+    no_grad; outputs at padded positions may differ. ValueError when nothing matches, for an attention with
+    options that ours lacks, and, in the forward, for anything but self-attention.
+
+    >>> layer, x = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), torch.randn(1, 5, 8)
+    >>> torch.allclose(adopt(layer)(x), layer(x), atol=1e-5)
+    True
     """
     model = swap(model, where, Adopted)
     for module in model.modules():

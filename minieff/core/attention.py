@@ -4,9 +4,9 @@
 
 (Vaswani et al. 2017, arXiv 1706.03762.) Three seams say *what* is computed: `mask` (who may see whom),
 `normalize` (scores to weights) and `reweight` (weights and distances to weights). A fourth, `kernel`, says
-*how*, and only a `finalize` replaces it. Cost a token: 4 C^2 MACs for the projections and 2 S C for the rest.
-While the seams are at their defaults everything runs through torch's fused kernel, which never stores the T x
-S weights; it still computes them all.
+*how*, and only a `finalize` replaces it. Cost per token: 4 C^2 MACs for the projections and 2 S C for the
+rest. While the seams are at their defaults everything runs through torch's fused kernel, which never stores
+the T x S weights; it still computes them all.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,19 @@ from minieff.core.past import Fresh, fresh
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Who may see whom: `see(b, h, q_idx, kv_idx) -> bool`, FlexAttention's signature, elementwise in its
-    four indices.
+    """Who may see whom: `see(b, h, q_idx, kv_idx) -> bool`, with FlexAttention's signature.
 
-    Elementwise means that one mask can be asked about single positions, about a band, about a table of
-    positions, or about all pairs. Masks are combined with `&`, `|` and `~`; what differs from batch to batch
-    (lengths, tags) is a tensor that `see` closes over. A row must not be empty, or its softmax is over
-    nothing: add `| itself`.
+    `see` is elementwise in its four indices, so that one mask can be asked about single positions, a band, a
+    table of positions, or all pairs. Masks are combined with `&`, `|` and `~`; what differs from batch to
+    batch (lengths, tags) is a tensor that `see` closes over. Each query must see at least one key, or its
+    softmax is over nothing: add `| itself`.
+
+    >>> near = causal & Mask(lambda b, h, q, k: q - k < 2, "near")
+    >>> near.visible(1, 1, torch.arange(4)[:, None], torch.arange(4)).long()
+    tensor([[1, 0, 0, 0],
+            [1, 1, 0, 0],
+            [0, 1, 1, 0],
+            [0, 0, 1, 1]])
     """
 
     see: Callable
@@ -60,7 +66,7 @@ class Mask:
         return Mask(lambda b, h, q, k: ~self.see(b, h, q, k), f"~{self.name}")
 
     def __deepcopy__(self, memo: dict) -> "Mask":
-        return self  # a copied model is masked by the same value: `mask is causal` survives surgery
+        return self  # a copied model keeps the same mask: `mask is causal` survives surgery
 
     def __repr__(self) -> str:
         return self.name
@@ -68,10 +74,10 @@ class Mask:
     def visible(
         self, batch: int, heads: int, q_idx: Int[Tensor, "..."], kv_idx: Int[Tensor, "..."]
     ) -> Bool[Tensor, "..."]:
-        """Asked for all heads of a batch at once; sizes that the answer does not depend on are left out.
+        """The mask for all heads of a batch at once; dimensions on which it does not depend are left out.
 
-        `q_idx` (T, 1) and `kv_idx` (S,) give the whole mask, broadcastable to (B, H, T, S); `kv_idx` (T, W)
-        asks about a table of W keys a query and gives (B, H, T, W).
+        `q_idx` (T, 1) and `kv_idx` (S,) give the full mask, broadcastable to (B, H, T, S); `kv_idx` (T, W)
+        asks about a table of W keys per query and gives (B, H, T, W).
         """
         device = q_idx.device
         b = torch.arange(batch, device=device).view(-1, 1, 1, 1)
@@ -87,19 +93,35 @@ itself = Mask(lambda b, h, q, k: q == k, "itself")
 
 
 def prefix(lengths: Int[Tensor, "B"]) -> Mask:
-    """Causal, and the first `lengths[b]` tokens of row b are visible to all of its positions (a prefix
-    language model).
+    """Causal, except that the first `lengths[b]` tokens of row b are visible to all its positions.
+
+    This is the mask of a prefix language model.
+
+    >>> prefix(torch.tensor([2])).visible(1, 1, torch.arange(4)[:, None], torch.arange(4))[0, 0].long()
+    tensor([[1, 1, 0, 0],
+            [1, 1, 0, 0],
+            [1, 1, 1, 0],
+            [1, 1, 1, 1]])
     """
     return causal | Mask(lambda b, h, q, k: k < lengths[b], "prefix")
 
 
 def softmax(scores: Float[Tensor, "*B T S"]) -> Float[Tensor, "*B T S"]:
-    """The default of the seam `normalize`."""
+    """The default of the seam `normalize`.
+
+    >>> softmax(torch.tensor([[1.0, 1.0, float("-inf")]]))
+    tensor([[0.5000, 0.5000, 0.0000]])
+    """
     return scores.softmax(-1)
 
 
 def unchanged(attn: Float[Tensor, "*B T S"], distance: Int[Tensor, "..."]) -> Float[Tensor, "*B T S"]:
-    """The default of the seam `reweight`; `distance` is q_idx - kv_idx, broadcastable to `attn`."""
+    """The default of the seam `reweight`; `distance` is q_idx - kv_idx, broadcastable to `attn`.
+
+    >>> attn = torch.eye(3)
+    >>> unchanged(attn, torch.arange(3)[:, None] - torch.arange(3)) is attn
+    True
+    """
     return attn
 
 
@@ -111,7 +133,12 @@ def fused(
     mask: Mask,
     start: int,
 ) -> Float[Tensor, "B H T D"]:
-    """The default kernel: torch's fused attention while the seams are at their defaults, else `explicit`."""
+    """The default kernel: torch's fused attention while the seams are at their defaults, else `explicit`.
+
+    >>> q, k, v = torch.randn(3, 1, 2, 5, 4)  # (B, H, T, D) each
+    >>> fused(Attention(dim=8, heads=2), q, k, v, causal, start=0).shape
+    torch.Size([1, 2, 5, 4])
+    """
     if attn.normalize is not softmax or attn.reweight is not unchanged:
         return explicit(attn, q, k, v, mask, start)
     T, S = q.shape[-2], k.shape[-2]
@@ -120,7 +147,7 @@ def fused(
         return F.scaled_dot_product_attention(q, k, v, dropout_p=p)
     if mask is causal and T == S:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
-    visible = mask.visible(q.shape[0], q.shape[1], *positions(T, S, start, q.device))
+    visible = mask.visible(q.shape[0], q.shape[1], *_positions(T, S, start, q.device))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=p)
 
 
@@ -132,8 +159,14 @@ def explicit(
     mask: Mask,
     start: int,
 ) -> Float[Tensor, "B H T D"]:
-    """The same, written out."""
-    q_idx, kv_idx = positions(q.shape[-2], k.shape[-2], start, q.device)
+    """The same function as `fused`, written out.
+
+    >>> q, k, v = torch.randn(3, 1, 2, 5, 4)
+    >>> y = explicit(Attention(dim=8, heads=2), q, k, v, causal, start=0)
+    >>> torch.equal(y[:, :, 0], v[:, :, 0])  # the first token sees only itself
+    True
+    """
+    q_idx, kv_idx = _positions(q.shape[-2], k.shape[-2], start, q.device)
     scores = q @ k.mT / sqrt(q.shape[-1])  # (B, H, T, S)
     visible = mask.visible(q.shape[0], q.shape[1], q_idx, kv_idx)
     weights = attn.normalize(scores.masked_fill(~visible, float("-inf")))
@@ -141,17 +174,23 @@ def explicit(
     return F.dropout(weights, attn.dropout, attn.training) @ v
 
 
-def positions(T: int, S: int, start: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Queries (T, 1) count from `start`; keys (S,) are the last S tokens that end with the last query."""
+def _positions(T: int, S: int, start: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions of the queries (T, 1), counted from `start`, and of the keys (S,), which end with the last
+    query.
+    """
     end = start + T
     return torch.arange(start, end, device=device)[:, None], torch.arange(end - S, end, device=device)
 
 
 class Attention(nn.Module):
-    """Multi-head attention over x (B, T, C): separate q, k, v projections, contiguous heads of width D = C //
-    H.
+    """Multi-head attention over x (B, T, C): separate q, k, v projections, contiguous heads, D = C // H.
 
-    ValueError when heads do not divide dim.
+    ValueError when `heads` does not divide `dim`.
+
+    >>> attention = Attention(dim=8, heads=2)
+    >>> attention.mask = itself  # a seam: each token now sees only itself
+    >>> attention(torch.randn(1, 5, 8)).shape
+    torch.Size([1, 5, 8])
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0, bias: bool = True) -> None:

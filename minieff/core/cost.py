@@ -1,11 +1,11 @@
 """What a model costs, and how good it is: the five axes of the course in one `Report`.
 
-    parameters      numbers that are trained, a shared one once
-    stored_bytes    what a safetensors file of the model holds, shared storage once
-    macs            multiply-accumulates a token, by formula; 1 MAC is 2 FLOPs
+    parameters      numbers in parameters, a shared one once
+    stored_bytes    what a safetensors file of the model holds, a shared tensor once
+    macs            multiply-accumulates per token, by formula; 1 MAC is 2 FLOPs
     forward, step   seconds of a pass and of a training step: medians with quartiles
-    energy          joules a pass, read from the processor (`rapl`) or *modelled*, and never mixed up
-    quality         nats a token, perplexity and bits a byte on the validation windows
+    energy          joules per pass, measured by the processor (`rapl`) or *modelled*; the report says which
+    quality         nats per token, perplexity and bits per byte on the validation windows
 
 Time does not follow from MACs, nor energy from time: each is measured by itself.
 """
@@ -30,42 +30,58 @@ from minieff.core.transformer import Transformer
 
 
 def parameters(model: nn.Module) -> int:
-    """Numbers in parameters, frozen ones included; a shared parameter counts once."""
+    """Numbers in parameters, frozen ones included; a shared parameter counts once.
+
+    >>> linear = nn.Linear(10, 10)  # a matrix and a bias
+    >>> parameters(nn.Sequential(linear, linear))
+    110
+    """
     return sum(p.numel() for p in model.parameters())
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes of the tensors in a safetensors file of the model as it is; a shared tensor counts once."""
+    """Bytes of the tensors in a safetensors file of the model as it is; a shared tensor counts once.
+
+    >>> stored_bytes(nn.Linear(10, 10)), stored_bytes(nn.Linear(10, 10).half())
+    (440, 220)
+    """
     return sum(t.numel() * t.element_size() for t in pack(model).values())
 
 
-def linear_macs(linear: nn.Module, inputs: tuple, output: Tensor) -> int:
+def _linear_macs(linear: nn.Module, inputs: tuple, output: Tensor) -> int:
     return output.numel() * inputs[0].shape[-1]
 
 
-def attention_macs(attention: nn.Module, inputs: tuple, output: Tensor) -> int:
+def _attention_macs(attention: nn.Module, inputs: tuple, output: Tensor) -> int:
     """q k^T and attn v, counted as if all T x T pairs were computed. The projections are linears."""
     B, T, C = inputs[0].shape
     return 2 * B * T * T * C
 
 
-def head_macs(model: nn.Module, inputs: tuple, output: Tensor) -> int:
+def _head_macs(model: nn.Module, inputs: tuple, output: Tensor) -> int:
     return output.numel() * model.config.dim
 
 
-FREE = (nn.LayerNorm, nn.Embedding, ParametrizationList)  # additions, and looking up
-FORMULAS = {nn.Linear: linear_macs, Attention: attention_macs, Transformer: head_macs}
+FREE = (nn.LayerNorm, nn.Embedding, ParametrizationList)  # additions and look-ups are not counted
+FORMULAS = {nn.Linear: _linear_macs, Attention: _attention_macs, Transformer: _head_macs}
 
 
-def formula(module: nn.Module) -> Callable | None:
-    """(module, inputs, output) -> MACs of a call: its own method `macs`, or FORMULAS for its type."""
+def _formula(module: nn.Module) -> Callable | None:
+    """The function (module, inputs, output) -> MACs of a call: the module's own `macs`, or from FORMULAS."""
     known = [FORMULAS[kind] for kind in FORMULAS if isinstance(module, kind)]
     return getattr(type(module), "macs", known[-1] if known else None)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards, and after an error, each part has the mode that it had."""
+    """Eval mode inside the `with`; afterwards, also after an error, each module has its old mode again.
+
+    >>> model = nn.Dropout(0.5)
+    >>> with evaluating(model):
+    ...     during = model.training
+    >>> during, model.training
+    (False, True)
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -77,26 +93,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def macs(model: nn.Module, context: int | None = None) -> float:
-    """Multiply-accumulates a token of one pass over `context` tokens (None: the longest the model takes).
+    """Multiply-accumulates per token in one pass over `context` tokens (None: the longest the model takes).
 
     Counts what runs: a block used twice counts twice. Additions, norms, softmax and GELU are left out.
     ValueError for a module with parameters that no formula counts.
+
+    >>> macs(nn.Sequential(nn.Embedding(50, 10), nn.Linear(10, 50)), context=16)
+    500.0
     """
     context = model.config.context if context is None else context
     ids = torch.zeros(1, context, dtype=torch.long, device=next(model.parameters()).device)
     names = dict(model.named_modules())
     for name, module in names.items():
-        if module._parameters and not formula(module) and not isinstance(module, FREE):
+        if module._parameters and not _formula(module) and not isinstance(module, FREE):
             raise ValueError(f"no formula counts {name}, a {type(module).__name__}; add one to cost.FORMULAS")
-    with evaluating(model), record(model, lambda name, module: formula(module) is not None) as calls:
+    with evaluating(model), record(model, lambda name, module: _formula(module) is not None) as calls:
         model(ids)
     counted = [(names[call.name], call.inputs, call.output) for call in calls]
-    return sum(formula(module)(module, inputs, output) for module, inputs, output in counted) / context
+    return sum(_formula(module)(module, inputs, output) for module, inputs, output in counted) / context
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds: median and quartiles of `runs` runs after the warm-up, on `threads` threads."""
+    """Seconds per run: median and quartiles of `runs` runs after the warm-up, on `threads` threads."""
 
     median: float
     low: float
@@ -114,13 +133,18 @@ class Timing:
 def interleaved(
     calls: dict[str, Callable[[], object]], runs: int = 30, warmup: int = 10
 ) -> dict[str, Timing]:
-    """Time several calls in turns, so that whatever else the machine does falls on all of them.
+    """Times several calls in turns, so that other load on the machine affects all of them alike.
 
-    ValueError for fewer than 3 runs: quartiles need them.
+    ValueError for fewer than 3 runs, too few for quartiles.
+
+    >>> x = torch.ones(4, 4)
+    >>> times = interleaved({"sum": x.sum, "product": lambda: x @ x}, runs=5, warmup=1)
+    >>> times["product"].runs
+    5
     """
     if runs < 3 or warmup < 0:
         raise ValueError(
-            f"runs={runs}, warmup={warmup}: quartiles need at least 3 runs; 30 after 10 is a good habit"
+            f"runs={runs}, warmup={warmup}: quartiles need at least 3 runs; try runs=30, warmup=10"
         )
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warmup + runs):
@@ -140,14 +164,20 @@ def _timing(seconds: list[float]) -> Timing:
 
 
 def timed(call: Callable[[], object], runs: int = 30, warmup: int = 10) -> Timing:
-    """The time of one call."""
+    """The time of one call.
+
+    >>> time = timed(lambda: sum(range(100)), runs=5, warmup=1)
+    >>> 0 < time.low <= time.median <= time.high
+    True
+    """
     return interleaved({"call": call}, runs, warmup)["call"]
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Loss on the validation windows. Bits a byte compare models with different tokenizers; None where bytes
-    mean nothing.
+    """Loss on the validation windows; `nats` are per token.
+
+    Bits per byte compare models with different tokenizers; None where tokens do not stand for bytes.
     """
 
     nats: float
@@ -164,13 +194,20 @@ class Quality:
 def quality(
     model: nn.Module, corpus: Source, context: int | None = None, windows: int | None = None
 ) -> Quality:
-    """Over all validation windows of `context` tokens (None: the model's), or `windows` spread over the text.
+    """Quality on all validation windows of `context` tokens (None: the model's), or on `windows` of them.
 
-    Losses are summed in float64. The model's mode is given back. ValueError when there is no window.
+    These are spread over the text. Losses are summed in float64. The model keeps its mode. ValueError when
+    there is no window.
+
+    >>> from minieff.core.data import Bytes, Corpus
+    >>> corpus = Corpus("letters", Bytes(), {"train": [], "valid": ["abcdefghijklm"]})
+    >>> guess = nn.Embedding.from_pretrained(torch.zeros(256, 256))  # all 256 bytes equally likely
+    >>> round(quality(guess, corpus, context=4).bits_per_byte, 3)
+    8.0
     """
     context = model.config.context if context is None else context
     device = next(model.parameters()).device
-    asked = () if corpus.mask is causal else (corpus.mask,)  # a model need not know masks to be causal
+    asked = () if corpus.mask is causal else (corpus.mask,)  # a causal model needs no mask argument
     nats, tokens, size = 0.0, 0, 0
     with evaluating(model):
         for ids, targets in corpus.windows(context, count=windows):
@@ -185,21 +222,27 @@ def quality(
 
 
 def dominates(a: Sequence[int | float], b: Sequence[int | float]) -> bool:
-    """Whether `a` is nowhere more than `b`, and somewhere less."""
+    """Whether `a` is at most `b` on every axis, and less on at least one.
+
+    >>> dominates((1.9, 2.7), (7.4, 2.7)), dominates((1.9, 3.2), (7.4, 2.7))
+    (True, False)
+    """
     return all(x <= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
 
 
 def pareto(points: Mapping[str, Sequence[int | float]]) -> list[str]:
     """The names of the points that no other dominates, in their order. Less is better on every axis.
 
-    Of equal points both stay.
-    ValueError for NaN, and for points with different numbers of axes.
+    Of equal points both stay. ValueError for NaN, and for points with different numbers of axes.
+
+    >>> pareto({"small": (1.9, 3.2), "large": (7.4, 2.7), "worse": (7.5, 3.0)})  # MB, nats
+    ['small', 'large']
     """
     if len({len(point) for point in points.values()}) > 1:
         raise ValueError("the points have different numbers of axes; give each the same, in the same order")
     for name, point in points.items():
         if any(isnan(value) for value in point):
-            raise ValueError(f"{name} has a NaN in {tuple(point)}, which compares with nothing; leave it out")
+            raise ValueError(f"{name} has a NaN in {tuple(point)}, which cannot be compared; leave it out")
     return [name for name, point in points.items() if not any(dominates(q, point) for q in points.values())]
 
 
@@ -241,9 +284,16 @@ def report(
     runs: int = 30,
     windows: int | None = None,
 ) -> Report:
-    """Measure `model` on every axis; passes and steps take `rows` sequences of the model's context.
+    """Measures `model` on every axis; passes and steps take `rows` sequences of the model's context length.
 
     A training step is forward, backward and AdamW, on a copy. Energy is that of one pass in eval mode.
+
+    >>> from minieff.core.data import Bytes, Corpus
+    >>> from minieff.core.transformer import Config
+    >>> corpus = Corpus("letters", Bytes(), {"train": ["abcdefghijklm"], "valid": ["nopqrstuvwxyz"]})
+    >>> model = Transformer(Config(vocab=256, context=4, layers=1, heads=1, dim=8))
+    >>> report("tiny", model, corpus, runs=3).parameters
+    2968
     """
     context, device = model.config.context, next(model.parameters()).device
     ids, targets = (t.to(device) for t in corpus.batch(rows, context, torch.Generator().manual_seed(0)))

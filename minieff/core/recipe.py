@@ -14,15 +14,15 @@
     name = "layerdrop"
     p = 0.2
 
-A file may hold several runs that differ in a few keys, such as seeds: [runs] names them, with what differs.
+A file may hold several runs that differ in a few keys, such as seeds: [runs] names them and what differs.
 
     [runs]
     plain = {}
     plain-seed-1 = { train.seed = 1 }
     plain-wide = { model.dim = 256, train.rate = 1e-3 }
 
-Everything that could be wrong with a recipe is found before any work: an unknown key, a wrong type, a corpus
-too short.
+Everything that can be wrong with a recipe is reported before any work: an unknown key, a wrong type, a text
+that is too short.
 """
 
 import tomllib
@@ -39,7 +39,7 @@ from minieff.core.transformer import Config
 
 @dataclass(frozen=True)
 class Data:
-    """Which corpus; `paths` for corpus = "files" only; `every` n-th document or word alone is trained on."""
+    """Which corpus; `paths` for corpus = "files" only; `every` n-th document or word is trained on."""
 
     corpus: str
     vocab: int = 2048
@@ -49,13 +49,13 @@ class Data:
     def __post_init__(self) -> None:
         if self.corpus not in ("speeches", "masked", "pronunciations", "files"):
             raise ValueError(
-                f"corpus={self.corpus!r}: there are speeches, masked (the speeches for an encoder), "
-                "pronunciations and files"
+                f"corpus={self.corpus!r}: give speeches, masked (the speeches for an encoder), "
+                "pronunciations or files"
             )
         if (self.corpus == "files") != bool(self.paths) or not all(isinstance(p, str) for p in self.paths):
             raise ValueError(
                 f"corpus={self.corpus!r}, paths={self.paths!r}: paths is a list of file names, for "
-                "corpus = 'files' and for no other"
+                "corpus = 'files' only"
             )
         if self.every < 1:
             raise ValueError(f"every={self.every}: 1 trains on all documents, 10 on every tenth")
@@ -70,21 +70,19 @@ class Data:
 
 @dataclass(frozen=True)
 class Training:
-    """AdamW with linear warm-up and a cosine to zero. `batch` sequences make a step, over all processes
-    together.
-    """
+    """AdamW with linear warm-up, then a cosine to zero. `batch` sequences per step, over all processes."""
 
     tokens: int
     batch: int = 16
-    accumulate: int = 1  # pieces in which a process computes its share of a step
+    accumulate: int = 1  # micro-batches into which a process splits its share of a step
     rate: float = 2e-3  # the highest learning rate
     warmup: int = 100  # steps
     decay: float = 0.1  # weight decay of matrices and embeddings; norms and biases have none
-    clip: float = 1.0  # largest norm of the gradient
+    clip: float = 1.0  # the gradient is clipped to this norm
     seed: int = 0
     save: int = 100  # steps between checkpoints
     dtype: str = "float32"
-    weights: bool = True  # whether the zoo ships the weights, or the card with its log alone
+    weights: bool = True  # whether the zoo ships the weights, or only the card with its log
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch", "accumulate", "rate", "clip", "save"):
@@ -92,14 +90,14 @@ class Training:
                 raise ValueError(f"{name}={getattr(self, name)}: must be more than 0, and finite")
         for name, end in (("warmup", inf), ("decay", inf), ("seed", 2**32)):
             if not 0 <= getattr(self, name) < end:
-                raise ValueError(f"{name}={getattr(self, name)}: must be from 0 up to, not including, {end}")
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0 and less than {end}")
         if self.dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype={self.dtype!r}: float32 or float64")
+            raise ValueError(f"dtype={self.dtype!r}: give float32 or float64")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run: its name, its parts, and what follows from them."""
+    """A training run: its name, the folder of its file, and the tables of the file."""
 
     name: str
     folder: Path
@@ -116,7 +114,7 @@ class Recipe:
         return Config(vocab=vocab, **self.model)
 
     def as_dict(self) -> dict[str, Any]:
-        """What a card and a checkpoint remember: the recipe without its place on the disk."""
+        """What cards and checkpoints store: the recipe without its name and folder."""
         return {
             "data": asdict(self.data),
             "model": self.model,
@@ -125,23 +123,21 @@ class Recipe:
         }
 
     def same_as(self, tables: dict[str, Any]) -> bool:
-        """Whether the tables of a card or a checkpoint are this recipe's, keys left out at their defaults."""
+        """Whether the tables of a card or a checkpoint are this recipe's; a missing key has its default."""
         return parse(self.name, self.folder, tables) == self
 
     def trains_like(self, tables: dict[str, Any]) -> bool:
-        """The same, whatever the two say about `weights`: what ships is decided after the training."""
+        """As `same_as`, but `weights` may differ: it only says what ships after training."""
         other = parse(self.name, self.folder, tables)
         return replace(other, train=replace(other.train, weights=self.train.weights)) == self
 
     def check(self, world: int = 1) -> Trainable:
-        """The corpus, once everything fits together; ValueError otherwise. `world` is the number of
-        processes.
-        """
+        """The corpus. ValueError unless everything fits together. `world` is the number of processes."""
         shares = world * self.train.accumulate
         if self.train.batch % shares:
             raise ValueError(
-                f"batch={self.train.batch} cannot be shared by {world} processes in {self.train.accumulate} "
-                f"pieces each; pick a multiple of {shares}"
+                f"batch={self.train.batch} cannot be shared by {world} processes with "
+                f"{self.train.accumulate} micro-batches each; pick a multiple of {shares}"
             )
         corpus = self.data.load()
         self.config(corpus.vocab)
@@ -150,9 +146,15 @@ class Recipe:
 
 
 def parse(name: str, folder: Path, tables: dict[str, Any]) -> Recipe:
-    """A recipe from the tables of a TOML file or of a card. ValueError naming the recipe and the key."""
+    """A recipe from the tables of a TOML file or a card. ValueError naming the recipe and the key.
+
+    >>> model = {"layers": 8, "heads": 4, "dim": 128, "context": 128}
+    >>> tables = {"data": {"corpus": "speeches"}, "model": model, "train": {"tokens": 12_000_000}}
+    >>> parse("mine", Path("."), tables).steps  # of 16 sequences of 128 tokens
+    5860
+    """
     try:
-        check_tables(tables)
+        _check_tables(tables)
         techniques = tables.get("techniques", [])
         _fit(Config, {"vocab": 256, **tables["model"]})
         compose.parse(techniques)
@@ -168,27 +170,32 @@ def parse(name: str, folder: Path, tables: dict[str, Any]) -> Recipe:
         raise ValueError(f"recipe {name}: {error}") from None
 
 
-def check_tables(tables: dict[str, Any]) -> None:
-    """ValueError unless these are the tables of a recipe, each of its kind."""
+def _check_tables(tables: dict[str, Any]) -> None:
+    """ValueError unless these are the tables of a recipe, each of the right type."""
     unknown = sorted(tables.keys() - {"data", "model", "train", "techniques"})
     missing = sorted({"data", "model", "train"} - tables.keys())
     if unknown or missing:
         raise ValueError(
             f"unknown tables {unknown}, missing tables {missing}; "
-            "a recipe has data, model, train and perhaps techniques"
+            "a recipe has data, model and train, and may have techniques"
         )
     techniques = tables.get("techniques", [])
     plain = [name for name in ("data", "model", "train") if not isinstance(tables[name], dict)]
     if plain or not isinstance(techniques, list) or not all(isinstance(t, dict) for t in techniques):
         raise ValueError(
-            "data, model and train are tables, [data]; techniques are a list of tables, [[techniques]]"
+            "data, model and train are tables, as in [data]; techniques is a list of them, [[techniques]]"
         )
     if "vocab" in tables["model"]:
-        raise ValueError(f"vocab={tables['model']['vocab']} of the model: vocab is a key of [data]")
+        raise ValueError(f"vocab={tables['model']['vocab']} in [model]: vocab is a key of [data]")
 
 
 def read(path: str | Path, run: str | None = None) -> Recipe:
-    """The recipe in a TOML file, of several the run of that name. FileNotFoundError or ValueError."""
+    """The recipe in a TOML file; of several, the run of that name. FileNotFoundError or ValueError.
+
+    >>> from minieff.core.files import ROOT
+    >>> read(ROOT / "zoo" / "speeches-depth-1.toml").model["layers"]
+    1
+    """
     recipes = {recipe.name: recipe for recipe in read_all(path)}
     if run is None and len(recipes) == 1:
         return next(iter(recipes.values()))
@@ -198,10 +205,15 @@ def read(path: str | Path, run: str | None = None) -> Recipe:
 
 
 def read_all(path: str | Path) -> list[Recipe]:
-    """All runs of a TOML file; without [runs] one, which has the file's name."""
+    """All runs of a TOML file; without [runs], one with the file's name.
+
+    >>> from minieff.core.files import ROOT
+    >>> [recipe.name for recipe in read_all(ROOT / "zoo" / "speeches-depth-1.toml")]
+    ['speeches-depth-1']
+    """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such recipe; those of the course lie in zoo/*.toml")
+        raise FileNotFoundError(f"{path}: no such recipe; the course's recipes are in zoo/*.toml")
     try:
         tables = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -213,17 +225,17 @@ def read_all(path: str | Path) -> list[Recipe]:
         or not all(isinstance(change, dict) for change in runs.values())
     ):
         raise ValueError(f"recipe {path}: [runs] names at least one run, each with a table of what differs")
-    return [parse(name, path.parent, changed(tables, change)) for name, change in runs.items()]
+    return [parse(name, path.parent, _changed(tables, change)) for name, change in runs.items()]
 
 
-def changed(tables: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """`tables` with the keys of `change`, table by table; lists are replaced."""
-    both = {key: changed(tables[key], change[key]) for key in change if isinstance(tables.get(key), dict)}
+def _changed(tables: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`tables` with the keys in `change` replaced, table by table; lists are replaced as one."""
+    both = {key: _changed(tables[key], change[key]) for key in change if isinstance(tables.get(key), dict)}
     return tables | change | both
 
 
 def _fit(kind: type, table: dict[str, Any]) -> Any:
-    """The dataclass `kind` from a table; ValueError for unknown, missing and wrongly typed keys."""
+    """The dataclass `kind` from a table. ValueError for unknown, missing and wrongly typed keys."""
     known = {f.name: f for f in fields(kind)}
     required = {name for name, f in known.items() if f.default is f.default_factory}  # both MISSING
     if table.keys() - known or required - table.keys():

@@ -1,6 +1,6 @@
-"""How weights are stored: which of them, each in one format, and the rest in 16 bits.
+"""Which weights a storage format applies to; the rest are stored in 16 bits.
 
-A parametrization that decides how a weight will be stored says so with `decides_format = True`.
+A weight has at most one format. A parametrization that decides it has the attribute `decides_format = True`.
 """
 
 import torch
@@ -17,20 +17,33 @@ is_position = named("pos", "wpe", "position_embeddings", "position_embedding", "
 
 
 def matrices(name: str, module: nn.Module) -> bool:
-    """Linears and embeddings, but for positions: those are few numbers, and added to every token."""
+    """Matches linears and embeddings, except those of positions: few numbers, added to every token.
+
+    >>> matrices("tok", nn.Embedding(9, 4)), matrices("pos", nn.Embedding(9, 4))
+    (True, False)
+    """
     return isinstance(module, nn.Linear | nn.Embedding) and not is_position(name, module)
 
 
 def format_of(module: nn.Module) -> nn.Module | None:
-    """The parametrization that decides how a module's weight will be stored; a wrapper has none."""
+    """The parametrization that decides how a module's weight will be stored, if there is one.
+
+    >>> format_of(nn.Linear(3, 2)) is None
+    True
+    """
     own = not isinstance(module, Wrap) and is_parametrized(module, "weight")
     chain = module.parametrizations.weight if own else ()
     return next((p for p in chain if getattr(p, "decides_format", False)), None)
 
 
 def refuse_other_layers(chosen: dict[nn.Module, str], decided: type | None = None) -> None:
-    """ValueError for a module that does not compute what nn.Linear or nn.Embedding do with their weight, and
-    for a weight whose format is decided, but by a parametrization of the type `decided`.
+    """ValueError for a module that uses its weight in another way than nn.Linear or nn.Embedding, and for a
+    weight that has a format already, unless its parametrization is of the type `decided`.
+
+    >>> refuse_other_layers({nn.Embedding(9, 4, max_norm=1): "tok"})
+    Traceback (most recent call last):
+        ...
+    ValueError: tok has max_norm=1: it writes into its weight; pick others
     """
     for module, name in chosen.items():
         if type(module).forward not in (nn.Linear.forward, nn.Embedding.forward):
@@ -48,16 +61,20 @@ def refuse_other_layers(chosen: dict[nn.Module, str], decided: type | None = Non
 
 
 class Widened(nn.Module):
-    """A parametrization: 32 bits of what is stored in 16."""
+    """A parametrization: a weight stored in 16 bits, used in 32."""
 
     def forward(self, w: Tensor) -> Tensor:
         return w.float()
 
 
 def halve(model: nn.Module) -> nn.Module:
-    """A copy whose parameters of 32 bits are stored in fp16, and used in 32 bits as before.
+    """A copy whose fp32 parameters are stored in fp16 and still used in fp32.
 
-    What is under a parametrization stays as it is. ValueError for a number beyond the 65,504 of fp16.
+    What is under a parametrization stays as it is. ValueError for a number beyond fp16's largest, 65,504.
+
+    >>> linear = halve(nn.Linear(3, 2))
+    >>> linear.parametrizations.weight.original.dtype, linear.weight.dtype
+    (torch.float16, torch.float32)
     """
     model = clone(model)
     halved: dict[nn.Parameter, nn.Parameter] = {}
@@ -75,7 +92,13 @@ def halve(model: nn.Module) -> nn.Module:
 
 
 def half(p: Tensor, name: str) -> Tensor:
-    """`p` in fp16. ValueError, with its `name`, for a number that fp16 does not reach, and for NaN."""
+    """`p` in fp16. ValueError with its `name` for NaN or a number beyond the range of fp16.
+
+    >>> half(torch.tensor([1.0, 70_000.0]), "weight")
+    Traceback (most recent call last):
+        ...
+    ValueError: weight holds 70000, beyond the 65504 of fp16; fix the weights first
+    """
     if p.numel() and not p.abs().max() <= LARGEST:
         raise ValueError(
             f"{name} holds {p.abs().max():g}, beyond the {LARGEST:g} of fp16; fix the weights first"
@@ -84,11 +107,15 @@ def half(p: Tensor, name: str) -> Tensor:
 
 
 def in_fp16(scale: Float[Tensor, "*g"]) -> Float[Tensor, "*g"]:
-    """The next number that fp16 holds, from `scale` upwards. ValueError beyond the last one."""
+    """`scale` rounded up to a number that fp16 holds. ValueError beyond the largest.
+
+    >>> in_fp16(torch.tensor([3.0, 2049.0]))
+    tensor([   3., 2050.])
+    """
     if scale.numel() and scale.max() > LARGEST:
         raise ValueError(
             f"a scale of {scale.max():g} is beyond fp16, which ends at {LARGEST:g}; scale the weights"
         )
     half = scale.clamp(min=SMALLEST).half()
-    above = (half.view(torch.int16) + 1).view(torch.float16)  # of positive numbers, the next
+    above = (half.view(torch.int16) + 1).view(torch.float16)  # for positive numbers, the next one
     return torch.where(half.float() < scale, above, half).to(scale)

@@ -1,14 +1,14 @@
 """The only code that edits or watches a model.
 
-Techniques do not subclass a model and do not patch its forward. They say *where* (a question about a name and
-a module) and *what instead* (a function from the old module to the new one), and get back a changed copy:
+Techniques do not subclass a model and do not patch its forward. They say *where* (a predicate of a name and a
+module) and *what instead* (a function from the old module to the new one), and get back a changed copy:
 
-    swap(model, is_a(nn.Linear), lambda linear: Half(linear))      # the modules that match, in a copy
-    parametrize(model, is_a(nn.Linear), lambda weight: Noise())    # their weights, during training
-    recode(model, is_a(nn.Linear), encode, make)                   # their weights, as stored for inference
-    with record(model, is_a(Block)) as calls: model(ids)           # only watch
+    swap(model, is_a(nn.Linear), lambda linear: Half(linear))      # replaces the modules that match
+    parametrize(model, is_a(nn.Linear), lambda weight: Noise())    # changes their weights during training
+    recode(model, is_a(nn.Linear), encode, make)                   # stores their weights for inference
+    with record(model, is_a(Block)) as calls: model(ids)           # only watches
 
-The original is never touched. What was shared stays shared: a module used in two places is replaced once, and
+The original is never changed. What was shared stays shared: a module used in two places is replaced once, and
 a weight used by two modules gets one parametrization or one code.
 """
 
@@ -25,22 +25,37 @@ Where = Callable[[str, nn.Module], bool]
 
 
 def is_a(*types: type) -> Where:
-    """Modules of these types."""
+    """Matches modules of these types.
+
+    >>> linear = is_a(nn.Linear)
+    >>> linear("0", nn.Linear(3, 2)), linear("1", nn.ReLU())
+    (True, False)
+    """
     return lambda name, module: isinstance(module, types)
 
 
 def named(*endings: str) -> Where:
-    """Modules whose dotted name ends in one of these: `named("mix.inner.q")`."""
+    """Matches modules whose dotted name ends in one of these.
+
+    >>> query = named("inner.q")
+    >>> query("blocks.0.mix.inner.q", nn.Identity()), query("blocks.0.mix.inner.k", nn.Identity())
+    (True, False)
+    """
     return lambda name, module: any(f".{name}".endswith(f".{ending}") for ending in endings)
 
 
 def clone(model: nn.Module) -> nn.Module:
-    """A deep copy, but for two kinds of values.
+    """A deep copy, with three exceptions.
 
-    Tensors that a forward left behind are detached: deepcopy refuses those with a graph. Generators stay the
-    caller's: a copy of one would draw the same coins over again, for another technique. And a parametrized
-    module, whose class torch has made for it alone, gets another such class: else what is parametrized in the
-    copy would be so in the original.
+    Tensors that a forward left behind are detached, since deepcopy refuses those with a graph. Generators are
+    shared with the original: a copy would draw the same random numbers again. A parametrized module has a
+    class that torch made for it alone; its copy gets a class of its own, or parametrizing the copy would
+    change the original.
+
+    >>> model = nn.Linear(3, 2)
+    >>> copied = clone(model)
+    >>> torch.equal(copied.weight, model.weight), copied.weight is model.weight
+    (True, False)
     """
     memo: dict[int, Any] = {}
 
@@ -64,9 +79,13 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def pick(model: nn.Module, where: Where) -> dict[nn.Module, str]:
-    """The modules that match, each with the first of its names that does.
+    """The modules that match, each with the first of its names that matches.
 
-    ValueError when nothing matches. A shared module is asked about under every name it has.
+    A shared module is tried under every name it has. ValueError when nothing matches.
+
+    >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    >>> list(pick(model, is_a(nn.Linear)).values())
+    ['0', '2']
     """
     chosen: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -84,7 +103,7 @@ def pick(model: nn.Module, where: Where) -> dict[nn.Module, str]:
 def _replace(
     model: nn.Module, chosen: dict[nn.Module, str], make: Callable[[nn.Module], nn.Module]
 ) -> nn.Module:
-    """Each chosen module for make(module), children before parents, in place."""
+    """Replaces each chosen module by make(module), in place, children before parents."""
     done: dict[nn.Module, nn.Module] = {}
 
     def visit(module: nn.Module) -> nn.Module:
@@ -99,7 +118,7 @@ def _replace(
 
 
 def _like(new: nn.Module, old: nn.Module) -> nn.Module:
-    """A new module is born in train mode: give its own parts the mode of what it replaces."""
+    """A new module starts in train mode: give its own parts the mode of what it replaces."""
     for part in set(new.modules()) - set(old.modules()):
         part.training = old.training
     return new
@@ -108,16 +127,22 @@ def _like(new: nn.Module, old: nn.Module) -> nn.Module:
 def swap(model: nn.Module, where: Where, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """A copy of `model` in which each module that matches is replaced by `make(module)`.
 
-    `make` is given the copy's module and may keep it (see `Wrap`). Shared modules are made once and stay
+    `make` receives the copy's module and may keep it (see `Wrap`). A shared module is replaced once and stays
     shared; the root may match; train or eval mode carries over. ValueError when nothing matches.
+
+    >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    >>> swap(model, is_a(nn.ReLU), lambda relu: nn.GELU())[1], model[1]
+    (GELU(approximate='none'), ReLU())
     """
     model = clone(model)
     return _replace(model, pick(model, where), make)
 
 
 class Wrap(nn.Module):
-    """A module around another. It passes on what it does not know, and answers for the attributes of what it
-    holds.
+    """A module around another: it passes on all arguments, and gives access to the attributes of `inner`.
+
+    >>> Wrap(nn.Linear(3, 2)).out_features
+    2
     """
 
     def __init__(self, inner: nn.Module) -> None:
@@ -128,7 +153,7 @@ class Wrap(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name.startswith("__"):  # protocols such as __deepcopy__ would answer for the inner alone
+            if name.startswith("__"):  # inner's __deepcopy__, say, would copy only inner
                 raise
             return getattr(super().__getattr__("inner"), name)
 
@@ -150,6 +175,12 @@ def record(model: nn.Module, where: Where) -> Iterator[list[Call]]:
 
     A block that runs twelve times gives twelve entries. Nothing is copied or detached. Do not `swap` inside:
     the copy would go on recording.
+
+    >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    >>> with record(model, is_a(nn.Linear)) as calls:
+    ...     y = model(torch.ones(5, 3))
+    >>> [(call.name, call.output.shape) for call in calls]
+    [('0', torch.Size([5, 2]))]
     """
     calls: list[Call] = []
 
@@ -170,8 +201,13 @@ def record(model: nn.Module, where: Where) -> Iterator[list[Call]]:
 
 
 def source(module: nn.Module) -> nn.Parameter | None:
-    """The Parameter behind `module.weight`, also under parametrizations; None where there is no such one."""
-    if isinstance(module, Wrap):  # would answer with the weight of what it holds
+    """The Parameter behind `module.weight`, also under parametrizations; None if there is none.
+
+    >>> linear = nn.Linear(3, 2)
+    >>> source(linear) is linear.weight, source(nn.ReLU()) is None
+    (True, True)
+    """
+    if isinstance(module, Wrap):  # its `weight` is that of its inner module
         return None
     if torch_parametrize.is_parametrized(module, "weight"):
         weight = getattr(module.parametrizations.weight, "original", None)
@@ -181,8 +217,14 @@ def source(module: nn.Module) -> nn.Parameter | None:
 
 
 def refuse_half_ties(model: nn.Module, chosen: dict[nn.Module, str]) -> None:
-    """A weight with users inside and outside of `chosen` would come apart, and no weight is no use:
-    ValueError.
+    """ValueError if a module in `chosen` has no weight, or shares it with a module that is not in `chosen`.
+
+    >>> embedding, head = nn.Embedding(9, 4), nn.Linear(4, 9)
+    >>> head.weight = embedding.weight
+    >>> refuse_half_ties(nn.Sequential(embedding, head), {embedding: "0"})
+    Traceback (most recent call last):
+        ...
+    ValueError: 0 and 1 share one weight, and where picked only the first; pick both, or neither
     """
     sources = {source(module): name for module, name in chosen.items()}
     if None in sources:
@@ -202,11 +244,14 @@ def refuse_half_ties(model: nn.Module, chosen: dict[nn.Module, str]) -> None:
 
 
 def parametrize(model: nn.Module, where: Where, make: Callable[[Tensor], nn.Module]) -> nn.Module:
-    """A copy in which `weight` of each module that matches is `make(weight)(weight)`: noise or masks during
-    training.
+    """A copy in which `weight` of each module that matches is `make(weight)(weight)`: noise, masks.
 
-    Users of one weight share one parametrization. ValueError when nothing matches, or when only some users of
-    a shared weight do.
+    Users of one weight share one parametrization. ValueError when nothing matches, or only some of the users
+    of a shared weight match.
+
+    >>> clipped = parametrize(nn.Linear(3, 2), is_a(nn.Linear), lambda weight: nn.Hardtanh(-0.01, 0.01))
+    >>> clipped.weight.abs().max() <= 0.01
+    tensor(True)
     """
     model = clone(model)
     chosen = pick(model, where)
@@ -216,7 +261,7 @@ def parametrize(model: nn.Module, where: Where, make: Callable[[Tensor], nn.Modu
         weight = source(module)
         if weight not in made:
             made[weight] = make(weight).train(module.training)
-        # unsafe: the check would run the parametrization once and so draw from the random stream
+        # unsafe: the check would run the parametrization, which may draw random numbers
         torch_parametrize.register_parametrization(module, "weight", made[weight], unsafe=True)
     return model
 
@@ -227,11 +272,17 @@ def recode(
     encode: Callable[[Tensor, str], nn.Module],
     make: Callable[[nn.Module, nn.Module], nn.Module],
 ) -> nn.Module:
-    """A copy, in eval mode, in which each module that matches becomes `make(module, code)`, its weight stored
-    as a code.
+    """A copy in eval mode in which each module that matches becomes `make(module, code)`.
 
-    `encode(weight, name)` is called once a weight, with the name of one of its users, and all of them share
-    the code. ValueError as for `parametrize`.
+    `code = encode(weight, name)` is how the weight is stored: made once per weight, with the name of one of
+    its users, and shared by all of them. ValueError as for `parametrize`.
+
+    >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    >>> recode(model, is_a(nn.Linear), lambda weight, name: nn.Identity(), lambda linear, code: code)
+    Sequential(
+      (0): Identity()
+      (1): ReLU()
+    )
     """
     model = clone(model).eval()
     chosen = pick(model, where)

@@ -1,4 +1,4 @@
-"""Text to token ids and back: plain bytes, byte pairs, and spellings with their sounds."""
+"""Text to token ids and back: plain bytes, byte pairs, and spellings with their phonemes."""
 
 from importlib import import_module
 from types import ModuleType
@@ -9,7 +9,13 @@ from torch import Tensor
 
 
 def needs(package: str, extra: str) -> ModuleType:
-    """The package, or an ImportError with the line that installs it."""
+    """The package, or an ImportError with the command that installs it.
+
+    >>> needs("no_such_package", "course")
+    Traceback (most recent call last):
+        ...
+    ImportError: this needs the package 'no_such_package': pip install -c constraints.txt -e '.[course]'
+    """
     try:
         return import_module(package)
     except ImportError:
@@ -20,7 +26,7 @@ def needs(package: str, extra: str) -> ModuleType:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Text to ids and back; `sizes[id]` is the number of bytes of text that a token stands for."""
+    """Text to ids and back; `sizes[id]` is the number of bytes that a token stands for."""
 
     vocab: int
     sizes: Tensor
@@ -31,7 +37,11 @@ class Tokenizer(Protocol):
 
 
 class Bytes:
-    """Each byte of UTF-8 is a token."""
+    """Each byte of UTF-8 is a token.
+
+    >>> Bytes().encode("né")
+    [110, 195, 169]
+    """
 
     vocab = 256
     sizes = torch.ones(256, dtype=torch.long)
@@ -44,7 +54,12 @@ class Bytes:
 
 
 class BPE:
-    """Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) by the package `tokenizers`."""
+    """Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) by the package `tokenizers`.
+
+    >>> bpe = BPE.learn(["low lower lowest"], vocab=258)  # 256 bytes and two merges
+    >>> [bpe.decode([token]) for token in bpe.encode("lowest")]
+    ['low', 'e', 's', 't']
+    """
 
     def __init__(self, json: str) -> None:
         self.json = json
@@ -55,7 +70,7 @@ class BPE:
 
     @classmethod
     def learn(cls, texts: list[str], vocab: int) -> "BPE":
-        """Merges learned from `texts`, at most `vocab` tokens; the same texts give the same merges."""
+        """Learns merges from `texts`, for at most `vocab` tokens; equal texts give equal merges."""
         tokenizers = needs("tokenizers", "course")
         inner = tokenizers.Tokenizer(tokenizers.models.BPE())
         inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -78,8 +93,11 @@ class BPE:
 
 
 class Sounds:
-    """Letters, `=`, phonemes and a line end: "cat=K AE1 T\\n" is 3 + 1 + 3 + 1 tokens. The line end also
-    pads.
+    """Letters, `=`, phonemes and a line end, which also pads: "cat=K AE1 T\\n" is 3 + 1 + 3 + 1 tokens.
+
+    >>> sounds = Sounds([("cat", ["K", "AE1", "T"])])
+    >>> sounds.encode("cat=K AE1 T\\n")
+    [3, 2, 4, 1, 6, 5, 7, 0]
     """
 
     def __init__(self, entries: list[tuple[str, list[str]]]) -> None:
@@ -88,9 +106,7 @@ class Sounds:
         self.symbols = ["\n", "=", *letters, *phonemes]
         self.ids = {symbol: i for i, symbol in enumerate(self.symbols)}
         self.vocab = len(self.symbols)
-        self.sizes = torch.zeros(
-            self.vocab, dtype=torch.long
-        )  # phonemes are no text: bits a byte mean nothing
+        self.sizes = torch.zeros(self.vocab, dtype=torch.long)  # phonemes do not stand for bytes
 
     def encode(self, text: str) -> list[int]:
         word, separator, sounds = text.partition("=")

@@ -1,10 +1,9 @@
-"""One training loop: AdamW, warm-up and cosine, clipping, techniques through `compose`, checkpoints, any
-number of processes.
+"""One training loop: AdamW, warm-up and cosine, clipping, techniques, checkpoints, any number of processes.
 
-A checkpoint is one file, written whole, with all that a step changes: weights, optimizer, step, the generator
-of the data and every other random state. A run that is killed and resumed therefore ends with bit-identical
-weights. Under `torchrun` each process draws the same global batch and computes its rows, so that two
-processes equal one on the same batch.
+A checkpoint is one file, written atomically, with all that a step changes: weights, optimizer, step, the
+generator of the data and every other random state. A run that is killed and resumed therefore ends with
+bit-identical weights. Under `torchrun` each process draws the same global batch and computes its own rows, so
+that two processes compute what one would.
 """
 
 import gc
@@ -41,7 +40,12 @@ from minieff.core.transformer import Transformer
 
 @contextmanager
 def processes() -> Iterator[tuple[int, int, torch.device]]:
-    """(rank, number of processes, device): one process, or those that torchrun started."""
+    """(rank, number of processes, device): of this process alone, or of those that torchrun started.
+
+    >>> with processes() as (rank, world, device):
+    ...     print(rank, world)
+    0 1
+    """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world == 1:
         yield 0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -49,20 +53,20 @@ def processes() -> Iterator[tuple[int, int, torch.device]]:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)  # random states lie on the CPU
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)  # random states are on the CPU
     else:
         device = torch.device("cpu")
         dist.init_process_group("gloo")
     try:
         yield dist.get_rank(), world, device
-        dist.barrier()  # none leaves while another still sends
+        dist.barrier()  # no process leaves while another still sends
     finally:
-        gc.collect()  # DistributedDataParallel lives in a cycle, and its threads must end before the process
+        gc.collect()  # frees DistributedDataParallel, whose threads must end before the process
         dist.destroy_process_group()
 
 
 class Run:
-    """All that a step changes, and its place on the disk."""
+    """All that a step changes, and the folder where it is saved."""
 
     def __init__(
         self, recipe: Recipe, corpus: Trainable, rank: int, world: int, device: torch.device
@@ -73,7 +77,7 @@ class Run:
         self.techniques = compose.parse(recipe.techniques)
         seed = recipe.train.seed
         torch.manual_seed(seed)  # all processes start from the same weights
-        coins = torch.Generator().manual_seed(seed + 1)  # and toss the same coins
+        coins = torch.Generator().manual_seed(seed + 1)  # and draw the same random numbers
         model = Transformer(recipe.config(corpus.vocab)).to(device, getattr(torch, recipe.train.dtype))
         self.model = compose.apply(model, self.techniques, coins).train()
         self.optimizer = adamw(self.model, recipe.train.decay)
@@ -86,7 +90,7 @@ class Run:
         return self.folder / "checkpoint.safetensors"
 
     def save(self) -> None:
-        """The checkpoint, by the first process; the others send it their random states."""
+        """Writes the checkpoint, in the first process; the others send it their random states."""
         states = [torch.get_rng_state()]
         if self.world > 1:
             states = [torch.empty_like(states[0]) for _ in range(self.world)]
@@ -111,14 +115,14 @@ class Run:
             )
 
     def restore(self) -> None:
-        """Go on from the checkpoint, if there is one. ValueError when it belongs to another recipe."""
+        """Continues from the checkpoint, if there is one. ValueError when it belongs to another recipe."""
         if not self.checkpoint.exists():
             return
         tensors, state = read_tensors(self.checkpoint)
         if not self.recipe.trains_like(state["recipe"]) or state["text"] != self.text:
             raise ValueError(
-                f"{self.checkpoint} was made by another recipe of this name or from another text; bring the "
-                "old ones back, rename the recipe, or delete the checkpoint"
+                f"{self.checkpoint} was made by another recipe of this name or from another text; restore "
+                "them, rename the recipe, or delete the checkpoint"
             )
 
         def part(kind: str) -> dict[str, Tensor]:
@@ -136,14 +140,18 @@ class Run:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def log(self) -> list[dict]:
-        """The rows logged up to the present step."""
+        """The rows logged up to the current step."""
         path = self.folder / "log.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [row for row in rows if row["step"] <= self.step]
 
 
 def adamw(model: nn.Module, decay: float) -> torch.optim.AdamW:
-    """Weight decay for matrices and embeddings, none for vectors. The rate is set at each step."""
+    """AdamW with weight decay for matrices and embeddings, none for vectors. Each step sets the rate.
+
+    >>> [group["weight_decay"] for group in adamw(nn.Linear(3, 2), decay=0.1).param_groups]
+    [0.1, 0.0]
+    """
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -151,14 +159,28 @@ def adamw(model: nn.Module, decay: float) -> torch.optim.AdamW:
 
 
 def rate_at(step: int, steps: int, warmup: int, highest: float) -> float:
-    """Linear from 0 over `warmup` steps, then half a cosine down to 0 at `steps`."""
+    """The learning rate: linear from 0 over `warmup` steps, then half a cosine down to 0 at `steps`.
+
+    >>> [round(rate_at(step, steps=10, warmup=2, highest=1.0), 3) for step in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
     if step < warmup:
         return highest * (step + 1) / warmup
     return highest * 0.5 * (1 + cos(pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
-    """One optimizer step on a global batch; returns its mean loss, without penalties."""
+    """One optimizer step on a global batch; returns its mean loss, without penalties.
+
+    >>> from minieff.core.recipe import parse
+    >>> tables = {"data": {"corpus": "files", "vocab": 256, "paths": [__file__]}, "train": {"tokens": 64}}
+    >>> tables["model"] = {"layers": 1, "heads": 1, "dim": 8, "context": 4}
+    >>> recipe = parse("tiny", Path("."), tables)
+    >>> run = Run(recipe, recipe.check(), rank=0, world=1, device=torch.device("cpu"))
+    >>> ids = torch.arange(64).view(16, 4)
+    >>> take_step(run, run.model, ids, ids + 1).exp().round()  # the perplexity of a guess among 256 bytes
+    tensor(256., dtype=torch.float64)
+    """
     plan = run.recipe.train
     for group in run.optimizer.param_groups:
         group["lr"] = rate_at(run.step, run.recipe.steps, plan.warmup, plan.rate)
@@ -170,7 +192,7 @@ def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tenso
         with nullcontext() if last or run.world == 1 else model.no_sync():
             part = loss(model(x, run.mask), y, "sum") / count
             total += part.detach().double().cpu()
-            part = part * run.world  # processes average their gradients
+            part = part * run.world  # gradients are averaged over processes
             (part + compose.penalty(run.model, run.techniques) if last else part).backward()
     nn.utils.clip_grad_norm_(run.model.parameters(), plan.clip)
     run.optimizer.step()
@@ -182,11 +204,19 @@ def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tenso
 
 
 def train(recipe: Recipe, *, resume: bool = False) -> Run:
-    """Train, or go on where a checkpoint of this recipe stands; returns the finished run.
+    """Trains, with `resume` from a checkpoint of this recipe if there is one; returns the finished run.
 
     The log is `log.jsonl` beside the checkpoint. FileExistsError when there is a checkpoint and `resume` is
-    False: nothing trained is thrown away silently. The progress bar is off when the environment says
-    `TQDM_DISABLE=1`.
+    False: nothing trained is overwritten silently. The variable TQDM_DISABLE=1 hides the progress bar.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from unittest.mock import patch
+    >>> from minieff.core.recipe import parse
+    >>> tables = {"data": {"corpus": "files", "vocab": 256, "paths": [__file__]}, "train": {"tokens": 64}}
+    >>> tables["model"] = {"layers": 1, "heads": 1, "dim": 8, "context": 4}
+    >>> with TemporaryDirectory() as folder, patch.dict(os.environ, XDG_CACHE_HOME=folder, TQDM_DISABLE="1"):
+    ...     train(parse("tiny", Path("."), tables)).step  # of 16 sequences of 4 tokens
+    1
     """
     with processes() as (rank, world, device):
         corpus = recipe.check(world)
@@ -196,17 +226,17 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
         elif run.checkpoint.exists():
             raise FileExistsError(
                 f"{run.checkpoint} is an unfinished or finished run of {recipe.name}; "
-                "go on with --resume, or delete it to start again"
+                "continue with --resume, or delete it to start again"
             )
         model = run.model
         if world > 1:  # a technique may leave parameters without a gradient in a step
             model = DistributedDataParallel(model, find_unused_parameters=bool(run.techniques))
-        loop(run, model, corpus, device)
+        _loop(run, model, corpus, device)
         del model
     return run
 
 
-def loop(run: Run, model: nn.Module, corpus: Trainable, device: torch.device) -> None:
+def _loop(run: Run, model: nn.Module, corpus: Trainable, device: torch.device) -> None:
     """The remaining steps, with log, validation and checkpoints."""
     plan, steps, context = run.recipe.train, run.recipe.steps, run.recipe.model["context"]
     rows, losses, often = run.log(), [], max(1, steps // 100)
@@ -216,12 +246,14 @@ def loop(run: Run, model: nn.Module, corpus: Trainable, device: torch.device) ->
             begun = time.perf_counter()
             ids, targets = corpus.batch(plan.batch, context, run.draw)
             losses.append(float(take_step(run, model, ids.to(device), targets.to(device))))
-            refuse_divergence(run, losses[-1])
+            _refuse_divergence(run, losses[-1])
             run.step += 1
             run.seconds += time.perf_counter() - begun
             bar.update()
             if run.step % often == 0 or run.step == steps:
-                rows.append(row(run, losses, corpus, looked=run.step % (5 * often) == 0 or run.step == steps))
+                rows.append(
+                    _row(run, losses, corpus, looked=run.step % (5 * often) == 0 or run.step == steps)
+                )
                 losses.clear()
                 bar.set_postfix(rows[-1])
                 if run.rank == 0:
@@ -230,8 +262,8 @@ def loop(run: Run, model: nn.Module, corpus: Trainable, device: torch.device) ->
                 run.save()
 
 
-def row(run: Run, losses: list[float], corpus: Trainable, looked: bool) -> dict:
-    """One row of the log: losses since the last, and with `looked` a quick look at the validation text."""
+def _row(run: Run, losses: list[float], corpus: Trainable, looked: bool) -> dict:
+    """One row of the log: the mean loss since the last row and, with `looked`, a quick validation loss."""
     context = run.recipe.model["context"]
     entry = {"step": run.step, "tokens": run.step * run.recipe.train.batch * context}
     entry |= {"seconds": round(run.seconds, 1), "train": round(sum(losses) / len(losses), 4)}
@@ -240,11 +272,11 @@ def row(run: Run, losses: list[float], corpus: Trainable, looked: bool) -> dict:
     return entry
 
 
-def refuse_divergence(run: Run, last: float) -> None:
-    """ValueError at the first loss that is no number: what follows would be none either."""
+def _refuse_divergence(run: Run, last: float) -> None:
+    """ValueError at the first loss that is NaN or infinite: training cannot recover from it."""
     if not isfinite(last):
         plan = run.recipe.train
         raise ValueError(
             f"{run.recipe.name}: the loss of step {run.step} is {last}; try less than rate={plan.rate} or "
-            f"clip={plan.clip}, and delete {run.checkpoint} if there is one"
+            f"clip={plan.clip}, and delete {run.checkpoint} if it exists"
         )

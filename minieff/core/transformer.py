@@ -4,7 +4,7 @@
 
 The head *is* the embedding: there is nothing to tie and nothing stored twice. A forward pass knows two values
 besides x: `mask`, who may see whom, and `past`, what came before. Parameters: V C + context C + L (12 C^2 +
-13 C) + 2 C with a feed forward of 4 C; MACs a token: L (12 C^2 + 2 S C) + V C.
+13 C) + 2 C with a feed-forward width of 4 C; MACs per token: L (12 C^2 + 2 S C) + V C.
 """
 
 from collections.abc import Iterable
@@ -22,8 +22,10 @@ from minieff.core.past import Fresh, Past, fresh
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a Transformer: vocabulary, longest sequence, blocks, heads, width, feed-forward width (None: 4
-    x dim).
+    """Sizes of a Transformer; `context` is its longest sequence, `ffn` its feed-forward width (None: 4 dim).
+
+    >>> Config(vocab=2048, context=128, layers=8, heads=4, dim=128).ffn
+    512
     """
 
     vocab: int
@@ -40,18 +42,18 @@ class Config:
         for field in ("vocab", "context", "layers", "heads", "dim", "ffn"):
             value = getattr(self, field)
             if type(value) is not int or value < 1:
-                raise ValueError(f"{field}={value!r}: sizes are whole numbers from 1")
+                raise ValueError(f"{field}={value!r}: sizes are integers of at least 1")
         if self.dim % self.heads:
             raise ValueError(
                 f"dim={self.dim} is not a multiple of heads={self.heads}; "
                 f"pick a number of heads that divides {self.dim}"
             )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: a probability from 0 up to, not including, 1")
+            raise ValueError(f"dropout={self.dropout}: a probability of at least 0 and less than 1")
 
 
 class FeedForward(nn.Module):
-    """Two linears with a GELU between, on each position alone: mask and past have nothing to say here."""
+    """Two linears with a GELU between, on each position by itself: mask and past are ignored."""
 
     def __init__(self, dim: int, ffn: int) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + inner(norm(x)): a sub-layer that can be dropped whole, leaving x."""
+    """x + inner(norm(x)): a sub-layer that can be dropped, which leaves x."""
 
     def __init__(self, norm: nn.Module, inner: nn.Module, dropout: float = 0.0) -> None:
         super().__init__()
@@ -77,7 +79,7 @@ class Residual(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: a mixer of positions, then a feed-forward, each in its residual."""
+    """One layer: a mixer of positions, then a feed-forward, each with its residual connection."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -107,14 +109,19 @@ class Stack(nn.Module):
 
 
 class TokenEmbedding(nn.Embedding):
-    """A vector a token, and the head: how much a vector x looks like each of them."""
+    """One vector per token; as the head, the dot product of x with each of them."""
 
     def logits(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T V"]:
         return F.linear(x, self.weight)
 
 
 class Transformer(nn.Module):
-    """ids (B, T) -> logits (B, T, V). Weights start as GPT-2's do, from torch's global generator."""
+    """ids (B, T) -> logits (B, T, V). Weights are initialized as in GPT-2, from torch's global generator.
+
+    >>> model = Transformer(Config(vocab=50, context=16, layers=2, heads=2, dim=8))
+    >>> model(torch.zeros(1, 5, dtype=torch.long)).shape
+    torch.Size([1, 5, 50])
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -126,9 +133,7 @@ class Transformer(nn.Module):
         self._start()
 
     def _start(self) -> None:
-        """N(0, 0.02), zero biases; projections back into the residual are divided by the root of their
-        number.
-        """
+        """N(0, 0.02) and zero biases; projections into the residual have their std divided by sqrt(2 L)."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 into_residual = name.endswith((".out", ".down"))
@@ -163,10 +168,10 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "B T V"]:
         if ids.dim() != 2 or ids.is_floating_point():
             raise ValueError(
-                f"ids of shape {tuple(ids.shape)} and type {ids.dtype}; give whole numbers of shape (B, T), "
-                "for one sequence ids[None]"
+                f"ids of shape {tuple(ids.shape)} and type {ids.dtype}; give integers of shape (B, T); "
+                "for a single sequence, ids[None]"
             )
-        x = self.embed(ids, past.length)  # refuses what does not fit before the past remembers it
+        x = self.embed(ids, past.length)  # raises before the past remembers ids that do not fit
         past.begin(ids)
         x = self.blocks(x, mask, past)
         return self.tok.logits(self.norm(x))
@@ -180,16 +185,20 @@ def generate(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "B S"]:
-    """`ids` (B, T) continued by `tokens` more, (B, T + tokens), each computed once.
+    """`ids` (B, T) continued by `tokens` new ones: (B, T + tokens). Each token is computed once.
 
-    Temperature 0 takes the likeliest token; dropout follows the model's mode, so call `eval()` first.
-    ValueError for a negative temperature, no prompt, or no room in the context.
+    Temperature 0 takes the most likely token; dropout follows the model's mode, so call `eval()` first.
+    ValueError for a negative temperature, an empty prompt, or more tokens than the context holds.
+
+    >>> model = Transformer(Config(vocab=50, context=16, layers=2, heads=2, dim=8)).eval()
+    >>> generate(model, torch.zeros(1, 5, dtype=torch.long), tokens=3).shape
+    torch.Size([1, 8])
     """
     have, context = ids.shape[1], model.config.context
     if temperature < 0 or have == 0 or not 0 <= tokens <= context - have:
         raise ValueError(
-            f"temperature={temperature}, tokens={tokens} after a prompt of {have}, context={context}: give "
-            "numbers from 0, a prompt of at least one token, and no more than the context holds"
+            f"temperature={temperature}, tokens={tokens} after a prompt of {have}, context={context}: "
+            "neither may be negative, the prompt needs a token, and all tokens must fit into the context"
         )
     past, new = Past(), ids
     with torch.inference_mode():
@@ -200,4 +209,4 @@ def generate(
             else:
                 new = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
             ids = torch.cat([ids, new], dim=1)
-    return ids.clone()  # a tensor of inference mode could not be trained on
+    return ids.clone()  # a tensor from inference mode could not be trained on

@@ -1,7 +1,7 @@
 """The trained models that ship with the course: a recipe (TOML), weights in half precision, and a card.
 
 A card says what came out of a recipe: tokens seen, quality, the log, and the checksum of the weights, which
-`load` checks. Quality is measured on the model that `load` gives back, so on weights that went through half
+`load` checks. Quality is measured on the model that `load` returns, whose weights were rounded to half
 precision.
 """
 
@@ -27,10 +27,23 @@ FOLDER = ROOT / "zoo"
 
 
 def make(path: str | Path, run: str | None = None, *, resume: bool = False) -> dict | None:
-    """Train the recipe at `path`, of several the one named `run`, and leave weights and card beside it.
+    """Trains the recipe at `path`, of several the one named `run`, and writes weights and card beside it.
 
-    Returns the card (None in a helper process). With `resume`, what is finished is not trained again and what
-    was stopped goes on.
+    Returns the card (None in all processes but the first). With `resume`, a finished run is not trained again
+    and a stopped one continues.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from unittest.mock import patch
+    >>> recipe = (
+    ...     f"data = {{corpus = 'files', vocab = 256, paths = ['{__file__}']}}\\n"
+    ...     "model = {layers = 1, heads = 1, dim = 8, context = 4}\\n"
+    ...     "train = {tokens = 64}"
+    ... )
+    >>> with TemporaryDirectory() as folder, patch.dict(os.environ, XDG_CACHE_HOME=folder, TQDM_DISABLE="1"):
+    ...     path = Path(folder) / "tiny.toml"
+    ...     _ = path.write_text(recipe)
+    ...     sorted(make(path))[:3], names(path.parent)
+    (['bytes', 'environment', 'log'], ['tiny'])
     """
     recipe = read(path, run)
     if resume and finished(recipe):
@@ -38,13 +51,13 @@ def make(path: str | Path, run: str | None = None, *, resume: bool = False) -> d
     trained = train(recipe, resume=resume)
     if trained.rank > 0:
         return None
-    made = publish(trained)
+    made = _publish(trained)
     write_json(recipe.folder / f"{recipe.name}.json", made)
     return made
 
 
-def publish(run: Run) -> dict:
-    """Write the weights of a finished run in half precision, read them back, and measure: its card."""
+def _publish(run: Run) -> dict:
+    """Writes the weights of a finished run in half precision, reads them back, measures, returns the card."""
     recipe = run.recipe
     weights = write_tensors(
         (recipe.folder if recipe.train.weights else run.folder) / f"{recipe.name}.safetensors",
@@ -67,84 +80,108 @@ def publish(run: Run) -> dict:
 
 
 def finished(recipe: Recipe) -> bool:
-    """Whether a card of exactly this recipe is there, and its weights undamaged."""
+    """Whether there is a card of exactly this recipe, with undamaged weights.
+
+    >>> finished(read(FOLDER / "speeches-depth-1.toml"))
+    True
+    """
     try:
         made = card(recipe.name, recipe.folder)
         if recipe.train.weights:
-            check_weights(recipe.name, recipe.folder, made)
+            _check_weights(recipe.name, recipe.folder, made)
         return recipe.same_as(made["recipe"])
     except (FileNotFoundError, ValueError):
         return False
 
 
-def remake(name: str, folder: Path) -> str:
-    """The commands that bring a model back."""
+def _remake(name: str, folder: Path) -> str:
+    """The commands that restore a model."""
     path = folder / name
     place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     files = [file for file, run in recipes(path.parent) if run.name == path.name != file.stem]
     recipe = f"{files[0]} --run {path.name}" if files else f"{path}.toml"
     return (
-        f"`git checkout {place}.*` brings back the shipped files, "
+        f"`git checkout {place}.*` restores the shipped files, "
         f"`python -m minieff train {recipe} --resume` trains again"
     )
 
 
 def recipes(folder: Path = FOLDER) -> list[tuple[Path, Recipe]]:
-    """Every run of a folder, with the file that names it."""
+    """Every run of a folder, with the file that defines it.
+
+    >>> (FOLDER / "speeches-depth-1.toml", read(FOLDER / "speeches-depth-1.toml")) in recipes()
+    True
+    """
     return [(file, run) for file in sorted(folder.glob("*.toml")) for run in read_all(file)]
 
 
 def card(name: str, folder: Path = FOLDER) -> dict:
-    """What came out of a recipe, such as "speeches-base" or "layerdrop/masked-6": sizes, quality, log, checksum.
+    """What came out of a recipe such as "layerdrop/masked-6": sizes, quality, log, checksum.
 
-    FileNotFoundError or ValueError with the commands that bring the model back.
+    FileNotFoundError or ValueError with the commands that restore the model.
+
+    >>> card("speeches-depth-1")["vocab"]
+    2048
     """
     path = folder / f"{name}.json"
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; the zoo has {', '.join(names(folder))}; {remake(name, folder)}"
+            f"{path} is missing; the zoo has {', '.join(names(folder))}; {_remake(name, folder)}"
         )
     made = read_json(path)
     if not isinstance(made, dict) or not {"recipe", "vocab", "sha256", "quality"} <= made.keys():
-        raise ValueError(f"{path} is no card of a model; {remake(name, folder)}")
+        raise ValueError(f"{path} is not a model card; {_remake(name, folder)}")
     return made
 
 
-def check_weights(name: str, folder: Path, made: dict) -> Path:
-    """The weights of a model, if they are those that its card `made` describes; errors as for `card`.
+def _check_weights(name: str, folder: Path, made: dict) -> Path:
+    """The file of a model's weights, if its checksum is that of the card `made`; errors as for `card`.
 
-    Weights that do not ship are looked for where a training of this machine left them.
+    Weights that do not ship are looked for where training on this machine leaves them.
     """
     ships = parse(name, folder, made["recipe"]).train.weights
     path = folder / name if ships else cache() / "train" / Path(name).name / Path(name).name
     path = path.with_name(f"{path.name}.safetensors")
     if not path.exists():
         why = "is missing" if ships else "does not ship, only its card and log do"
-        raise FileNotFoundError(f"{path} {why}; {remake(name, folder)}")
+        raise FileNotFoundError(f"{path} {why}; {_remake(name, folder)}")
     if sha256(path) != made["sha256"]:
-        raise ValueError(f"{path} is not the file that its card describes; {remake(name, folder)}")
+        raise ValueError(f"{path} is not the file that its card describes; {_remake(name, folder)}")
     return path
 
 
 def folders() -> list[Path]:
-    """The zoo, and the folders in it: runs that a lesson compares, whose weights do not ship."""
+    """The zoo, and the folders in it, with runs that a lesson compares and whose weights do not ship.
+
+    >>> [folder.name for folder in folders()][:2]
+    ['zoo', 'layerdrop']
+    """
     return [FOLDER, *sorted(path for path in FOLDER.iterdir() if path.is_dir())]
 
 
 def names(folder: Path = FOLDER) -> list[str]:
-    """The models with a card, in alphabetical order."""
+    """The models with a card, in alphabetical order.
+
+    >>> names()[0]
+    'speeches-base'
+    """
     return sorted(path.stem for path in folder.glob("*.json"))
 
 
 def load(name: str, folder: Path = FOLDER) -> nn.Module:
-    """The trained model in fp32 and eval mode, its techniques applied; errors as for `card`."""
+    """The trained model in fp32 and eval mode, its techniques applied; errors as for `card`.
+
+    >>> model = load("speeches-depth-1")
+    >>> model(torch.zeros(1, 5, dtype=torch.long)).shape
+    torch.Size([1, 5, 2048])
+    """
     made = card(name, folder)
-    weights = check_weights(name, folder, made)
+    weights = _check_weights(name, folder, made)
     return _fill(parse(name, folder, made["recipe"]), made["vocab"], weights)
 
 
 def _fill(recipe: Recipe, vocab: int, weights: Path) -> nn.Module:
-    """The recipe's model with weights from a file. Its starting weights leave the random stream as it was."""
+    """The recipe's model with weights from a file. The global random state is left as it was."""
     with torch.random.fork_rng():
         model = compose.apply(
             Transformer(recipe.config(vocab)), compose.parse(recipe.techniques), torch.Generator()
@@ -156,7 +193,11 @@ def _fill(recipe: Recipe, vocab: int, weights: Path) -> nn.Module:
 
 
 def table(folder: Path = FOLDER) -> str:
-    """One line a model: sizes, tokens seen and quality, from the cards."""
+    """One line per model: sizes, tokens seen and quality, from the cards.
+
+    >>> table().splitlines()[0].split()[:4]
+    ['model', 'layers', 'dim', 'params']
+    """
     lines = [
         f"{'model':<20} {'layers':>6} {'dim':>5} {'params':>10} {'bytes':>10} "
         f"{'MACs/token':>11} {'tokens':>11} "
@@ -176,9 +217,12 @@ def table(folder: Path = FOLDER) -> str:
 
 
 def queue(paths: list[str | Path], workers: int = 2) -> int:
-    """Make several models, `workers` at a time with one thread each; returns how many failed.
+    """Makes several models, `workers` at a time with one thread each; returns how many failed.
 
     Finished ones are skipped and stopped ones resumed. The largest start first.
+
+    >>> queue([])
+    0
     """
     runs = [(path, run) for path in paths for run in read_all(path)]
     runs.sort(key=lambda pair: -pair[1].model["layers"] * pair[1].model["dim"] ** 2)

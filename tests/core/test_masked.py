@@ -73,7 +73,7 @@ def test_a_recipe_can_ask_for_masked_speeches():
     corpus = Data("masked", every=10).load()
     assert isinstance(corpus, Masked) and corpus.vocab == 2048 + 1 + ERAS
     assert corpus.fingerprint() == Data("speeches", every=10).load().fingerprint()
-    with pytest.raises(ValueError, match="no window"):
+    with pytest.raises(ValueError, match="too few"):
         corpus.check(10**7)
 
 

@@ -351,7 +351,7 @@ def test_the_progress_bar_obeys_the_environment(tmp_path, monkeypatch, disabled)
 WRONG = {
     "unknown key": ([], {"train": {"speed": 1}}, r"recipe tiny: unknown keys \['speed'\]"),
     "missing key": ([], {"train": {"tokens": ...}}, r"missing keys \['tokens'\]"),
-    "misplaced vocabulary": ([], {"model": {"vocab": 300}}, "vocab=300 of the model"),
+    "misplaced vocabulary": ([], {"model": {"vocab": 300}}, r"vocab=300 in \[model\]"),
     "unknown technique": ([{"name": "magic"}], {}, "technique 'magic'"),
     "core is no technique": ([{"name": "surgery"}], {}, "technique 'surgery'"),
     "nameless technique": ([{"p": 0.1}], {}, "technique ''"),
@@ -416,7 +416,7 @@ BROKEN = {
     "not text": (b"\xff\xfe", "tiny.toml is not TOML"),
     "empty": (b"", r"missing tables \['data', 'model', 'train'\]"),
     "unknown table": (b"[data]\n[model]\n[train]\n[trian]", r"unknown tables \['trian'\]"),
-    "no table": (b"data = 1\n[model]\n[train]", r"data, model and train are tables, \[data\]"),
+    "no table": (b"data = 1\n[model]\n[train]", r"data, model and train are tables, as in \[data\]"),
     "single brackets": (b"[data]\n[model]\n[train]\n[techniques]\nname = 'x'", r"\[\[techniques\]\]"),
 }
 
@@ -428,7 +428,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, capsys, content, message)
 
 
 def test_a_recipe_that_is_not_there_is_refused(tmp_path, capsys):
-    refused(tmp_path / "tiny.toml", capsys, "tiny.toml: no such recipe; those of the course lie in zoo")
+    refused(tmp_path / "tiny.toml", capsys, "tiny.toml: no such recipe; the course's recipes are in zoo")
 
 
 def test_several_recipes_without_resume_are_refused(tmp_path, capsys):

@@ -158,7 +158,7 @@ for attempt in tries:
     "sizes, said",
     [
         ({"heads": 3}, "dim=32 is not a multiple of heads=3"),
-        ({"layers": 0}, "layers=0: sizes are whole numbers from 1"),
+        ({"layers": 0}, "layers=0: sizes are integers of at least 1"),
         ({"dropout": 1.0}, "dropout=1.0: a probability"),
     ],
 )
