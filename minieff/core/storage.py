@@ -6,9 +6,9 @@ A parametrization that decides how a weight will be stored says so with `decides
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList, is_parametrized, register_parametrization
+from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
-from minieff.core.surgery import Wrap, clone, named
+from minieff.core.surgery import clone, named, parametrizations
 
 SMALLEST = 2.0**-24  # the smallest positive number of fp16: a smaller scale would be stored as 0
 LARGEST = torch.finfo(torch.float16).max
@@ -23,8 +23,7 @@ def matrices(name: str, module: nn.Module) -> bool:
 
 def format_of(module: nn.Module) -> nn.Module | None:
     """The parametrization that decides how a module's weight will be stored; a wrapper has none."""
-    own = not isinstance(module, Wrap) and is_parametrized(module, "weight")
-    chain = module.parametrizations.weight if own else ()
+    chain = parametrizations(module).get("weight", ())
     return next((p for p in chain if getattr(p, "decides_format", False)), None)
 
 

@@ -57,10 +57,18 @@ def clone(model: nn.Module) -> nn.Module:
         note(vars(module))
     model = copy.deepcopy(model, memo)
     for module in model.modules():
-        if torch_parametrize.is_parametrized(module) and not isinstance(module, Wrap):
+        if parametrizations(module):
             kind = type(module)
             module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
     return model
+
+
+def parametrizations(module: nn.Module) -> dict[str, nn.Module]:
+    """A module's own, by the name of the tensor; none for a wrapper, which answers for the attributes of what it
+    holds. (torch's `is_parametrized` would believe it.)
+    """
+    own = module._modules.get("parametrizations")
+    return own._modules if isinstance(own, nn.ModuleDict) else {}
 
 
 def pick(model: nn.Module, where: Where) -> dict[nn.Module, str]:
@@ -171,13 +179,8 @@ def record(model: nn.Module, where: Where) -> Iterator[list[Call]]:
 
 def source(module: nn.Module) -> nn.Parameter | None:
     """The Parameter behind `module.weight`, also under parametrizations; None where there is no such one."""
-    if isinstance(module, Wrap):  # would answer with the weight of what it holds
-        return None
-    if torch_parametrize.is_parametrized(module, "weight"):
-        weight = getattr(module.parametrizations.weight, "original", None)
-    else:
-        weight = getattr(module, "weight", None)
-    return weight if isinstance(weight, nn.Parameter) else None
+    own = parametrizations(module).get("weight", module)
+    return own._parameters.get("weight" if own is module else "original")
 
 
 def refuse_half_ties(model: nn.Module, chosen: dict[nn.Module, str]) -> None:
