@@ -8,7 +8,13 @@ heads afterwards:
     attn[h] <- attn[h]    otherwise, and always in eval mode
 
 Costs: the explicit attention path, which is slower than the fused one. Saves: nothing yet, for a head at zero
-is computed all the same; it could be cut out of the four matrices afterwards, which `finalize` does not do.
+is computed all the same; it could be cut out of the four matrices afterwards, which `finalize` does not do. By
+hand, in an attention of your own:
+
+    >>> # in __init__
+    >>> self.skip = HeadSkip(p=0.1)
+    >>> # in forward, after the softmax: (B, H, T, S)
+    >>> attn = self.skip(attn)
 """
 
 import torch
@@ -18,6 +24,7 @@ from minieff.core.attention import Attention, unchanged
 from minieff.core.surgery import Where, clone, is_a, swap
 
 STAGE = "seam"
+IDEA = ("HeadSkip",)
 
 
 class HeadSkip(nn.Module):
@@ -28,7 +35,7 @@ class HeadSkip(nn.Module):
         self.p = p
         self.generator = generator
 
-    def forward(self, attn: Tensor, distance: Tensor) -> Tensor:
+    def forward(self, attn: Tensor, distance: Tensor | None = None) -> Tensor:
         if not self.training:
             return attn
         stays = torch.rand(attn.shape[-3], generator=self.generator, device="cpu") >= self.p  # (H,)
@@ -66,7 +73,7 @@ def finalize(model: nn.Module) -> nn.Module:
     """A copy in eval mode without coins: the fused path again. Equals the eval output."""
     model = clone(model).eval()
     for module in model.modules():
-        if isinstance(module, Attention) and isinstance(module.reweight, HeadSkip):
+        if isinstance(getattr(module, "reweight", None), HeadSkip):
             del module.reweight
             module.reweight = unchanged
     return model

@@ -11,7 +11,12 @@ pass a share p of the blocks is replaced by its codeword, or by a stand-in that 
 gradient passes as if it had not been.
 
 Saves: bytes, 16x for d = 4 and 32x for d = 8, without codebooks. It does not save: multiplications, memory
-in use, or time, for weights are put together again in each pass.
+in use, or time, for weights are put together again in each pass. By hand, for one layer:
+
+    >>> points = blocks(layer.weight.detach(), 8)
+    >>> codebook, codes = lloyd(points, points[torch.randperm(len(points))[:256]])
+    >>> codebook, counts = nn.Parameter(codebook), codes.bincount(minlength=256)
+    >>> w_q = mean_gradient(codebook, codes, counts).view_as(layer.weight)  # in each forward
 """
 
 from collections.abc import Callable
@@ -38,6 +43,7 @@ from minieff.product_quant.codebook import Codebook, Coded, HalfCodebook, IntCod
 from minieff.product_quant.kmeans import kmeans, means, nearest
 
 STAGE = "weight"
+IDEA = ("blocks", "lloyd", "mean_gradient")
 
 PROXIES = ("zero", "mean", "exact")
 

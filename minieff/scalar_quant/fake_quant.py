@@ -4,13 +4,14 @@ The forward pass uses w_q, and the gradient passes to w where w is in range (str
 et al. 2013, arXiv 1308.3432).
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
-from minieff.core.storage import SMALLEST
 from minieff.core.surgery import Wrap
-from minieff.scalar_quant.grid import Grid, snap
+from minieff.scalar_quant.grid import int8, row_scale
 
 CACHED = 2**18  # numbers that are rounded at a time, so that what lies between stays in the caches
 
@@ -26,27 +27,26 @@ def straight_through(
 
 
 class FakeQuant(nn.Module):
-    """A parametrization: w on its grid, with the gradient of w where it is in range.
+    """A parametrization: in train mode each weight is rounded with probability p, in eval mode all are.
 
-    In train mode each weight is rounded with probability p, anew in each pass; in eval mode all are. The
-    weight itself is never written. Binary weights always get a gradient.
+    Anew in each pass, with the gradient of w where it is in range. The weight itself is never written.
     """
 
     decides_format = True
 
-    def __init__(self, grid: Grid, p: float = 1.0, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, grid: Callable = int8, p: float = 1.0, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         self.grid, self.p, self.generator = grid, p, generator
-        self.off = False  # finalize looks at w itself
 
     def forward(self, w: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
         p = self.p if self.training else 1.0
-        if self.off or p == 0:
+        if p == 0:
             return w
         with torch.no_grad():
-            w_q, in_range = snap(w, self.grid)
-        # binary weights get a gradient wherever they are: nearly all of them lie beyond half a step
-        return straight_through(w, w_q, in_range | (self.grid.bits == 1), p, self.generator)
+            w_q, in_range = self.grid(w)
+        return straight_through(w, w_q, in_range, p, self.generator)
 
     def extra_repr(self) -> str:
         return f"{self.grid}, p={self.p}"
@@ -60,16 +60,14 @@ def input_codes(
     ValueError for a static scale of 0, which no batch has set, and for nested tensors.
     """
     refuse_nested(x)
-    x = x.detach()
-    largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).float()  # (..., 1)
-    if static is None:
-        scale = largest.clamp(min=SMALLEST) / 127
-    elif static == 0:
+    if static is not None and static == 0:
         raise ValueError("this layer has no static scale yet; calibrate(model, batches) finds it")
-    else:
-        scale = static.float() + 0 * largest  # a NaN, for which there is no code, stays one
-    codes = (x / scale).round_()
-    return codes if static is None else codes.clamp_(-127, 127), scale
+    x = x.detach()
+    scale = row_scale(x)  # (..., 1)
+    if static is None:
+        return (x / scale).round_(), scale
+    scale = static.float() + 0 * scale  # a NaN, for which there is no code, stays one
+    return (x / scale).round_().clamp_(-127, 127), scale
 
 
 def refuse_nested(x: Tensor) -> None:
@@ -113,10 +111,8 @@ class FakeQuantInput(Wrap):
         if self.largest is not None:
             self.largest = float(torch.cat([x.abs().flatten(), torch.tensor([self.largest])]).max())
             return x
-        x_q, scale = input_codes(x, self.scale)
-        return straight_through(
-            x, (scale * x_q).to(x), (x.detach() / scale).abs() <= 127.5, p, self.generator
-        )
+        _, scale = input_codes(x, self.scale)
+        return straight_through(x, *int8(x.detach(), scale), p, self.generator)
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         return self.inner(self.on_grid(x), *args, **kwargs)

@@ -202,11 +202,11 @@ def codeword_gradients(codes, grad, count, d):                            # code
     return total / torch.bincount(codes.flatten().long(), minlength=count).clamp(min=1)[:, None]
 
 # %%
-from minieff.product_quant.codebook import MeanGradient
+from minieff.product_quant.codebook import mean_gradient
 
 book = up.codebook.codewords.detach().requires_grad_()
 grad = torch.randn(W.shape, generator=draw)
-weight = MeanGradient.apply(book, up.codes.long(), counts).flatten(1)
+weight = mean_gradient(book, up.codes.long(), counts).flatten(1)
 weight.backward(grad)
 assert torch.allclose(book.grad, codeword_gradients(up.codes, grad, 256, 8), atol=1e-6)
 
