@@ -1,4 +1,4 @@
-"""Attention heads that are skipped at random in training: structured dropout, the unit smaller than LayerDrop's.
+"""Attention heads skipped at random in training: structured dropout, the unit smaller than LayerDrop's.
 
 Fan, Grave, Joulin 2019, "Reducing Transformer Depth on Demand with Structured Dropout", arXiv 1909.11556: in
 training the weights of each head are zero with probability p, without rescaling, so that a model can spare
@@ -8,8 +8,8 @@ heads afterwards:
     attn[h] <- attn[h]    otherwise, and always in eval mode
 
 Costs: the explicit attention path, which is slower than the fused one. Saves: nothing yet, for a head at zero
-is computed all the same; it could be cut out of the four matrices afterwards, which `finalize` does not do. By
-hand, in an attention of your own:
+is computed all the same; it could be cut out of the four matrices afterwards, which `finalize` does not do.
+By hand, in an attention of your own:
 
     >>> # in __init__
     >>> self.skip = HeadSkip(p=0.1)
@@ -54,8 +54,9 @@ def apply(
 ) -> nn.Module:
     """A copy in which each attention head is skipped with probability `p` in train mode; with p=0 none is.
 
-    It holds the seam `reweight` of our Attention (`adopt` brings it to nn.MultiheadAttention). ValueError when
-    p is no probability, or the seam is taken.
+    It holds the seam `reweight` of our Attention (`adopt` brings it to nn.MultiheadAttention); an attention of
+    yours has such a seam when its forward says `attn = self.reweight(attn, distance)`, by default `unchanged`.
+    ValueError when p is no probability, or the seam is taken.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"p={p}: the probability of skipping a head lies from 0 to 1")

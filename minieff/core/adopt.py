@@ -1,4 +1,4 @@
-"""Our Attention in the place of `nn.MultiheadAttention`: `adopt(model)` makes seam techniques reach `nn.TransformerEncoder`."""
+"""Our Attention in the place of `nn.MultiheadAttention`: seam techniques reach `nn.TransformerEncoder`."""
 
 import torch
 from jaxtyping import Bool

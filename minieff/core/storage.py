@@ -32,18 +32,16 @@ def refuse_other_layers(chosen: dict[nn.Module, str], decided: type | None = Non
     for a weight whose format is decided, but by a parametrization of the type `decided`.
     """
     for module, name in chosen.items():
-        if type(module).forward not in (nn.Linear.forward, nn.Embedding.forward):
-            raise ValueError(
-                f"{name} is a {type(module).__name__}, which may do more with its weight than nn.Linear or "
-                "nn.Embedding do, or has its weight stored already; pick others, with where="
-            )
-        if getattr(module, "max_norm", None) is not None:
-            raise ValueError(f"{name} has max_norm={module.max_norm}: it writes into its weight; pick others")
-        format = format_of(module)
-        if format is not None and (decided is None or not isinstance(format, decided)):
-            raise ValueError(
-                f"{name} has a {type(format).__name__} already, and a weight has one format; pick others"
-            )
+        kind, format = type(module), format_of(module)
+        if kind.forward not in (nn.Linear.forward, nn.Embedding.forward):
+            why = "may do more with its weight than nn.Linear or nn.Embedding do, or has it stored already"
+        elif getattr(module, "max_norm", None) is not None:
+            why = f"writes into its weight, with max_norm={module.max_norm}"
+        elif format is not None and (decided is None or not isinstance(format, decided)):
+            why = f"has a {type(format).__name__} already, and a weight has one format"
+        else:
+            continue
+        raise ValueError(f"{name} is a {kind.__name__} that {why}; pick others, with where=")
 
 
 class Widened(nn.Module):
@@ -76,18 +74,14 @@ def halve(model: nn.Module) -> nn.Module:
 def half(p: Tensor, name: str) -> Tensor:
     """`p` in fp16. ValueError, with its `name`, for a number that fp16 does not reach, and for NaN."""
     if p.numel() and not p.abs().max() <= LARGEST:
-        raise ValueError(
-            f"{name} holds {p.abs().max():g}, beyond the {LARGEST:g} of fp16; fix the weights first"
-        )
+        raise ValueError(f"{name} holds {p.abs().max():g}, beyond {LARGEST:g}, the end of fp16; fix it first")
     return p.half()
 
 
 def in_fp16(scale: Float[Tensor, "*g"]) -> Float[Tensor, "*g"]:
     """The next number that fp16 holds, from `scale` upwards. ValueError beyond the last one."""
     if scale.numel() and scale.max() > LARGEST:
-        raise ValueError(
-            f"a scale of {scale.max():g} is beyond fp16, which ends at {LARGEST:g}; scale the weights"
-        )
+        raise ValueError(f"a scale of {scale.max():g} is beyond fp16's {LARGEST:g}; scale the weights")
     half = scale.clamp(min=SMALLEST).half()
     above = (half.view(torch.int16) + 1).view(torch.float16)  # of positive numbers, the next
     return torch.where(half.float() < scale, above, half).to(scale)

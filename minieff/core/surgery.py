@@ -64,8 +64,8 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def parametrizations(module: nn.Module) -> dict[str, nn.Module]:
-    """A module's own, by the name of the tensor; none for a wrapper, which answers for the attributes of what it
-    holds. (torch's `is_parametrized` would believe it.)
+    """A module's own, by the name of the tensor. A wrapper has none, though it answers for the attributes of what
+    it holds, and torch's `is_parametrized` believes it.
     """
     own = module._modules.get("parametrizations")
     return own._modules if isinstance(own, nn.ModuleDict) else {}
@@ -92,7 +92,10 @@ def pick(model: nn.Module, where: Where) -> dict[nn.Module, str]:
 def _replace(
     model: nn.Module, chosen: dict[nn.Module, str], make: Callable[[nn.Module], nn.Module]
 ) -> nn.Module:
-    """Each chosen module for make(module), children before parents, in place."""
+    """Each chosen module for make(module), children before parents, in place.
+
+    A new module is born in train mode: its own parts are given the mode of what it replaces.
+    """
     done: dict[nn.Module, nn.Module] = {}
 
     def visit(module: nn.Module) -> nn.Module:
@@ -100,17 +103,13 @@ def _replace(
             for key, child in list(module._modules.items()):
                 if child is not None:
                     setattr(module, key, visit(child))
-            done[module] = _like(make(module), module) if module in chosen else module
+            done[module] = make(module) if module in chosen else module
+            if module in chosen:
+                for part in set(done[module].modules()) - set(module.modules()):
+                    part.training = module.training
         return done[module]
 
     return visit(model)
-
-
-def _like(new: nn.Module, old: nn.Module) -> nn.Module:
-    """A new module is born in train mode: give its own parts the mode of what it replaces."""
-    for part in set(new.modules()) - set(old.modules()):
-        part.training = old.training
-    return new
 
 
 def swap(model: nn.Module, where: Where, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
@@ -183,25 +182,28 @@ def source(module: nn.Module) -> nn.Parameter | None:
     return own._parameters.get("weight" if own is module else "original")
 
 
-def refuse_half_ties(model: nn.Module, chosen: dict[nn.Module, str]) -> None:
-    """A weight with users inside and outside of `chosen` would come apart, and no weight is no use:
-    ValueError.
+def first_users(model: nn.Module, chosen: dict[nn.Module, str]) -> dict[nn.Parameter, str]:
+    """The weights of the chosen modules, each with the name of the first that has it.
+
+    ValueError for a module whose weight is no Parameter of its own, and for a weight that a module outside of
+    `chosen` uses, too: the two would come apart.
     """
-    sources = {source(module): name for module, name in chosen.items()}
-    if None in sources:
-        kind = type(model.get_submodule(sources[None])).__name__
+    users: dict[nn.Parameter | None, list[str]] = {}
+    for module, name in chosen.items():
+        users.setdefault(source(module), []).append(name)
+    if None in users:
+        name = users[None][0]
         raise ValueError(
-            f"where picked {sources[None]}, a {kind}, whose weight is no Parameter of its own; "
+            f"where picked {name}, a {type(model.get_submodule(name)).__name__}, whose weight is no Parameter of its own; "
             "pick modules such as nn.Linear or nn.Embedding, each before its weight is stored otherwise"
         )
     inside = {part for module in chosen for part in module.modules()}  # with their parametrizations
     for name, module in model.named_modules():
         for own in module._parameters.values():
-            if own in sources and module not in inside:
-                raise ValueError(
-                    f"{sources[own]} and {name.removesuffix('.parametrizations.weight')} share one weight, "
-                    "and where picked only the first; pick both, or neither"
-                )
+            if own in users and module not in inside:
+                other = name.removesuffix(".parametrizations.weight")
+                raise ValueError(f"{users[own][-1]} and {other} share one weight; pick both, or neither")
+    return {weight: names[0] for weight, names in users.items()}
 
 
 def parametrize(model: nn.Module, where: Where, make: Callable[[Tensor], nn.Module]) -> nn.Module:
@@ -213,14 +215,13 @@ def parametrize(model: nn.Module, where: Where, make: Callable[[Tensor], nn.Modu
     """
     model = clone(model)
     chosen = pick(model, where)
-    refuse_half_ties(model, chosen)
-    made: dict[Tensor, nn.Module] = {}
+    made = {
+        weight: make(weight).train(model.get_submodule(name).training)
+        for weight, name in first_users(model, chosen).items()
+    }
     for module in chosen:
-        weight = source(module)
-        if weight not in made:
-            made[weight] = make(weight).train(module.training)
         # unsafe: the check would run the parametrization once and so draw from the random stream
-        torch_parametrize.register_parametrization(module, "weight", made[weight], unsafe=True)
+        torch_parametrize.register_parametrization(module, "weight", made[source(module)], unsafe=True)
     return model
 
 
@@ -233,18 +234,13 @@ def recode(
     """A copy, in eval mode, in which each module that matches becomes `make(module, code)`, its weight stored
     as a code.
 
-    `encode(weight, name)` is called once a weight, with the name of one of its users, and all of them share
-    the code. ValueError as for `parametrize`.
+    `encode(weight, name)` is called once a weight, with the name of its first user, and all of them share the
+    code. ValueError as for `parametrize`.
     """
     model = clone(model).eval()
     chosen = pick(model, where)
-    refuse_half_ties(model, chosen)
-    codes: dict[Tensor, nn.Module] = {}
-
-    def remake(module: nn.Module) -> nn.Module:
-        weight = source(module)
-        if weight not in codes:
-            codes[weight] = encode(module.weight.detach(), chosen[module])
-        return make(module, codes[weight])
-
-    return _replace(model, chosen, remake)
+    codes = {
+        weight: encode(model.get_submodule(name).weight.detach(), name)
+        for weight, name in first_users(model, chosen).items()
+    }
+    return _replace(model, chosen, lambda module: make(module, codes[source(module)]))

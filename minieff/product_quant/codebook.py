@@ -27,7 +27,7 @@ def mean_gradient(
     Their sum would let a codeword of many blocks run ahead of the others.
     """
     share = codebook / counts.clamp(min=1)[:, None]
-    codebook = codebook.detach() + (share - share.detach())  # its value, exactly, with the gradient of the share
+    codebook = codebook.detach() + (share - share.detach())  # its value, with the share's gradient
     return codebook.index_select(0, codes.flatten()).view(*codes.shape, -1)
 
 

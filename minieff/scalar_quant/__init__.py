@@ -100,10 +100,7 @@ def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
     for batch in batches:
         model(batch)
     if not any(layer.largest for layer in layers.values()):
-        raise ValueError(
-            'no batch reached a layer of apply(model, activations="static"), or all its inputs were 0; '
-            "give some that do"
-        )
+        raise ValueError('no batch reached a layer with activations="static", or all its inputs were 0')
     for name, layer in layers.items():
         if not isfinite(layer.largest):
             raise ValueError(f"{name} got {layer.largest} as input, which no scale reaches; leave that out")

@@ -1,7 +1,7 @@
 """Fake quantization: what training sees, weights and inputs on their grids, still as floats.
 
-The forward pass uses w_q, and the gradient passes to w where w is in range (straight-through estimator, Bengio
-et al. 2013, arXiv 1308.3432).
+The forward pass uses w_q, and the gradient passes to w where w is in range (straight-through estimator,
+Bengio et al. 2013, arXiv 1308.3432).
 """
 
 from collections.abc import Callable

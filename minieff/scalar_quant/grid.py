@@ -121,10 +121,8 @@ def scale_and_zero(
 def ends(groups: Float[Tensor, "r G n"], grid: Grid) -> tuple[Float[Tensor, "r G 1"], Float[Tensor, "r G 1"]]:
     """The values between which the codes lie, 0 among them."""
     out = groups.shape[-1] // 100 if grid.span == "percentile" else 0  # how many are left out at each end
-    low, high = (
-        groups.kthvalue(out + 1, keepdim=True)[0],
-        groups.kthvalue(groups.shape[-1] - out, keepdim=True)[0],
-    )
+    low = groups.kthvalue(out + 1, keepdim=True)[0]
+    high = groups.kthvalue(groups.shape[-1] - out, keepdim=True)[0]
     return low.clamp(max=0), high.clamp(min=0)
 
 

@@ -9,7 +9,7 @@ from minieff.scalar_quant.grid import Grid, dequantize, quantize
 
 
 def pack(level: UInt8[Tensor, "R C"], bits: int) -> UInt8[Tensor, "R b"]:
-    """Codes of a row one after another, the lowest bits first: in pieces of 4, 2 or 1 bits that fill bytes up."""
+    """Codes of a row one after another, lowest bits first: in pieces of 4, 2 or 1 bits that fill bytes up."""
     piece = bits & -bits
     pieces = (level[..., None] >> shifts(piece, bits, level)) & (2**piece - 1)  # (R, C, bits / piece)
     pieces = F.pad(pieces.flatten(1), (0, -pieces[0].numel() % (8 // piece))).unflatten(1, (-1, 8 // piece))
