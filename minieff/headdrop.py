@@ -54,8 +54,8 @@ def apply(
 ) -> nn.Module:
     """A copy in which each attention head is skipped with probability `p` in train mode; with p=0 none is.
 
-    It holds the seam `reweight` of our Attention (`adopt` brings it to nn.MultiheadAttention); an attention of
-    yours has such a seam when its forward says `attn = self.reweight(attn, distance)`, by default `unchanged`.
+    It holds the seam `reweight` of Attention: its forward says `attn = self.reweight(attn, distance)` after
+    the softmax, and that is `unchanged` by default. (In minieff, `adopt` brings it to nn.MultiheadAttention.)
     ValueError when p is no probability, or the seam is taken.
     """
     if not 0 <= p <= 1:

@@ -64,8 +64,8 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def parametrizations(module: nn.Module) -> dict[str, nn.Module]:
-    """A module's own, by the name of the tensor. A wrapper has none, though it answers for the attributes of what
-    it holds, and torch's `is_parametrized` believes it.
+    """A module's own, by the name of the tensor. A wrapper has none, though it answers for the attributes of
+    what it holds, and torch's `is_parametrized` believes it.
     """
     own = module._modules.get("parametrizations")
     return own._modules if isinstance(own, nn.ModuleDict) else {}
@@ -192,9 +192,9 @@ def first_users(model: nn.Module, chosen: dict[nn.Module, str]) -> dict[nn.Param
     for module, name in chosen.items():
         users.setdefault(source(module), []).append(name)
     if None in users:
-        name = users[None][0]
+        kind = type(model.get_submodule(users[None][0])).__name__
         raise ValueError(
-            f"where picked {name}, a {type(model.get_submodule(name)).__name__}, whose weight is no Parameter of its own; "
+            f"where picked {users[None][0]}, a {kind}, whose weight is no Parameter of its own; "
             "pick modules such as nn.Linear or nn.Embedding, each before its weight is stored otherwise"
         )
     inside = {part for module in chosen for part in module.modules()}  # with their parametrizations

@@ -193,11 +193,11 @@ def finalize(
     codebook each.
 
     A weight with fewer blocks than `codewords` has one for each, which saves no bytes against 16 bits. With
-    `shared`, one codebook serves all weights of this call with blocks of one size. The codewords are parameters
-    in 32 bits and can be trained further, with whatever is left, frozen weights too; call it again for the next
-    kind of weight (iPQ), and `store` last. A row for padding is coded as any other, and is zero no more.
-    ValueError for more codewords than a byte can tell apart, a block that does not divide a row, weights with
-    NaN, or when nothing matches.
+    `shared`, one codebook serves all weights of this call with blocks of one size. The codewords are
+    parameters in 32 bits and can be trained further, with whatever is left, frozen weights too; call it again
+    for the next kind of weight (iPQ), and `store` last. A row for padding is coded as any other, and is zero
+    no more. ValueError for more codewords than a byte can tell apart, a block that does not divide a row,
+    weights with NaN, or when nothing matches.
     """
     check_codewords(codewords)
     model = clone(model).float().eval()

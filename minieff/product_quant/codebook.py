@@ -28,7 +28,7 @@ def mean_gradient(
     """
     share = codebook / counts.clamp(min=1)[:, None]
     codebook = codebook.detach() + (share - share.detach())  # its value, with the share's gradient
-    return codebook.index_select(0, codes.flatten()).view(*codes.shape, -1)
+    return codebook.index_select(0, codes.flatten()).view(*codes.shape, codebook.shape[1])
 
 
 class Codebook(nn.Module):

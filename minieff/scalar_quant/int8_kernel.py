@@ -47,7 +47,7 @@ def product(x_q: Int8[Tensor, "N C"], code: Packed) -> Float[Tensor, "N R"]:
 
 
 def laid_out(code: Packed) -> Tensor:
-    """The weight in the kernel's layout, kept with the code, and made anew when codes were written into it."""
+    """The weight in the kernel's layout, kept with the code, and made anew when codes are written into it."""
     codes = code.codes
     if codes.is_inference():  # torch does not count what is written into these
         return lay_out(code.integers())

@@ -21,7 +21,7 @@ def unpack(packed: UInt8[Tensor, "R b"], bits: int, columns: int) -> UInt8[Tenso
     piece = bits & -bits
     pieces = ((packed[..., None] >> shifts(piece, 8, packed)) & (2**piece - 1)).flatten(1)
     pieces = pieces[:, : columns * bits // piece].unflatten(1, (columns, -1))  # the last byte may hold more
-    return (pieces << shifts(piece, bits, packed)).sum(-1, dtype=torch.uint8)
+    return sum(part << i * piece for i, part in enumerate(pieces.unbind(-1)))
 
 
 def shifts(step: int, end: int, like: Tensor) -> UInt8[Tensor, "m"]:

@@ -1,9 +1,9 @@
 """A technique to take home: its idea, to paste into a training script, or all of it as one file.
 
-Both are cut out of the package's own files. A technique names in `IDEA` which of its definitions are the idea,
-and shows in the `>>>` lines of its docstring how to use these by hand. What a definition uses comes along, from
-wherever in the package it is. A type of our own model that is only asked about, as in `is_a(Block)`, is left
-out, with the `if` that asks for it: in your project you pass `where=` with your own layer.
+Both are cut out of the package's own files. A technique names in `IDEA` which of its definitions are the
+idea, and shows in the `>>>` lines of its docstring how to use them by hand. What a definition uses comes
+along, wherever in the package it is. A type of our own model that is only asked about, as in `is_a(Block)`,
+is left out, with the `if` that asks for it: in your project you pass `where=` with your own layer.
 """
 
 import ast
@@ -13,17 +13,8 @@ from functools import cache, partial
 
 from minieff import compose
 from minieff.core.files import ROOT
-from minieff.snippet.cuts import (
-    PARAGRAPH,
-    SENTENCE,
-    WIDTH,
-    cut,
-    inherited,
-    names,
-    only_asked_about,
-    rewrite,
-    walk,
-)
+from minieff.snippet import cuts
+from minieff.snippet.cuts import PARAGRAPH, SENTENCE, names
 
 SHAPE = re.compile(r'\b[A-Z]\w*\[Tensor, "[^"]*"\]')
 COUNTED = ("macs",)  # methods that only minieff's `cost` asks for
@@ -43,12 +34,12 @@ class File:
         self.docstring = ast.get_docstring(tree)
         self.imports: dict[str, str] = {}  # name -> the line that imports it
         self.ours: dict[str, str] = {}  # name -> the file of minieff that it comes from
-        for node in walk(tree, ast.Import, ast.ImportFrom):
+        for node in cuts.walk(tree, ast.Import, ast.ImportFrom):
             self._import(node)
-        ours = {n for n, home in self.ours.items() if ".core." in home and only_asked_about(tree, n)}
+        ours = {n for n, home in self.ours.items() if ".core." in home and cuts.only_asked_about(tree, n)}
         is_technique = name.count(".") == 1
         end = SENTENCE if short else "$^" if is_technique else PARAGRAPH
-        self.definitions = definitions(cut(text, ours, TOLD if short else COUNTED, end))
+        self.definitions = definitions(cuts.cut(text, ours, TOLD if short else COUNTED, end))
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> None:
         origin = getattr(node, "module", "")
@@ -106,7 +97,9 @@ class Snippet:
         for base in node.bases if isinstance(node, ast.ClassDef) else []:
             if isinstance(base, ast.Name) and base.id in file.ours:
                 origin = self.file(file.ours[base.id])
-                text = rewrite(file.definitions[name], partial(inherited, base=origin.definitions[base.id]))
+                text = cuts.rewrite(
+                    file.definitions[name], partial(cuts.inherited, base=origin.definitions[base.id])
+                )
                 file.definitions[name], file.imports = text, origin.imports | file.imports
 
     def files(self, home: str) -> list[str]:
@@ -148,12 +141,13 @@ def licence() -> str:
 
 
 def full(name: str) -> str:
-    """The technique `name` as one file that needs torch alone. ValueError where there is no such technique."""
+    """The technique `name` as one file that needs torch alone. ValueError where there is no technique."""
     snippet = Snippet(name, short=False)
     file = snippet.file(snippet.home)
     for definition in file.definitions:
         if definition not in ("STAGE", "IDEA"):
             snippet.need(snippet.home, definition)
+    snippet.need("minieff.core.surgery", "is_a")  # what `where=` is given
     return snippet.text(f'{comment(licence())}\n"""{file.docstring}\n"""\n')
 
 
@@ -166,7 +160,7 @@ def idea(name: str) -> str:
         snippet.need(home, definition)
     title, *_ = re.split(PARAGRAPH, file.docstring)
     equation = re.findall(r"^    (?!>>>|\.\.\.).*", file.docstring, re.M)
-    papers = textwrap.wrap("; ".join(PAPER.findall(" ".join(file.docstring.split()))), WIDTH - 2)
+    papers = textwrap.wrap("; ".join(PAPER.findall(" ".join(file.docstring.split()))), cuts.WIDTH - 2)
     use = EXAMPLE.findall(file.docstring)
     used = names(ast.parse("\n".join(use)))
     snippet.imports |= {file.imports[name] for name in used if name in file.imports}

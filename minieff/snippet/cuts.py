@@ -107,7 +107,7 @@ def signatures(tree: ast.Module, span: Span, text: str) -> Edits:
 
 
 def inherited(tree: ast.Module, span: Span, base: str) -> Edits:
-    """A class with what it has from `base` written into it: how it starts, and methods that are not its own."""
+    """A class with what it has from `base` in it: how it starts, and methods that it does not have itself."""
     (own,), (origin,) = tree.body, ast.parse(base).body
     theirs = {n.name: n for n in origin.body if isinstance(n, ast.FunctionDef)}
     mine = {n.name: n for n in own.body if isinstance(n, ast.FunctionDef)}
