@@ -1,5 +1,6 @@
 """The command line, and the snippets it prints."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from minieff import compose, doctor, layerdrop, product_quant, scalar_quant
 from minieff.__main__ import main
 from minieff.core.files import ROOT
 from minieff.core.surgery import is_a, named
-from minieff.snippet import full, idea
+from minieff.snippet import cuts, full, idea
 
 README = (ROOT / "README.md").read_text()
 
@@ -231,6 +232,47 @@ def test_the_command_prints_the_idea_and_the_whole(capsys):
     assert capsys.readouterr().out == idea("layerdrop")
     assert main(["snippet", "layerdrop", "--full"]) == 0
     assert capsys.readouterr().out == full("layerdrop")
+
+
+def test_what_only_our_model_has_is_cut_out():
+    text = '''
+def f(x, *, where: Where = is_a(Block), other: Where = is_a(Block, nn.Linear)) -> int:
+    """One.
+
+    Two.
+    """
+    if isinstance(x, Block) and x:
+        return 1
+    elif x:
+        return 2  # stays
+    elif isinstance(x, Block):
+        return 3
+    elif not x:
+        if isinstance(x, Block):
+            return 4
+        return 5
+    return is_a(
+        nn.Linear,
+        Block,
+    )
+'''
+    assert cuts.only_asked_about(ast.parse(text), "Block") and not cuts.only_asked_about(ast.parse(text), "x")
+    assert (
+        cuts.cut(text, {"Block"}, (), cuts.PARAGRAPH)
+        == '''
+def f(x, *, where: Where, other: Where = is_a(nn.Linear)) -> int:
+    """One."""
+    if x:
+        return 2  # stays
+    elif not x:
+        return 5
+    return is_a(
+        nn.Linear,
+    )
+'''
+    )
+    with pytest.raises(ValueError, match="has an else"):
+        cuts.cut("if isinstance(x, Block):\n    pass\nelse:\n    pass", {"Block"}, (), cuts.PARAGRAPH)
 
 
 # --- two whole files in one process

@@ -67,11 +67,17 @@ def types(tree: ast.Module, span: Span, ours: set[str]) -> Edits:
 
 
 def ifs(tree: ast.Module, span: Span, ours: set[str]) -> Edits:
-    """`if isinstance(x, Block): ... elif other: ...` to `if other: ...`."""
+    """`if isinstance(x, Block): ... elif other: ...` to `if other: ...`. No `else` may follow."""
+    elifs = [node.orelse[0] for node in walk(tree, ast.If) if node.orelse]
     for node in walk(tree, ast.If):
         if any(ours & set(names(call.args[1])) for call in questions(node.test, "isinstance")):
             start, end = span(node)
-            yield (start, span(node.orelse[0])[0] + len("el"), "") if node.orelse else (start, end, "")
+            if node.orelse and node.orelse[0].col_offset != node.col_offset:
+                raise ValueError(
+                    f"{ast.unparse(node.test)} has an else, which cannot be cut: return before it"
+                )
+            skipped = 0 if node in elifs else len("el")
+            yield (start, span(node.orelse[0])[0] + skipped, "") if node.orelse else (start, end, "")
 
 
 def members(tree: ast.Module, span: Span, unwanted: tuple[str, ...]) -> Edits:
