@@ -52,22 +52,26 @@ class FakeQuant(nn.Module):
         return f"{self.grid}, p={self.p}"
 
 
-def input_codes(
-    x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None
-) -> tuple[Float[Tensor, "*B C"], Float[Tensor, "*B 1"]]:
-    """x on 255 steps: codes, still as floats, and a scale for each token, its own or the static one.
+def input_scale(x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None) -> Float[Tensor, "*B 1"]:
+    """A scale for each token, its own or the static one.
 
     ValueError for a static scale of 0, which no batch has set, and for nested tensors.
     """
     refuse_nested(x)
-    if static is not None and static == 0:
-        raise ValueError("this layer has no static scale yet; calibrate(model, batches) finds it")
-    x = x.detach()
-    scale = row_scale(x)  # (..., 1)
     if static is None:
-        return (x / scale).round_(), scale
-    scale = static.float() + 0 * scale  # a NaN, for which there is no code, stays one
-    return (x / scale).round_().clamp_(-127, 127), scale
+        return row_scale(x.detach())
+    if static == 0:
+        raise ValueError("this layer has no static scale yet; calibrate(model, batches) finds it")
+    return static.float() + 0 * row_scale(x.detach())  # a NaN, for which there is no code, stays one
+
+
+def input_codes(
+    x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None
+) -> tuple[Float[Tensor, "*B C"], Float[Tensor, "*B 1"]]:
+    """x on 255 steps: codes, still as floats, and a scale for each token. ValueError as for `input_scale`."""
+    scale = input_scale(x, static)
+    codes = (x.detach() / scale).round_()
+    return codes if static is None else codes.clamp_(-127, 127), scale
 
 
 def refuse_nested(x: Tensor) -> None:
@@ -111,8 +115,8 @@ class FakeQuantInput(Wrap):
         if self.largest is not None:
             self.largest = float(torch.cat([x.abs().flatten(), torch.tensor([self.largest])]).max())
             return x
-        _, scale = input_codes(x, self.scale)
-        return straight_through(x, *int8(x.detach(), scale), p, self.generator)
+        x_q, in_range = int8(x.detach(), input_scale(x, self.scale))
+        return straight_through(x, x_q, in_range, p, self.generator)
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         return self.inner(self.on_grid(x), *args, **kwargs)
