@@ -1,6 +1,6 @@
 """Scalar quantization: store a weight as a small whole number and a scale that it shares with its row.
 
-    w_q = s round(w / s)            s = max |w| / 127 of the row, for 8 bits; other grids in `grid.py`
+    w_q = s round(w / s)            s = max |w| / 127 of the row, for 8 bits
     x W^T ~ s_x s_w (x_q W_q^T)     where inputs are rounded as well, with one scale s_x a token
 
 In training the forward pass sees w_q, and the gradient passes to w where w is in range (straight-through
@@ -16,7 +16,7 @@ before they are multiplied, which takes time. By hand, weights alone:
     >>> # before training
     >>> for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
     ...     nn.utils.parametrize.register_parametrization(layer, "weight", FakeQuant(p=0.5))
-    >>> # after training, what to store of each; its weight is scale * codes
+    >>> # after training, in eval mode: what to store of each; its weight is scale * codes
     >>> scale = row_scale(layer.weight)
     >>> codes = (layer.weight / scale).round().to(torch.int8)
 """

@@ -1,9 +1,10 @@
 """A technique to take home: its idea, to paste into a training script, or all of it as one file.
 
 Both are cut out of the package's own files. A technique names in `IDEA` which of its definitions are the
-idea, and shows in the `>>>` lines of its docstring how to use them by hand. What a definition uses comes
-along, wherever in the package it is. A type of our own model that is only asked about, as in `is_a(Block)`,
-is left out, with the `if` that asks for it: in your project you pass `where=` with your own layer.
+idea, and ends its docstring with `By hand, ...:` and the `>>>` lines that use them. What a definition uses
+comes along, wherever in the package it is. A type of our own model that is only asked about, as in
+`is_a(Block)`, is left out, with the `if` that asks for it: in your project you pass `where=` with your own
+layer.
 """
 
 import ast
@@ -20,6 +21,7 @@ SHAPE = re.compile(r'\b[A-Z]\w*\[Tensor, "[^"]*"\]')
 COUNTED = ("macs",)  # methods that only minieff's `cost` asks for
 TOLD = (*COUNTED, "decides_format", "extra_repr")  # and what tells others of a module
 PAPER = re.compile(r'(?:[A-Z][a-z]+(?:, | and )?)+(?: et al\.)? \d{4}, (?:"[^"]*", )?arXiv \d{4}\.\d{4,5}')
+BY_HAND = re.compile(r"\s*By hand[^:]*:\n\n *>>>.*", re.S)
 EXAMPLE = re.compile(r"^ *(?:>>>|\.\.\.) ?(.*)", re.M)
 
 
@@ -148,7 +150,8 @@ def full(name: str) -> str:
         if definition not in ("STAGE", "IDEA"):
             snippet.need(snippet.home, definition)
     snippet.need("minieff.core.surgery", "is_a")  # what `where=` is given
-    return snippet.text(f'{comment(licence())}\n"""{file.docstring}\n"""\n')
+    docstring = BY_HAND.sub("", file.docstring)
+    return snippet.text(f'{comment(licence())}\n"""{docstring}\n"""\n')
 
 
 def idea(name: str) -> str:
@@ -160,7 +163,8 @@ def idea(name: str) -> str:
         snippet.need(home, definition)
     title, *_ = re.split(PARAGRAPH, file.docstring)
     equation = re.findall(r"^    (?!>>>|\.\.\.).*", file.docstring, re.M)
-    papers = textwrap.wrap("; ".join(PAPER.findall(" ".join(file.docstring.split()))), cuts.WIDTH - 2)
+    papers = [paper.replace(" ", "\0") for paper in PAPER.findall(" ".join(file.docstring.split()))]
+    papers = textwrap.fill("; ".join(papers), cuts.WIDTH - 2).replace("\0", " ").splitlines()
     use = EXAMPLE.findall(file.docstring)
     used = names(ast.parse("\n".join(use)))
     snippet.imports |= {file.imports[name] for name in used if name in file.imports}
