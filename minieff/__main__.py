@@ -21,8 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     commands.add_parser("zoo", help="print the table of trained models")
     commands.add_parser("doctor", help="check that everything the course needs is there")
-    snippet = commands.add_parser("snippet", help="print a technique as one self-contained file")
+    snippet = commands.add_parser("snippet", help="print the idea of a technique, to paste into your script")
     snippet.add_argument("name", help="a technique, such as layerdrop")
+    snippet.add_argument("--full", action="store_true", help="all of it, as one file that needs torch alone")
     commands.add_parser("progress", help="print which tasks of the exercises you have passed")
     arguments = parser.parse_args(argv)
     try:
@@ -62,10 +63,10 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def snippet(arguments: argparse.Namespace) -> int:
-    """The file on standard output."""
-    from minieff.snippet import snippet
+    """The text on standard output."""
+    from minieff.snippet import full, idea
 
-    print(snippet(arguments.name), end="")
+    print((full if arguments.full else idea)(arguments.name), end="")
     return 0
 
 

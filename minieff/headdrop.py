@@ -1,4 +1,4 @@
-"""Attention heads that are skipped at random in training: structured dropout, the unit smaller than LayerDrop's.
+"""Attention heads skipped at random in training: structured dropout, the unit smaller than LayerDrop's.
 
 Fan, Grave, Joulin 2019, "Reducing Transformer Depth on Demand with Structured Dropout", arXiv 1909.11556: in
 training the weights of each head are zero with probability p, without rescaling, so that a model can spare
@@ -9,6 +9,12 @@ heads afterwards:
 
 Costs: the explicit attention path, which is slower than the fused one. Saves: nothing yet, for a head at zero
 is computed all the same; it could be cut out of the four matrices afterwards, which `finalize` does not do.
+By hand, in an attention of your own:
+
+    >>> # in __init__
+    >>> self.skip = HeadSkip(p=0.1)
+    >>> # in forward, after the softmax: (B, H, T, S)
+    >>> attn = self.skip(attn)
 """
 
 import torch
@@ -18,6 +24,7 @@ from minieff.core.attention import Attention, unchanged
 from minieff.core.surgery import Where, clone, is_a, swap
 
 STAGE = "seam"
+IDEA = ("HeadSkip",)
 
 
 class HeadSkip(nn.Module):
@@ -28,7 +35,7 @@ class HeadSkip(nn.Module):
         self.p = p
         self.generator = generator
 
-    def forward(self, attn: Tensor, distance: Tensor) -> Tensor:
+    def forward(self, attn: Tensor, distance: Tensor | None = None) -> Tensor:
         if not self.training:
             return attn
         stays = torch.rand(attn.shape[-3], generator=self.generator, device="cpu") >= self.p  # (H,)
@@ -47,8 +54,9 @@ def apply(
 ) -> nn.Module:
     """A copy in which each attention head is skipped with probability `p` in train mode; with p=0 none is.
 
-    It holds the seam `reweight` of our Attention (`adopt` brings it to nn.MultiheadAttention). ValueError when
-    p is no probability, or the seam is taken.
+    It holds the seam `reweight` of Attention: its forward says `attn = self.reweight(attn, distance)` after
+    the softmax, and that is `unchanged` by default. (In minieff, `adopt` brings it to nn.MultiheadAttention.)
+    ValueError when p is no probability, or the seam is taken.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"p={p}: the probability of skipping a head lies from 0 to 1")
@@ -66,7 +74,7 @@ def finalize(model: nn.Module) -> nn.Module:
     """A copy in eval mode without coins: the fused path again. Equals the eval output."""
     model = clone(model).eval()
     for module in model.modules():
-        if isinstance(module, Attention) and isinstance(module.reweight, HeadSkip):
+        if isinstance(getattr(module, "reweight", None), HeadSkip):
             del module.reweight
             module.reweight = unchanged
     return model

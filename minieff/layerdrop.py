@@ -14,7 +14,13 @@ layer must hold its own residual connection; a bare sub-layer would turn x + f(n
 Saves: training time, about p of the time spent in the layers; and after `finalize(keep=...)` parameters,
 bytes, MACs and latency, in proportion to the layers removed. Costs: some quality at full depth, unless there
 was overfitting to prevent. It does not save: anything at inference before layers are removed, nor the
-embedding; and skipped sub-layers remove nothing that `finalize` could leave out.
+embedding; and skipped sub-layers remove nothing that `finalize` could leave out. By hand, of a model with a
+list of layers:
+
+    >>> # before training
+    >>> model.layers = nn.ModuleList(Skip(layer, p=0.2) for layer in model.layers)
+    >>> # after training, keep some
+    >>> model.layers = nn.ModuleList(model.layers[i].inner for i in (0, 2, 5))
 """
 
 from collections.abc import Callable
@@ -31,6 +37,7 @@ from minieff.core.surgery import Where, Wrap, clone, is_a, pick, swap
 from minieff.core.transformer import Block, FeedForward, Transformer
 
 STAGE = "depth"
+IDEA = ("Skip",)
 
 # what has no residual connection of its own
 is_bare = is_a(
@@ -43,7 +50,6 @@ class Skip(Wrap):
 
     The coin is tossed on the CPU, once a call, from `generator` (None: torch's global one): processes whose
     generators start alike drop the same layers. Recomputation (activation checkpointing) belongs inside.
-    ValueError in train mode with a `Past`, which gives its slots to the layers that run.
     """
 
     def __init__(self, inner: nn.Module, p: float, generator: torch.Generator | None = None) -> None:
@@ -52,11 +58,11 @@ class Skip(Wrap):
         self.generator = generator
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        if self.training:
-            if any(isinstance(value, Past) for value in (*args, *kwargs.values())):
-                raise ValueError("a Past needs the same layers in every call; call model.eval() first")
-            if torch.rand((), generator=self.generator, device="cpu") < self.p:
-                return x
+        if self.training and any(isinstance(value, Past) for value in (*args, *kwargs.values())):
+            # it gives its slots to the layers that run
+            raise ValueError("a Past needs the same layers in every call; call model.eval() first")
+        if self.training and torch.rand((), generator=self.generator, device="cpu") < self.p:
+            return x
         return self.inner(x, *args, **kwargs)
 
     def extra_repr(self) -> str:
@@ -72,7 +78,7 @@ def apply(
 ) -> nn.Module:
     """A copy whose layers are skipped with probability `p` in train mode; with p=0 all of them run.
 
-    `p` is one number, or a list with one a layer, in running order. `where=is_a(Residual)` skips sub-layers.
+    `p` is one number, or a list with one a layer, in running order. `where` may pick sub-layers, too.
     ValueError when p is no probability, the list is of another length, no layer matches, or `where` picks a
     module without a residual connection of its own.
     """

@@ -1,30 +1,131 @@
 """The command line, and the snippets it prints."""
 
+import ast
+import re
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from itertools import permutations
+from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+from torch import nn
 
-from minieff import compose, doctor
+from minieff import compose, doctor, layerdrop, product_quant, scalar_quant
 from minieff.__main__ import main
 from minieff.core.files import ROOT
-from minieff.snippet import snippet
+from minieff.core.surgery import is_a, named
+from minieff.snippet import cuts, full, idea
 
-# for each technique, its use on a model that is not ours, in a file that starts with its snippet
-USES = {
+README = (ROOT / "README.md").read_text()
+
+# uses of each technique on models that are not ours: of its idea, with the lines that it prints ({0}, {1}),
+# and of the whole file
+IDEAS = {
     "layerdrop": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) for _ in range(6))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+model, x = Mine(), torch.randn(2, 5, 16)
+few = Mine().eval()
+few.load_state_dict(model.state_dict())
+few.layers = nn.ModuleList(few.layers[i] for i in (0, 2, 5))
+{0}
+model.layers[0].p = 1.0
+seen = []
+model.layers[0].inner.register_forward_hook(lambda *call: seen.append(call))
+model.train()(x).sum().backward()
+assert not seen and model.layers[3].self_attn is model.layers[3].inner.self_attn
+{1}
+assert torch.equal(model.eval()(x), few(x))
+encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 3).eval()
+want = encoder(x)
+encoder.layers = nn.ModuleList(Skip(layer, 0.5) for layer in encoder.layers)  # asks its layers for attributes
+torch.testing.assert_close(encoder.eval()(x), want)
+""",
+    "headdrop": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+        {0}
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        attn = (q @ k.mT / 2).softmax(-1)
+        {1}
+        return attn
+
+model, x = Mine(), torch.randn(2, 5, 16)
+model.skip.p = 0.5
+heads = torch.stack([model(x).sum((0, 2, 3)) for _ in range(50)])  # 10 where a head runs
+assert set(heads.round().unique().tolist()) == {{0.0, 10.0}} and 0.3 < (heads == 0).float().mean() < 0.7
+assert (model.eval()(x).sum(-1) > 0.99).all()
+""",
+    "scalar_quant": """
+model, x = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)), torch.randn(9, 16)
+w = model[0].weight.detach().clone()
+want = model(x)
+{0}
+noisy = model.train()[0].weight.detach()
+assert 0.3 < (noisy == w).float().mean() < 0.7 and (noisy - w).abs().max() <= w.abs().max() / 127
+model(x).square().sum().backward()
+assert model[0].parametrizations.weight.original.grad.ne(0).any()
+assert model.eval()[0].weight.unique().numel() < w.numel() and torch.allclose(model(x), want, atol=0.02)
+layer = model[0]
+{1}
+assert torch.allclose(scale * codes, layer.weight, atol=1e-6) and codes.abs().amax(1).eq(127).all()
+""",
+    "product_quant": """
+layer = nn.Linear(64, 96)
+{0}
+assert codebook.shape == (256, 8) and codes.shape == (768,) and counts.sum() == 768
+assert torch.equal(w_q, codebook[codes].view(96, 64)) and (w_q - layer.weight).var() < layer.weight.var() / 4
+w_q.sum().backward()
+assert torch.allclose(codebook.grad, torch.ones(256, 8))  # a mean of ones
+""",
+}
+WHOLE = {
+    "layerdrop": re.search(r"```python\n(.*?)```", README.partition("## Take a technique home")[2], re.S)[1]
+    + """
+assert len(small.layers) == 3 and not any(isinstance(module, Skip) for module in small.modules())
 encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 4)
-dropped = apply(encoder, p=1.0, where=is_a(nn.TransformerEncoderLayer))
 x = torch.randn(2, 5, 16)
-assert torch.equal(dropped(x), x)
-small = finalize(dropped, keep=[0, 3])
-assert len(small.layers) == 2
-try:
-    apply(encoder, p=0.5)
-except ValueError as error:
-    assert "where" in str(error)
-else:
-    raise AssertionError("matched a layer that is not there")
+assert torch.equal(apply(encoder, p=1.0, where=layer)(x), x)
+for wrong, said in ((is_a(nn.Conv1d), "matched no module"), (is_a(nn.LayerNorm), "a bare LayerNorm")):
+    try:
+        apply(encoder, p=0.5, where=wrong)
+    except ValueError as error:
+        assert said in str(error)
+    else:
+        raise AssertionError(said)
+assert keep_evenly(6, 3) == [0, 3, 5]
+""",
+    "headdrop": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.reweight = unchanged
+
+    def forward(self, x):  # each vector is a head's
+        q_idx = torch.arange(x.shape[2])
+        attn = self.reweight((x @ x.mT).softmax(-1), q_idx[:, None] - q_idx)
+        return attn @ x
+
+model, x = nn.Sequential(Mine(), Mine()), torch.randn(2, 4, 5, 3)
+dropped = apply(model, p=1.0, where=is_a(Mine))
+assert not dropped.train()(x).any() and torch.equal(dropped.eval()(x), model(x))
+final = finalize(dropped.train())
+assert not final.training and torch.equal(final(x), model(x)) and final[0].reweight is unchanged
 """,
     "scalar_quant": """
 model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
@@ -34,6 +135,8 @@ trained(x).square().sum().backward()
 small = finalize(trained)
 assert small[0].weight.unique().numel() <= 15 * 32 and small[0].code.codes.shape == (32, 8)
 assert torch.allclose(small(x), trained.eval()(x), atol=0.02)
+static = calibrate(apply(model, activations="static"), [x])
+assert torch.allclose(finalize(static)(x), model(x), atol=0.1)
 """,
     "product_quant": """
 model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
@@ -48,37 +151,193 @@ assert small[0].code.codes.shape == (32, 4) and torch.allclose(small(x), coded(x
 """,
 }
 
-ALONE = "import sys\nfor name in ('minieff', 'jaxtyping', 'safetensors'):\n    sys.modules[name] = None\n"
+ALONE = """
+import sys
+for name in ("minieff", "jaxtyping", "safetensors"):
+    sys.modules[name] = None
+sys.path.insert(0, ".")
+import torch
+from torch import nn
+torch.manual_seed(0)
+"""
+
+LINES = {"layerdrop": (40, 250), "headdrop": (40, 250), "scalar_quant": (60, 700), "product_quant": (60, 550)}
 
 
 def techniques() -> list[str]:
     """Every module of the package that states a stage."""
-    stems = [path.stem for path in (ROOT / "minieff").glob("*.py") if "\nSTAGE = " in path.read_text()]
-    return sorted(stems)
+    files = [*(ROOT / "minieff").glob("*.py"), *(ROOT / "minieff").glob("*/__init__.py")]
+    files = [path for path in files if "\nSTAGE = " in path.read_text()]
+    return sorted(path.parent.name if path.stem == "__init__" else path.stem for path in files)
 
 
-@pytest.mark.parametrize("name", techniques())
-def test_a_snippet_runs_alone_in_an_empty_folder(name, tmp_path):
-    (tmp_path / "mine.py").write_text(ALONE + snippet(name) + USES[name])
+each = pytest.mark.parametrize("name", techniques())
+
+
+def use(text: str) -> list[str]:
+    """The lines that an idea ends with, those between comments together."""
+    lines = text[text.rindex("\n\n") :].strip().splitlines()
+    blocks = [[]]
+    for line in lines:
+        if line.startswith("#     "):
+            blocks[-1].append(line.removeprefix("#     "))
+        else:
+            blocks.append([])
+    return ["\n".join(block) for block in blocks if block]
+
+
+@each
+def test_both_snippets_run_alone_in_an_empty_folder(name, tmp_path):
+    short = idea(name)
+    (tmp_path / "idea.py").write_text(short)
+    (tmp_path / f"{name}.py").write_text(full(name))
+    uses = f"from idea import *\n{IDEAS[name].format(*use(short))}\nfrom {name} import *\n{WHOLE[name]}"
+    (tmp_path / "mine.py").write_text(ALONE + uses)
     run = subprocess.run([sys.executable, "-I", "mine.py"], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("name", techniques())
-def test_a_snippet_names_its_paper_and_licence(name):
-    text = snippet(name)
-    assert "arXiv" in text and "MIT" in text.splitlines()[0]
-    defined = [line.split("(")[0] for line in text.splitlines() if line.startswith(("def ", "class "))]
-    assert len(set(defined)) == len(defined), "two modules that it takes from use one name"
-    assert "from minieff" not in text and "import minieff" not in text and "jaxtyping" not in text
+@each
+def test_snippets_are_short_and_name_paper_and_licence(name):
+    for text, budget in zip((idea(name), full(name)), LINES[name], strict=True):
+        assert len(text.splitlines()) <= budget
+        assert max(map(len, text.splitlines())) <= 110
+        top = text.partition("\nimport ")[0]
+        assert re.search(r"arXiv \d{4}\.\d{4,5}", top) and "SPDX-License-Identifier: MIT" in top
+        defined = re.findall(r"^(?:def |class )?(\w+)(?:\(|:| = )", text, re.M)
+        assert len(set(defined)) == len(defined), "two files that it takes from use one name"
+        for absent in (
+            "from minieff",
+            "import minieff",
+            "jaxtyping",
+            '[Tensor, "',
+            "STAGE",
+            "IDEA",
+            "pass\n",
+        ):
+            assert absent not in text, absent
 
 
-def test_there_is_a_snippet_of_every_technique_and_of_nothing_else():
-    assert sorted(USES) == techniques()
+def test_there_is_a_snippet_of_every_technique_and_of_nothing_else(capsys):
+    assert sorted(IDEAS) == sorted(WHOLE) == techniques()
     assert all(compose.find(name).STAGE in compose.STAGES for name in techniques())
-    for name in ("surgery", "nothing", "../layerdrop", ""):
-        with pytest.raises(ValueError, match="technique"):
-            snippet(name)
+    for name in ("surgery", "core", "snippet", "nothing", "../layerdrop", ""):
+        for command in (["snippet", name], ["snippet", name, "--full"]):
+            assert main(command) == 2
+            assert re.fullmatch(r"error: technique .*\n", capsys.readouterr().err)
+
+
+def test_the_command_prints_the_idea_and_the_whole(capsys):
+    assert main(["snippet", "layerdrop"]) == 0
+    assert capsys.readouterr().out == idea("layerdrop")
+    assert main(["snippet", "layerdrop", "--full"]) == 0
+    assert capsys.readouterr().out == full("layerdrop")
+
+
+def test_what_only_our_model_has_is_cut_out():
+    text = '''
+def f(x, *, where: Where = is_a(Block), other: Where = is_a(Block, nn.Linear)) -> int:
+    """One.
+
+    Two.
+    """
+    if isinstance(x, Block) and x:
+        return 1
+    elif x:
+        return 2  # stays
+    elif isinstance(x, Block):
+        return 3
+    elif not x:
+        if isinstance(x, Block):
+            return 4
+        return 5
+    return is_a(
+        nn.Linear,
+        Block,
+    )
+'''
+    assert cuts.only_asked_about(ast.parse(text), "Block") and not cuts.only_asked_about(ast.parse(text), "x")
+    assert (
+        cuts.cut(text, {"Block"}, (), cuts.PARAGRAPH)
+        == '''
+def f(x, *, where: Where, other: Where = is_a(nn.Linear)) -> int:
+    """One."""
+    if x:
+        return 2  # stays
+    elif not x:
+        return 5
+    return is_a(
+        nn.Linear,
+    )
+'''
+    )
+    with pytest.raises(ValueError, match="has an else"):
+        cuts.cut("if isinstance(x, Block):\n    pass\nelse:\n    pass", {"Block"}, (), cuts.PARAGRAPH)
+
+
+# --- two whole files in one process
+
+
+def taken(name: str, folder: Path) -> ModuleType:
+    """A technique as one who took it home has it."""
+    path = folder / f"{name}.py"
+    path.write_text(full(name))
+    spec = spec_from_file_location(f"taken_{name}", path)
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+X = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+LAYERS = is_a(nn.TransformerEncoderLayer)
+STEPS = {
+    "layerdrop": (
+        lambda t, model: t.apply(model, p=0.5, where=LAYERS, generator=torch.Generator().manual_seed(1)),
+        lambda t, model: t.finalize(model, keep=[0, 2], where=LAYERS),
+    ),
+    "scalar_quant": (
+        lambda t, model: t.calibrate(t.apply(model, activations="static", where=named("linear1")), [X]),
+        lambda t, model: t.finalize(model),
+    ),
+    "product_quant": (
+        lambda t, model: t.apply(
+            model, p=0.5, where=named("linear2"), generator=torch.Generator().manual_seed(2)
+        ),
+        lambda t, model: t.finalize(
+            model, codewords=16, where=named("linear2"), generator=torch.Generator().manual_seed(3)
+        ),
+    ),
+}
+
+
+def through(techniques: dict[str, ModuleType], order: tuple[str, ...]) -> tuple[list, list[str]]:
+    """What a model computes on its way through the verbs, and of what it is made in the end."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    for name in order:
+        model = STEPS[name][0](techniques[name], model)
+    outputs = [model.train()(X).detach(), model.eval()(X).detach()]
+    for name in order:
+        model = STEPS[name][1](techniques[name], model)
+        outputs.append(model(X).detach())
+    return outputs, [type(module).__name__ for module in model.modules()]
+
+
+PACKAGE = {"layerdrop": layerdrop, "scalar_quant": scalar_quant, "product_quant": product_quant}
+
+
+def test_two_snippets_or_one_beside_the_package_equal_the_package(tmp_path):
+    own = {name: taken(name, tmp_path) for name in PACKAGE}
+    for one, other in permutations(PACKAGE, 2):
+        outputs, kinds = through(PACKAGE, (one, other))
+        for techniques in (own, PACKAGE | {one: own[one]}, PACKAGE | {other: own[other]}):
+            again, same = through(techniques, (one, other))
+            assert same == kinds
+            assert all(map(torch.equal, again, outputs)), f"{one}, {other}"
+
+
+# --- the other commands
 
 
 def test_a_mendable_error_is_one_line(capsys):

@@ -10,10 +10,11 @@ from operator import add, le, lt
 from random import Random
 from statistics import mean, pstdev, stdev
 
+from minieff.transformer import Config
+
 from exercises.checks import Task
 from exercises.checks.compare import named
 from minieff import cost, plot
-from minieff.transformer import Config
 
 # Task 1
 

@@ -6,9 +6,9 @@ A weight has at most one format. A parametrization that decides it has the attri
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList, is_parametrized, register_parametrization
+from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
-from minieff.core.surgery import Wrap, clone, named
+from minieff.core.surgery import clone, named, parametrizations
 
 SMALLEST = 2.0**-24  # the smallest positive number of fp16: a smaller scale would be stored as 0
 LARGEST = torch.finfo(torch.float16).max
@@ -31,8 +31,7 @@ def format_of(module: nn.Module) -> nn.Module | None:
     >>> format_of(nn.Linear(3, 2)) is None
     True
     """
-    own = not isinstance(module, Wrap) and is_parametrized(module, "weight")
-    chain = module.parametrizations.weight if own else ()
+    chain = parametrizations(module).get("weight", ())
     return next((p for p in chain if getattr(p, "decides_format", False)), None)
 
 
@@ -46,18 +45,16 @@ def refuse_other_layers(chosen: dict[nn.Module, str], decided: type | None = Non
     ValueError: tok has max_norm=1: it writes into its weight; pick others
     """
     for module, name in chosen.items():
-        if type(module).forward not in (nn.Linear.forward, nn.Embedding.forward):
-            raise ValueError(
-                f"{name} is a {type(module).__name__}, which may do more with its weight than nn.Linear or "
-                "nn.Embedding do, or has its weight stored already; pick others, with where="
-            )
-        if getattr(module, "max_norm", None) is not None:
-            raise ValueError(f"{name} has max_norm={module.max_norm}: it writes into its weight; pick others")
-        format = format_of(module)
-        if format is not None and (decided is None or not isinstance(format, decided)):
-            raise ValueError(
-                f"{name} has a {type(format).__name__} already, and a weight has one format; pick others"
-            )
+        kind, format = type(module), format_of(module)
+        if kind.forward not in (nn.Linear.forward, nn.Embedding.forward):
+            why = "may do more with its weight than nn.Linear or nn.Embedding do, or has it stored already"
+        elif getattr(module, "max_norm", None) is not None:
+            why = f"writes into its weight, with max_norm={module.max_norm}"
+        elif format is not None and (decided is None or not isinstance(format, decided)):
+            why = f"has a {type(format).__name__} already, and a weight has one format"
+        else:
+            continue
+        raise ValueError(f"{name} is a {kind.__name__} that {why}; pick others, with where=")
 
 
 class Widened(nn.Module):
@@ -100,9 +97,7 @@ def half(p: Tensor, name: str) -> Tensor:
     ValueError: weight holds 70000, beyond the 65504 of fp16; fix the weights first
     """
     if p.numel() and not p.abs().max() <= LARGEST:
-        raise ValueError(
-            f"{name} holds {p.abs().max():g}, beyond the {LARGEST:g} of fp16; fix the weights first"
-        )
+        raise ValueError(f"{name} holds {p.abs().max():g}, beyond {LARGEST:g}, the end of fp16; fix it first")
     return p.half()
 
 
@@ -113,9 +108,7 @@ def in_fp16(scale: Float[Tensor, "*g"]) -> Float[Tensor, "*g"]:
     tensor([   3., 2050.])
     """
     if scale.numel() and scale.max() > LARGEST:
-        raise ValueError(
-            f"a scale of {scale.max():g} is beyond fp16, which ends at {LARGEST:g}; scale the weights"
-        )
+        raise ValueError(f"a scale of {scale.max():g} is beyond fp16's {LARGEST:g}; scale the weights")
     half = scale.clamp(min=SMALLEST).half()
     above = (half.view(torch.int16) + 1).view(torch.float16)  # for positive numbers, the next one
     return torch.where(half.float() < scale, above, half).to(scale)

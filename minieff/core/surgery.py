@@ -72,10 +72,23 @@ def clone(model: nn.Module) -> nn.Module:
         note(vars(module))
     model = copy.deepcopy(model, memo)
     for module in model.modules():
-        if torch_parametrize.is_parametrized(module) and not isinstance(module, Wrap):
+        if parametrizations(module):
             kind = type(module)
             module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
     return model
+
+
+def parametrizations(module: nn.Module) -> dict[str, nn.Module]:
+    """A module's own parametrizations, by the name of the tensor.
+
+    A wrapper has none, although it answers for the attributes of its inner module, which misleads torch's
+    `is_parametrized`.
+
+    >>> parametrizations(nn.Linear(3, 2))
+    {}
+    """
+    own = module._modules.get("parametrizations")
+    return own._modules if isinstance(own, nn.ModuleDict) else {}
 
 
 def pick(model: nn.Module, where: Where) -> dict[nn.Module, str]:
@@ -103,7 +116,10 @@ def pick(model: nn.Module, where: Where) -> dict[nn.Module, str]:
 def _replace(
     model: nn.Module, chosen: dict[nn.Module, str], make: Callable[[nn.Module], nn.Module]
 ) -> nn.Module:
-    """Replaces each chosen module by make(module), in place, children before parents."""
+    """Replaces each chosen module by make(module), in place, children before parents.
+
+    A new module starts in train mode: its own parts get the mode of what it replaces.
+    """
     done: dict[nn.Module, nn.Module] = {}
 
     def visit(module: nn.Module) -> nn.Module:
@@ -111,17 +127,13 @@ def _replace(
             for key, child in list(module._modules.items()):
                 if child is not None:
                     setattr(module, key, visit(child))
-            done[module] = _like(make(module), module) if module in chosen else module
+            done[module] = make(module) if module in chosen else module
+            if module in chosen:
+                for part in set(done[module].modules()) - set(module.modules()):
+                    part.training = module.training
         return done[module]
 
     return visit(model)
-
-
-def _like(new: nn.Module, old: nn.Module) -> nn.Module:
-    """A new module starts in train mode: give its own parts the mode of what it replaces."""
-    for part in set(new.modules()) - set(old.modules()):
-        part.training = old.training
-    return new
 
 
 def swap(model: nn.Module, where: Where, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
@@ -207,40 +219,39 @@ def source(module: nn.Module) -> nn.Parameter | None:
     >>> source(linear) is linear.weight, source(nn.ReLU()) is None
     (True, True)
     """
-    if isinstance(module, Wrap):  # its `weight` is that of its inner module
-        return None
-    if torch_parametrize.is_parametrized(module, "weight"):
-        weight = getattr(module.parametrizations.weight, "original", None)
-    else:
-        weight = getattr(module, "weight", None)
-    return weight if isinstance(weight, nn.Parameter) else None
+    own = parametrizations(module).get("weight", module)
+    return own._parameters.get("weight" if own is module else "original")
 
 
-def refuse_half_ties(model: nn.Module, chosen: dict[nn.Module, str]) -> None:
-    """ValueError if a module in `chosen` has no weight, or shares it with a module that is not in `chosen`.
+def first_users(model: nn.Module, chosen: dict[nn.Module, str]) -> dict[nn.Parameter, str]:
+    """The weights of the chosen modules, each with the name of the first that has it.
+
+    ValueError for a module without a weight of its own, and for a weight that a module outside of `chosen`
+    uses, too.
 
     >>> embedding, head = nn.Embedding(9, 4), nn.Linear(4, 9)
     >>> head.weight = embedding.weight
-    >>> refuse_half_ties(nn.Sequential(embedding, head), {embedding: "0"})
+    >>> first_users(nn.Sequential(embedding, head), {embedding: "0"})
     Traceback (most recent call last):
         ...
     ValueError: 0 and 1 share one weight, and where picked only the first; pick both, or neither
     """
-    sources = {source(module): name for module, name in chosen.items()}
-    if None in sources:
-        kind = type(model.get_submodule(sources[None])).__name__
+    users: dict[nn.Parameter | None, list[str]] = {}
+    for module, name in chosen.items():
+        users.setdefault(source(module), []).append(name)
+    if None in users:
+        kind = type(model.get_submodule(users[None][0])).__name__
         raise ValueError(
-            f"where picked {sources[None]}, a {kind}, whose weight is no Parameter of its own; "
+            f"where picked {users[None][0]}, a {kind}, whose weight is no Parameter of its own; "
             "pick modules such as nn.Linear or nn.Embedding, each before its weight is stored otherwise"
         )
     inside = {part for module in chosen for part in module.modules()}  # with their parametrizations
     for name, module in model.named_modules():
         for own in module._parameters.values():
-            if own in sources and module not in inside:
-                raise ValueError(
-                    f"{sources[own]} and {name.removesuffix('.parametrizations.weight')} share one weight, "
-                    "and where picked only the first; pick both, or neither"
-                )
+            if own in users and module not in inside:
+                other = name.removesuffix(".parametrizations.weight")
+                raise ValueError(f"{users[own][-1]} and {other} share one weight; pick both, or neither")
+    return {weight: names[0] for weight, names in users.items()}
 
 
 def parametrize(model: nn.Module, where: Where, make: Callable[[Tensor], nn.Module]) -> nn.Module:
@@ -255,14 +266,13 @@ def parametrize(model: nn.Module, where: Where, make: Callable[[Tensor], nn.Modu
     """
     model = clone(model)
     chosen = pick(model, where)
-    refuse_half_ties(model, chosen)
-    made: dict[Tensor, nn.Module] = {}
+    made = {
+        weight: make(weight).train(model.get_submodule(name).training)
+        for weight, name in first_users(model, chosen).items()
+    }
     for module in chosen:
-        weight = source(module)
-        if weight not in made:
-            made[weight] = make(weight).train(module.training)
         # unsafe: the check would run the parametrization, which may draw random numbers
-        torch_parametrize.register_parametrization(module, "weight", made[weight], unsafe=True)
+        torch_parametrize.register_parametrization(module, "weight", made[source(module)], unsafe=True)
     return model
 
 
@@ -274,8 +284,8 @@ def recode(
 ) -> nn.Module:
     """A copy in eval mode in which each module that matches becomes `make(module, code)`.
 
-    `code = encode(weight, name)` is how the weight is stored: made once per weight, with the name of one of
-    its users, and shared by all of them. ValueError as for `parametrize`.
+    `code = encode(weight, name)` is how the weight is stored: made once per weight, with the name of its first
+    user, and shared by all its users. ValueError as for `parametrize`.
 
     >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     >>> recode(model, is_a(nn.Linear), lambda weight, name: nn.Identity(), lambda linear, code: code)
@@ -286,13 +296,8 @@ def recode(
     """
     model = clone(model).eval()
     chosen = pick(model, where)
-    refuse_half_ties(model, chosen)
-    codes: dict[Tensor, nn.Module] = {}
-
-    def remake(module: nn.Module) -> nn.Module:
-        weight = source(module)
-        if weight not in codes:
-            codes[weight] = encode(module.weight.detach(), chosen[module])
-        return make(module, codes[weight])
-
-    return _replace(model, chosen, remake)
+    codes = {
+        weight: encode(model.get_submodule(name).weight.detach(), name)
+        for weight, name in first_users(model, chosen).items()
+    }
+    return _replace(model, chosen, lambda module: make(module, codes[source(module)]))

@@ -11,7 +11,12 @@ pass a share p of the blocks is replaced by its codeword, or by a stand-in that 
 gradient passes as if it had not been.
 
 Saves: bytes, 16x for d = 4 and 32x for d = 8, without codebooks. It does not save: multiplications, memory
-in use, or time, for weights are put together again in each pass.
+in use, or time, for weights are put together again in each pass. By hand, for one layer:
+
+    >>> points = blocks(layer.weight.detach(), 8)
+    >>> codebook, codes = lloyd(points, points[torch.randperm(len(points))[:256]])
+    >>> codebook, counts = nn.Parameter(codebook), codes.bincount(minlength=256)
+    >>> w_q = mean_gradient(codebook, codes, counts).view_as(layer.weight)  # in each forward
 """
 
 from collections.abc import Callable
@@ -23,21 +28,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minieff.core.storage import format_of, halve, matrices, refuse_other_layers
-from minieff.core.surgery import (
-    Where,
-    clone,
-    is_a,
-    parametrize,
-    pick,
-    recode,
-    refuse_half_ties,
-    source,
-    swap,
-)
+from minieff.core.surgery import Where, clone, first_users, is_a, parametrize, pick, recode, source, swap
 from minieff.product_quant.codebook import Codebook, Coded, HalfCodebook, IntCodebook, blocks
 from minieff.product_quant.kmeans import kmeans, means, nearest
 
 STAGE = "weight"
+IDEA = ("blocks", "lloyd", "mean_gradient")
 
 PROXIES = ("zero", "mean", "exact")
 
@@ -125,12 +121,6 @@ class PQEmbedding(nn.Module):
         return F.linear(x, self.weight)
 
 
-def first_users(chosen: dict[nn.Module, str]) -> dict[str, str]:
-    """{name: the name of the first module with the same weight}."""
-    first: dict[nn.Parameter | None, str] = {}
-    return {name: first.setdefault(source(module), name) for module, name in chosen.items()}
-
-
 def size_of(name: str, block: int | None) -> int:
     """The size of a layer's blocks: 4 for what is named q, k, v or out, 8 for others, unless it is given."""
     return (4 if name.rpartition(".")[2] in ("q", "k", "v", "out") else 8) if block is None else block
@@ -157,7 +147,8 @@ def apply(
     check_codewords(codewords)
     chosen = pick(model, where)
     refuse_other_layers(chosen)
-    sizes = {name: size_of(user, block) for name, user in first_users(chosen).items()}
+    users = first_users(model, chosen)
+    sizes = {name: size_of(users[source(module)], block) for module, name in chosen.items()}
 
     def noise(weight: Tensor, size: int) -> BlockNoise:
         made, parts = BlockNoise(size, p, proxy, generator), blocks(weight.detach(), size)
@@ -166,12 +157,9 @@ def apply(
         return made
 
     for size in sorted(set(sizes.values())):
-        model = parametrize(model, partial(is_of_size, sizes, size), partial(noise, size=size))
+        names = {name for name in sizes if sizes[name] == size}
+        model = parametrize(model, lambda name, m, names=names: name in names, partial(noise, size=size))
     return model
-
-
-def is_of_size(sizes: dict[str, int], size: int, name: str, module: nn.Module) -> bool:
-    return sizes.get(name) == size
 
 
 def check_codewords(codewords: int) -> None:
@@ -185,17 +173,10 @@ def project(model: nn.Module) -> None:
     noises = {format_of(module): module for module in model.modules()}  # one for all users of a weight
     for noise, module in noises.items():
         if isinstance(noise, BlockNoise) and noise.codebook is not None:
-            noise.follow(unnoised(module, noise))
-
-
-def unnoised(module: nn.Module, noise: BlockNoise) -> Tensor:
-    """The weight as it comes to `noise`, after the parametrizations before it."""
-    weight = source(module)
-    for before in module.parametrizations.weight:
-        if before is noise:
-            break
-        weight = before(weight)
-    return weight
+            weight, chain = source(module), list(module.parametrizations.weight)
+            for before in chain[: chain.index(noise)]:
+                weight = before(weight)
+            noise.follow(weight)
 
 
 def finalize(
@@ -212,34 +193,25 @@ def finalize(
     codebook each.
 
     A weight with fewer blocks than `codewords` has one for each, which saves no bytes against 16 bits. With
-    `shared`, one codebook serves all weights of this call with blocks of one size. The codewords are parameters in 32 bits and can be trained
-    further, with whatever is left, frozen weights too; call it again for the next kind of weight (iPQ), and
-    `store` last. A row for padding is coded as any other, and is zero no more.
-    ValueError for more codewords than a byte can tell apart, a block that does not divide a row, weights with
-    NaN, or when nothing matches.
+    `shared`, one codebook serves all weights of this call with blocks of one size. The codewords are
+    parameters in 32 bits and can be trained further, with whatever is left, frozen weights too; call it again
+    for the next kind of weight (iPQ), and `store` last. A row for padding is coded as any other, and is zero
+    no more. ValueError for more codewords than a byte can tell apart, a block that does not divide a row,
+    weights with NaN, or when nothing matches.
     """
     check_codewords(codewords)
     model = clone(model).float().eval()
     chosen = pick(model, where)
     refuse_other_layers(chosen, BlockNoise)
-    refuse_half_ties(model, chosen)
-    users = first_users(chosen)
+    books: dict[tuple[int, str], dict[str, Tensor]] = {}  # the weights of each codebook
+    for name in first_users(model, chosen).values():
+        book = size_of(name, block), "" if shared else name
+        books.setdefault(book, {})[name] = model.get_submodule(name).weight.detach()
     cluster = partial(kmeans, iterations=iterations, generator=generator)
     codes: dict[str, Coded] = {}
-    for (size, _), weights in by_codebook(chosen, users, block, shared).items():
+    for (size, _), weights in books.items():
         codes |= coded(weights, size, codewords, cluster)
-    return recode(model, where, lambda weight, name: codes[users[name]], pq_layer)
-
-
-def by_codebook(
-    chosen: dict[nn.Module, str], users: dict[str, str], block: int | None, shared: bool
-) -> dict[tuple[int, str], dict[str, Tensor]]:
-    """{(size of blocks, name of the weight, or "" for all): the weights of that codebook, by first user}."""
-    books: dict[tuple[int, str], dict[str, Tensor]] = {}
-    for module, name in chosen.items():
-        book = size_of(users[name], block), "" if shared else users[name]
-        books.setdefault(book, {})[users[name]] = module.weight.detach()
-    return books
+    return recode(model, where, lambda weight, name: codes[name], pq_layer)
 
 
 def coded(weights: dict[str, Tensor], size: int, codewords: int, cluster: Callable) -> dict[str, Coded]:

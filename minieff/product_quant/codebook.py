@@ -19,24 +19,16 @@ def blocks(w: Float[Tensor, "R C"], size: int) -> Float[Tensor, "N d"]:
     return w.reshape(-1, size)
 
 
-class MeanGradient(torch.autograd.Function):
+def mean_gradient(
+    codebook: Float[Tensor, "K d"], codes: Int[Tensor, "*R"], counts: Int[Tensor, "K"]
+) -> Float[Tensor, "*R d"]:
     """codebook[codes], where the gradient of a codeword is the mean of those of its `counts` blocks.
 
     Their sum would let a codeword of many blocks run ahead of the others.
     """
-
-    @staticmethod
-    def forward(ctx, codebook: Tensor, codes: Tensor, counts: Tensor) -> Tensor:
-        ctx.save_for_backward(codes, counts)
-        return codebook[codes]
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple:
-        codes, counts = ctx.saved_tensors
-        total = grad.new_zeros(len(counts), grad.shape[-1]).index_add_(
-            0, codes.flatten(), grad.flatten(0, -2)
-        )
-        return total / counts.clamp(min=1)[:, None], None, None
+    share = codebook / counts.clamp(min=1)[:, None]
+    codebook = codebook.detach() + (share - share.detach())  # its value, with the share's gradient
+    return codebook.index_select(0, codes.flatten()).view(*codes.shape, codebook.shape[1])
 
 
 class Codebook(nn.Module):
@@ -48,7 +40,7 @@ class Codebook(nn.Module):
         self.register_buffer("counts", counts.int())  # blocks of each
 
     def forward(self, codes: Int[Tensor, "*R"]) -> Float[Tensor, "*R d"]:
-        return MeanGradient.apply(self.codewords, codes, self.counts)
+        return mean_gradient(self.codewords, codes, self.counts)
 
     def macs(self, inputs: tuple, output: Tensor) -> int:
         return 0

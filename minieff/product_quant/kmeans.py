@@ -38,14 +38,21 @@ def kmeans(
     points = points / unit
     middle = points.mean(0)
     points = points - middle
-    codebook, codes = start(points, codewords, generator), torch.empty(0)
+    codebook, codes = lloyd(points, start(points, codewords, generator), iterations)
+    return (codebook + middle) * unit, codes
+
+
+def lloyd(
+    points: Float[Tensor, "N d"], codebook: Float[Tensor, "K d"], iterations: int = 25
+) -> tuple[Float[Tensor, "K d"], Int[Tensor, "N"]]:
+    """k-means from a codebook on: a better one, and the code of each point."""
+    codes = torch.empty(0)
     for _ in range(iterations):
-        before = codes
-        codes = nearest(points, codebook)
+        before, codes = codes, nearest(points, codebook)
         if torch.equal(codes, before):
             break
         codebook = means(points, codes, codebook)
-    return (codebook + middle) * unit, nearest(points, codebook)
+    return codebook, nearest(points, codebook)
 
 
 def _refuse_points(points: Tensor, codewords: int) -> None:

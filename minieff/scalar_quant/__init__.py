@@ -1,6 +1,6 @@
 """Scalar quantization: store a weight as a small whole number and a scale that it shares with its row.
 
-    w_q = s round(w / s)            s = max |w| / 127 of the row, for 8 bits; other grids in `grid.py`
+    w_q = s round(w / s)            s = max |w| / 127 of the row, for 8 bits
     x W^T ~ s_x s_w (x_q W_q^T)     where inputs are rounded as well, with one scale s_x a token
 
 In training the forward pass sees w_q, and the gradient passes to w where w is in range (straight-through
@@ -11,7 +11,14 @@ estimator, Bengio et al. 2013, arXiv 1308.3432). Of all weights, p = 1, that is 
 Saves: bytes, 4x with 8 bits and 8x with 4, counted from fp32 and without the scales; and with 8 bits time,
 where the processor multiplies bytes. A scale over several tokens would let the future change the past, hence
 one a token. It does not save: multiplications, nor anything in training; and codes of fewer bits are unpacked
-before they are multiplied, which takes time.
+before they are multiplied, which takes time. By hand, weights alone:
+
+    >>> # before training
+    >>> for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
+    ...     nn.utils.parametrize.register_parametrization(layer, "weight", FakeQuant(p=0.5))
+    >>> # after training, in eval mode: what to store of each; its weight is scale * codes
+    >>> scale = row_scale(layer.weight)
+    >>> codes = (layer.weight / scale).round().to(torch.int8)
 """
 
 from collections.abc import Iterable
@@ -23,11 +30,12 @@ from torch import Tensor, nn
 from minieff.core.storage import format_of, halve, in_fp16, matrices, refuse_other_layers
 from minieff.core.surgery import Where, clone, is_a, parametrize, pick, recode, swap
 from minieff.scalar_quant.fake_quant import FakeQuant, FakeQuantInput
-from minieff.scalar_quant.grid import Grid, snap
+from minieff.scalar_quant.grid import Grid
 from minieff.scalar_quant.int_layers import IntEmbedding, IntLinear, IntWeight
 from minieff.scalar_quant.packing import Packed
 
 STAGE = "weight"
+IDEA = ("row_scale", "int8", "straight_through", "FakeQuant")
 
 
 def apply(
@@ -58,7 +66,7 @@ def apply(
     names = set(chosen.values())
 
     def rounding(weight: Tensor) -> FakeQuant:
-        snap(weight.detach(), grid)  # refuses now what could not be rounded later
+        grid(weight.detach())  # refuses now what could not be rounded later
         return FakeQuant(grid, p, generator)
 
     model = parametrize(model, lambda name, m: name in names, rounding)
@@ -92,10 +100,7 @@ def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
     for batch in batches:
         model(batch)
     if not any(layer.largest for layer in layers.values()):
-        raise ValueError(
-            'no batch reached a layer of apply(model, activations="static"), or all its inputs were 0; '
-            "give some that do"
-        )
+        raise ValueError('no batch reached a layer with activations="static", or all its inputs were 0')
     for name, layer in layers.items():
         if not isfinite(layer.largest):
             raise ValueError(f"{name} got {layer.largest} as input, which no scale reaches; leave that out")
@@ -114,12 +119,10 @@ def finalize(model: nn.Module) -> nn.Module:
     nn.MultiheadAttention, which reads its weight, is not computed in integers. ValueError when `apply` has
     rounded nothing.
     """
-    model = clone(model).float()
-    roundings = {name: format_of(m) for m, name in pick(model, is_fake_quantized).items()}
-    for rounding in roundings.values():
-        rounding.off = True
+    grids = {name: format_of(m).grid for m, name in pick(model, is_fake_quantized).items()}
+    model = swap(model, is_a(FakeQuant), lambda rounding: nn.Identity()).float()  # codes come from w itself
     model = recode(
-        model, is_fake_quantized, lambda weight, name: Packed(weight, roundings[name].grid), int_layer
+        model, lambda name, m: name in grids, lambda weight, name: Packed(weight, grids[name]), int_layer
     )
     if any(isinstance(m, FakeQuantInput) for m in model.modules()):
         model = swap(model, is_a(FakeQuantInput), with_quantized_input)

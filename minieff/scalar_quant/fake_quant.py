@@ -1,16 +1,17 @@
 """Fake quantization: what training sees, weights and inputs on their grids, still as floats.
 
-The forward pass uses w_q, and the gradient passes to w where w is in range (straight-through estimator, Bengio
-et al. 2013, arXiv 1308.3432).
+The forward pass uses w_q, and the gradient passes to w where w is in range (straight-through estimator,
+Bengio et al. 2013, arXiv 1308.3432).
 """
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
-from minieff.core.storage import SMALLEST
 from minieff.core.surgery import Wrap
-from minieff.scalar_quant.grid import Grid, snap
+from minieff.scalar_quant.grid import int8, row_scale
 
 CACHED = 2**18  # numbers that are rounded at a time, so that what lies between stays in the caches
 
@@ -26,49 +27,50 @@ def straight_through(
 
 
 class FakeQuant(nn.Module):
-    """A parametrization: w on its grid, with the gradient of w where it is in range.
+    """A parametrization: in train mode each weight is rounded with probability p, in eval mode all are.
 
-    In train mode each weight is rounded with probability p, anew in each pass; in eval mode all are. The
-    weight itself is never written. Binary weights always get a gradient.
+    Anew in each pass, with the gradient of w where it is in range. The weight itself is never written.
     """
 
     decides_format = True
 
-    def __init__(self, grid: Grid, p: float = 1.0, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, grid: Callable = int8, p: float = 1.0, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         self.grid, self.p, self.generator = grid, p, generator
-        self.off = False  # finalize looks at w itself
 
     def forward(self, w: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
         p = self.p if self.training else 1.0
-        if self.off or p == 0:
+        if p == 0:
             return w
         with torch.no_grad():
-            w_q, in_range = snap(w, self.grid)
-        # binary weights get a gradient wherever they are: nearly all of them lie beyond half a step
-        return straight_through(w, w_q, in_range | (self.grid.bits == 1), p, self.generator)
+            w_q, in_range = self.grid(w)
+        return straight_through(w, w_q, in_range, p, self.generator)
 
     def extra_repr(self) -> str:
         return f"{self.grid}, p={self.p}"
 
 
-def input_codes(
-    x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None
-) -> tuple[Float[Tensor, "*B C"], Float[Tensor, "*B 1"]]:
-    """x on 255 steps: codes, still as floats, and a scale for each token, its own or the static one.
+def input_scale(x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None) -> Float[Tensor, "*B 1"]:
+    """A scale for each token, its own or the static one.
 
     ValueError for a static scale of 0, which no batch has set, and for nested tensors.
     """
     refuse_nested(x)
-    x = x.detach()
-    largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).float()  # (..., 1)
     if static is None:
-        scale = largest.clamp(min=SMALLEST) / 127
-    elif static == 0:
+        return row_scale(x.detach())
+    if static == 0:
         raise ValueError("this layer has no static scale yet; calibrate(model, batches) finds it")
-    else:
-        scale = static.float() + 0 * largest  # a NaN, for which there is no code, stays one
-    codes = (x / scale).round_()
+    return static.float() + 0 * row_scale(x.detach())  # a NaN, for which there is no code, stays one
+
+
+def input_codes(
+    x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None
+) -> tuple[Float[Tensor, "*B C"], Float[Tensor, "*B 1"]]:
+    """x on 255 steps: codes, still as floats, and a scale for each token. ValueError as for `input_scale`."""
+    scale = input_scale(x, static)
+    codes = (x.detach() / scale).round_()
     return codes if static is None else codes.clamp_(-127, 127), scale
 
 
@@ -113,10 +115,8 @@ class FakeQuantInput(Wrap):
         if self.largest is not None:
             self.largest = float(torch.cat([x.abs().flatten(), torch.tensor([self.largest])]).max())
             return x
-        x_q, scale = input_codes(x, self.scale)
-        return straight_through(
-            x, (scale * x_q).to(x), (x.detach() / scale).abs() <= 127.5, p, self.generator
-        )
+        x_q, in_range = int8(x.detach(), input_scale(x, self.scale))
+        return straight_through(x, x_q, in_range, p, self.generator)
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         return self.inner(self.on_grid(x), *args, **kwargs)

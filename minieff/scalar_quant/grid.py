@@ -17,14 +17,30 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from minieff.core.storage import in_fp16
+from minieff.core.storage import SMALLEST, in_fp16
+
+
+def row_scale(x: Float[Tensor, "*B C"], qmax: int = 127) -> Float[Tensor, "*B 1"]:
+    """The step between two codes, one for each row: its largest number gets the largest code."""
+    largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).float()
+    return largest.clamp(min=SMALLEST) / qmax
+
+
+def int8(
+    x: Float[Tensor, "*B C"], scale: Float[Tensor, "*B 1"] | None = None
+) -> tuple[Float[Tensor, "*B C"], Bool[Tensor, "*B C"]]:
+    """x on 255 steps, by default of one scale for each row, and which numbers are in range."""
+    scale = row_scale(x) if scale is None else scale
+    q = (x / scale).round().clamp(-127, 127)
+    return (scale * q).to(x), (x / scale - q).abs() <= 0.501
+
 
 SPANS = ("minmax", "percentile", "mse")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Which values numbers may take.
+    """Which values numbers may take: with the defaults those of `int8`, up to scales in fp16.
 
     `bits` from 1 (binary) to 8; `group`, the numbers that share a scale: "tensor", "row" (an output channel,
     or a token's vector), or how many neighbours in a row; `span`, the range that the codes cover: "minmax",
@@ -56,6 +72,11 @@ class Grid:
     def qmin(self) -> int:
         """The smallest code."""
         return -self.qmax if self.symmetric else -self.qmax - 1
+
+    def __call__(self, w: Float[Tensor, "R C"]) -> tuple[Float[Tensor, "R C"], Bool[Tensor, "R C"]]:
+        """w on the grid, and which weights get a gradient: all binary ones, of others those in range."""
+        w_q, in_range = snap(w, self)
+        return w_q, in_range | (self.bits == 1)  # nearly all binary ones lie beyond half a step
 
 
 def grouped(w: Num[Tensor, "R C"], group: str | int) -> Float[Tensor, "r G n"]:
@@ -100,10 +121,8 @@ def scale_and_zero(
 def ends(groups: Float[Tensor, "r G n"], grid: Grid) -> tuple[Float[Tensor, "r G 1"], Float[Tensor, "r G 1"]]:
     """The values between which the codes lie, 0 among them."""
     out = groups.shape[-1] // 100 if grid.span == "percentile" else 0  # how many are left out at each end
-    low, high = (
-        groups.kthvalue(out + 1, keepdim=True)[0],
-        groups.kthvalue(groups.shape[-1] - out, keepdim=True)[0],
-    )
+    low = groups.kthvalue(out + 1, keepdim=True)[0]
+    high = groups.kthvalue(groups.shape[-1] - out, keepdim=True)[0]
     return low.clamp(max=0), high.clamp(min=0)
 
 

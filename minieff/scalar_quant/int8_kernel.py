@@ -47,7 +47,7 @@ def product(x_q: Int8[Tensor, "N C"], code: Packed) -> Float[Tensor, "N R"]:
 
 
 def laid_out(code: Packed) -> Tensor:
-    """The weight in the kernel's layout, kept with the code, and made anew when its codes were written into."""
+    """The weight in the kernel's layout, kept with the code, and made anew when codes are written into it."""
     codes = code.codes
     if codes.is_inference():  # torch does not count what is written into these
         return lay_out(code.integers())
@@ -61,7 +61,7 @@ def lay_out(w_q: Int8[Tensor, "R C"]) -> Tensor:
 
 
 def kernel(x_q: Int8[Tensor, "N C"], w_q: Tensor, scale: Float[Tensor, "R"]) -> Float[Tensor, "N R"]:
-    """x_q W_q^T, each column times its scale. (Most of the kernel's arguments are for fusions that we do not use.)"""
+    """x_q W_q^T, each column times its scale. (Most of its arguments are for fusions that we do not use.)"""
     shifted = (x_q ^ -128).view(torch.uint8)  # x_q + 128: as bytes, the two differ in the highest bit
     zeros = torch.zeros(len(scale), dtype=torch.int32)
     return torch.ops.onednn.qlinear_pointwise(

@@ -1,4 +1,4 @@
-"""Layers for inference whose weights are stored as integer codes, and multiplied as such where that is faster."""
+"""Layers for inference, weights stored as integer codes, and multiplied as such where that is faster."""
 
 import torch
 import torch.nn.functional as F

@@ -8,33 +8,33 @@ from torch import Tensor, nn
 from minieff.scalar_quant.grid import Grid, dequantize, quantize
 
 
-def pack(level: UInt8[Tensor, "R C"], n: int) -> UInt8[Tensor, "R b"]:
-    """8 / n numbers of n bits a byte, the first in the lowest bits."""
-    level = F.pad(level, (0, -level.shape[1] % (8 // n))).unflatten(1, (-1, 8 // n))
-    return (level << shifts(n, level)).sum(-1, dtype=torch.uint8)
+def pack(level: UInt8[Tensor, "R C"], bits: int) -> UInt8[Tensor, "R b"]:
+    """Codes of a row one after another, lowest bits first: in pieces of 4, 2 or 1 bits that fill bytes up."""
+    piece = bits & -bits
+    pieces = (level[..., None] >> shifts(piece, bits, level)) & (2**piece - 1)  # (R, C, bits / piece)
+    pieces = F.pad(pieces.flatten(1), (0, -pieces[0].numel() % (8 // piece))).unflatten(1, (-1, 8 // piece))
+    return (pieces << shifts(piece, 8, level)).sum(-1, dtype=torch.uint8)
 
 
-def unpack(packed: UInt8[Tensor, "R b"], n: int) -> UInt8[Tensor, "R c"]:
-    """The numbers that `pack` has packed, and those that fill the last byte up."""
-    return ((packed[..., None] >> shifts(n, packed)) & (2**n - 1)).flatten(1)
+def unpack(packed: UInt8[Tensor, "R b"], bits: int, columns: int) -> UInt8[Tensor, "R C"]:
+    """The codes that `pack` has packed."""
+    piece = bits & -bits
+    pieces = ((packed[..., None] >> shifts(piece, 8, packed)) & (2**piece - 1)).flatten(1)
+    pieces = pieces[:, : columns * bits // piece].unflatten(1, (columns, -1))  # the last byte may hold more
+    return sum(part << i * piece for i, part in enumerate(pieces.unbind(-1)))
 
 
-def shifts(n: int, like: Tensor) -> UInt8[Tensor, "m"]:
-    return torch.arange(0, 8, n, dtype=torch.uint8, device=like.device)
+def shifts(step: int, end: int, like: Tensor) -> UInt8[Tensor, "m"]:
+    return torch.arange(0, end, step, dtype=torch.uint8, device=like.device)
 
 
 class Packed(nn.Module):
-    """A weight (R, C) as it is stored: codes and fp16 scales.
-
-    Bytes hold a whole number of codes only if these have 8, 4, 2 or 1 bits. Others are cut into such pieces,
-    lowest bits first: codes of 7 bits are stored as 4, then 2, then 1.
-    """
+    """A weight (R, C) as it is stored: fp16 scales, and codes of b bits, C b / 8 bytes a row, rounded up."""
 
     def __init__(self, w: Num[Tensor, "R C"], grid: Grid) -> None:
         super().__init__()
         q, scale, zero = quantize(w, grid)
         self.grid, self.shape = grid, tuple(w.shape)
-        self.pieces = [n for n in (8, 4, 2, 1) if grid.bits & n]
         self.register_buffer("codes", self._pack(q))
         self.register_buffer("scale", scale.half())
         self.register_buffer("zero", None if grid.symmetric else zero.to(torch.int8))
@@ -44,30 +44,20 @@ class Packed(nn.Module):
         return self.__dict__ | {"laid_out": None}  # a copy makes its own
 
     def _pack(self, q: Float[Tensor, "R C"]) -> Tensor:
-        """The codes of a row after one another, then the next piece of all; each fills its last byte up."""
-        if self.grid.bits == 8:
+        bits = self.grid.bits
+        if bits == 8:
             return q.to(torch.int8).contiguous()
-        level = (q > 0 if self.grid.bits == 1 else q + 2 ** (self.grid.bits - 1)).to(torch.uint8)
-        parts = []
-        for n in self.pieces:
-            parts.append(pack(level & (2**n - 1), n))
-            level = level >> n
-        return torch.cat(parts, 1)
+        level = q > 0 if bits == 1 else q + 2 ** (bits - 1)
+        return pack(level.to(torch.uint8), bits)
 
     def integers(self, rows: Int[Tensor, "r"] | None = None) -> Int8[Tensor, "r C"]:
         """The codes, or those of some rows, a byte each. IndexError for a row that is not there."""
-        packed, bits, columns = self.codes, self.grid.bits, self.shape[1]
-        if rows is not None:
-            packed = packed.index_select(0, rows)
+        bits = self.grid.bits
+        codes = self.codes if rows is None else self.codes.index_select(0, rows)
         if bits == 8:
-            return packed
-        level = below = 0
-        for n, part in zip(
-            self.pieces, packed.split([-(-n * columns // 8) for n in self.pieces], 1), strict=True
-        ):
-            level = level + (unpack(part, n)[:, :columns] << below)
-            below += n
-        return 2 * level.to(torch.int8) - 1 if bits == 1 else level.to(torch.int8) - 2 ** (bits - 1)
+            return codes
+        level = unpack(codes, bits, self.shape[1]).to(torch.int8)
+        return 2 * level - 1 if bits == 1 else level - 2 ** (bits - 1)
 
     def dense(self, rows: Int[Tensor, "r"] | None = None) -> Float[Tensor, "r C"]:
         """The weight, or some of its rows, as numbers again."""

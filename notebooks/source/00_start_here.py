@@ -513,7 +513,7 @@ print(f"{cost.parameters(encoder):,} parameters became {cost.parameters(half):,}
 print("output", tuple(half(torch.randn(1, 10, 64)).shape))
 
 # %% [markdown]
-# `python -m minieff snippet layerdrop` prints the idea, to paste into your code; with `--full` it prints the technique as one file that needs nothing of this package.
+# `python -m minieff snippet layerdrop` prints the idea of a technique, to paste into your project; with `--full` all of it, as one file that needs nothing of this package.
 #
 # **Recap.** What the talk says each family gives, beside what this page measured.
 

@@ -726,7 +726,7 @@ for keep in ("0,3,5", best):
 # %% [markdown]
 # That is what happens without LayerDrop in pretraining and without repair. These six layers are themselves every second layer of a model of twelve, which was then trained on, says the card of that model: pruning with repair. (Switching LayerDrop on only when a model is finetuned does not make it prunable, say the authors in the documentation of their code.)
 #
-# `python -m minieff snippet layerdrop` prints the idea, to paste into your code; with `--full` it prints the technique as one file that needs torch alone.
+# `python -m minieff snippet layerdrop` prints the idea, to paste into your script; with `--full` the technique as one file that needs torch alone.
 #
 # **Recap**: the base, the model with p = 0.2, and the aimed one with the computation of two models, each with eight layers and pruned to four:
 

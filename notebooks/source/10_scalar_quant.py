@@ -502,7 +502,7 @@ print(f"{cost.stored_bytes(encoder):,} bytes became {cost.stored_bytes(smaller):
 print(smaller.layers[0].linear1.code.codes.dtype, tuple(smaller(torch.randn(2, 5, 64)).shape))
 
 # %% [markdown]
-# `python -m minieff snippet scalar_quant` prints the idea, to paste into your code; with `--full` it prints the technique as one file that needs torch alone.
+# `python -m minieff snippet scalar_quant` prints the idea, to paste into your script; with `--full` the technique as one file that needs torch alone.
 #
 # **Recap.** A weight is stored as a whole number, and a scale that it shares with its row. 8 bits cost next to nothing, 4 cost a little, which training with the rounding halves, and fewer break this model. Bytes are 3.9 and 7.5 times fewer than in fp32, half of that than in 16 bits. Time falls where layers are large and the processor multiplies bytes.
 #

@@ -202,11 +202,11 @@ def codeword_gradients(codes, grad, count, d):                            # code
     return total / torch.bincount(codes.flatten().long(), minlength=count).clamp(min=1)[:, None]
 
 # %%
-from minieff.product_quant.codebook import MeanGradient
+from minieff.product_quant.codebook import mean_gradient
 
 book = up.codebook.codewords.detach().requires_grad_()
 grad = torch.randn(W.shape, generator=draw)
-weight = MeanGradient.apply(book, up.codes.long(), counts).flatten(1)
+weight = mean_gradient(book, up.codes.long(), counts).flatten(1)
 weight.backward(grad)
 assert torch.allclose(book.grad, codeword_gradients(up.codes, grad, 256, 8), atol=1e-6)
 
@@ -399,7 +399,7 @@ for name in ("int8", "int4, 32 share a scale", "codebooks, blocks of 4", "codebo
 # %% [markdown]
 # That is what codebooks do to a model that was not trained for them, and is not repaired: with blocks of 8 nothing is left of it. Its matrices are larger than our base's, so codebooks take a smaller share of the bytes; a weight has as few bits as there.
 #
-# `python -m minieff snippet product_quant` prints the idea, to paste into your code; with `--full` it prints the technique as one file that needs torch alone.
+# `python -m minieff snippet product_quant` prints the idea, to paste into your script; with `--full` the technique as one file that needs torch alone.
 #
 # **Recap.** Without training, a byte for 2 weights makes 7 times fewer bytes and costs 5 percent of perplexity; a byte for 4 makes 12 times fewer and doubles it; a byte for 8 breaks this model. Training takes back a part: of the codewords, by the mean gradient of their blocks, and of the model, with blocks replaced in each pass. Multiplications stay, and time rises a little. With 4 bits a weight and more take
 # the grid of lesson 10: it costs as little, and can be multiplied in integers. Below 4 bits codebooks lose less than grids, and a smaller model on a grid of 4 bits loses less than both.

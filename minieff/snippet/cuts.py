@@ -1,0 +1,134 @@
+"""Cuts in Python text that leave comments and layout as they are.
+
+A cut looks at the syntax tree and yields edits, (from, to, what instead) as places in the text, of which none
+lies inside of another. `ours` are types of our own model that are only asked about.
+"""
+
+import ast
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import accumulate
+
+WIDTH = 110
+SENTENCE, PARAGRAPH = r"(?<=\.)\s", r"\n\s*\n"  # ends of the first
+UNBROKEN = re.compile(r" (?!\w+:|\*)")  # spaces inside of an argument
+Span = Callable[[ast.AST], tuple[int, int]]
+Edits = Iterator[tuple[int, int, str]]
+
+
+def rewrite(text: str, cut: Callable[[ast.Module, Span], Edits]) -> str:
+    """The text after a cut, without the lines that it has emptied."""
+    starts = list(accumulate(map(len, text.splitlines(keepends=True)), initial=0))
+
+    def span(node: ast.AST) -> tuple[int, int]:
+        return starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+
+    for start, end, new in sorted(cut(ast.parse(text), span), reverse=True):
+        text = text[:start] + new + text[end:]
+    return re.sub(r"^ +\n", "", text, flags=re.M)
+
+
+def walk(tree: ast.AST, *kinds: type) -> list[ast.AST]:
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def names(node: ast.AST) -> list[str]:
+    """All that occur, but in quoted annotations."""
+    return [n.id for n in walk(node, ast.Name)]
+
+
+def questions(node: ast.AST, kind: str) -> list[ast.Call]:
+    """The calls of `is_a` or of `isinstance` in `node`."""
+    return [n for n in walk(node, ast.Call) if isinstance(n.func, ast.Name) and n.func.id == kind]
+
+
+def only_asked_about(tree: ast.Module, name: str) -> bool:
+    """Whether every use of `name` is an argument of is_a or isinstance."""
+    calls = questions(tree, "is_a") + questions(tree, "isinstance")
+    return names(tree).count(name) == sum(names(part).count(name) for call in calls for part in call.args)
+
+
+def defaults(tree: ast.Module, span: Span, ours: set[str]) -> Edits:
+    """`where: Where = is_a(Block)` to `where: Where`."""
+    for arguments in walk(tree, ast.arguments):
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+            if default and questions(default, "is_a") and set(names(default)) <= ours | {"is_a"}:
+                yield span(argument)[1], span(default)[1], ""
+
+
+def types(tree: ast.Module, span: Span, ours: set[str]) -> Edits:
+    """`is_a(Block, nn.Linear)` to `is_a(nn.Linear)`."""
+    for call in questions(tree, "is_a"):
+        if ours & set(names(call)):
+            rest = [ast.unparse(kind) for kind in call.args if not ours & set(names(kind))]
+            yield span(call.args[0])[0], span(call.args[-1])[1], ", ".join(rest)
+
+
+def ifs(tree: ast.Module, span: Span, ours: set[str]) -> Edits:
+    """`if isinstance(x, Block): ... elif other: ...` to `if other: ...`. No `else` may follow."""
+    elifs = [node.orelse[0] for node in walk(tree, ast.If) if node.orelse]
+    for node in walk(tree, ast.If):
+        if any(ours & set(names(call.args[1])) for call in questions(node.test, "isinstance")):
+            start, end = span(node)
+            if node.orelse and node.orelse[0].col_offset != node.col_offset:
+                raise ValueError(
+                    f"{ast.unparse(node.test)} has an else, which cannot be cut: return before it"
+                )
+            skipped = 0 if node in elifs else len("el")
+            yield (start, span(node.orelse[0])[0] + skipped, "") if node.orelse else (start, end, "")
+
+
+def members(tree: ast.Module, span: Span, unwanted: tuple[str, ...]) -> Edits:
+    """Classes without these methods and attributes."""
+    for kind in walk(tree, ast.ClassDef):
+        for before, node in zip(kind.body, kind.body[1:], strict=False):
+            name = node.targets[0].id if isinstance(node, ast.Assign) else getattr(node, "name", "")
+            if name in unwanted:
+                yield span(before)[1], span(node)[1], ""
+
+
+def docstrings(tree: ast.Module, span: Span, end: str) -> Edits:
+    """Docstrings of functions and classes up to the first match of a pattern."""
+    for node in walk(tree, ast.FunctionDef, ast.ClassDef):
+        text = ast.get_docstring(node, clean=False)
+        if text:
+            yield *span(node.body[0]), f'"""{re.split(end, text, maxsplit=1)[0].rstrip()}"""'
+
+
+def signatures(tree: ast.Module, span: Span, text: str) -> Edits:
+    """Signatures on as few lines as they need, now that shapes are gone."""
+    for node in walk(tree, ast.FunctionDef):
+        start, end = span(node)[0], span(node.body[0])[0]
+        header = re.sub(r"\s+", " ", text[start:end].rstrip()).replace("( ", "(")
+        header = re.sub(r",? \)", ")", header)
+        indent = "\n" + " " * node.col_offset
+        if len(indent + header) > WIDTH + 1:
+            opening, arguments, result = re.fullmatch(r"(.*?\()(.*)(\).*?)", header).groups()
+            lines = textwrap.wrap(UNBROKEN.sub("\0", arguments), WIDTH - len(indent) - 4)
+            header = f"{indent}    ".join([opening, *lines]).replace("\0", " ").rstrip(" ,")
+            header = f"{header},{indent}{result}"
+        yield start, end, f"{header}{indent}    "
+
+
+def inherited(tree: ast.Module, span: Span, base: str) -> Edits:
+    """A class with what it has from `base` in it: how it starts, and methods that it does not have itself."""
+    (own,), (origin,) = tree.body, ast.parse(base).body
+    theirs = {n.name: n for n in origin.body if isinstance(n, ast.FunctionDef)}
+    mine = {n.name: n for n in own.body if isinstance(n, ast.FunctionDef)}
+    start = "\n        ".join(ast.unparse(line) for line in theirs["__init__"].body)
+    more = [ast.get_source_segment(base, node) for name, node in theirs.items() if name not in mine]
+    yield *span(own.bases[0]), ast.unparse(origin.bases[0])
+    yield *span(mine["__init__"].body[0]), start
+    end = span(mine["__init__"])[1]
+    yield end, end, "".join(f"\n\n    {method}" for method in more)
+
+
+def cut(text: str, ours: set[str], unwanted: tuple[str, ...], end: str) -> str:
+    """All of the above but `inherited`."""
+    for find in (partial(f, ours=ours) for f in (defaults, types, ifs)):
+        text = rewrite(text, find)
+    text = rewrite(text, partial(members, unwanted=unwanted))
+    text = rewrite(text, partial(docstrings, end=end))
+    return rewrite(text, partial(signatures, text=text))
