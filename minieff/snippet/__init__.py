@@ -39,8 +39,7 @@ class File:
         for node in cuts.walk(tree, ast.Import, ast.ImportFrom):
             self._import(node)
         ours = {n for n, home in self.ours.items() if ".core." in home and cuts.only_asked_about(tree, n)}
-        is_technique = name.count(".") == 1
-        end = SENTENCE if short else "$^" if is_technique else PARAGRAPH
+        end = SENTENCE if short else PARAGRAPH
         self.definitions = definitions(cuts.cut(text, ours, TOLD if short else COUNTED, end))
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> None:
