@@ -13,13 +13,13 @@ from torch import nn
 from math import log
 from statistics import mean, median
 
-from exercises.graders import start_here as check
+from exercises.checks import start_here as check
 
 # %% [markdown] tags=["solution"]
 # **This notebook has the solutions.** They are folded: click the three dots, or the bar at the left of a cell, to see one.
 
 # %% tags=["solution"]
-from exercises.graders import progress
+from exercises.checks import progress
 
 progress.FILE = None        # running a solution is not your progress
 
