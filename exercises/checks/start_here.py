@@ -173,17 +173,18 @@ def work(T, C, F, H, projections=4, products=2, pairs=lambda T, H: T * T, ffn=2,
 
 def over_lengths(mine, right, T, C, F, H):
     figure, (ax,) = plot.panels(1, width=5.0)
-    lengths = [32 * 2**i for i in range(8)]
-    for part, (name, style) in enumerate((("attention", "C1-"), ("feed-forward", "C0--"))):
-        ax.loglog(lengths, [work(n, C, F, H)[part] / n / 1e6 for n in lengths], style, label=name)
-        ax.plot(T, float(mine[part]) / T / 1e6, f"{style[:2]}o", label=f"{name}, yours")
+    lengths, names = [32 * 2**i for i in range(8)], ("attention", "feed-forward")
+    for part, (name, style, colour) in enumerate(zip(names, ("o-", "s--"), ("orange", "blue"), strict=True)):
+        each, colour = [work(n, C, F, H)[part] / n / 1e6 for n in lengths], plot.PALETTE[colour]
+        ax.loglog(lengths, each, style[1:], color=colour, label=name)
+        ax.plot(T, float(mine[part]) / T / 1e6, style[0], color=colour, label=f"{name}, yours")
     ax.set_title(f"one layer, {C = }, {F = }, {H = }", fontsize=10)
     ax.set(xlabel="tokens in the sequence T", ylabel="million MACs a token")
     ax.legend(frameon=False)
-    crossing = f" and overtakes it at {F - 2 * C} tokens" * (F > 2 * C)
+    above = f", above {F - 2 * C} tokens the larger" * (F > 2 * C)
     return (
         figure,
-        f"MACs a token over T: feed-forward is level; attention rises{crossing}. Dots at {T = } are yours.",
+        f"MACs a token over T: feed-forward is level, attention rises{above}. Marks at {T = } are yours.",
     )
 
 
@@ -219,18 +220,18 @@ def machine(seed: int, drift: float) -> tuple[SimpleNamespace, list]:
 
     Both models are slow and early equally often, so the ratio of their medians is the same over any warm runs.
     """
-    noise, threads, ran = Random(seed), [2], []
+    threads, ran = [2], []
 
     def run(name: str) -> None:
         earlier, old = sum(model == name for model, _, _ in ran), name == "old"
-        slow = ((1, 9, 0.8, 9, 1) if old else (0.4, 1, 2, 1, 2))[earlier % 5]
-        cold = (3 if old else 2) + 9 * 0.6**earlier
-        seconds = (4e-3 if old else 2.5e-3) * (cold if earlier < 10 else slow) * noise.uniform(0.99, 1.01)
+        draw = Random(f"{seed}, {name}, {earlier}")
+        factors, usual, cold = ((1, 9, 0.7, 9, 1), 4e-3, 3) if old else ((0.4, 1, 2, 1, 2), 2.5e-3, 2)
+        slow = factors[(earlier + earlier // 5 * 3) % 5] ** draw.uniform(0.9, 1.1)
+        seconds = draw.uniform(0.99, 1.01) * usual * (cold + 9 * 0.6**earlier if earlier < 10 else slow)
         faster = 1 if threads[-1] == 1 else 1.3 if old else 1.8
         ran.append((name, threads[-1], seconds * drift ** len(ran) / faster))
 
-    models = {name: partial(run, name) for name in ("old", "new")}
-    given = SimpleNamespace(threads=threads.append, **models)
+    given = SimpleNamespace(threads=threads.append, old=partial(run, "old"), new=partial(run, "new"))
     given.clock = lambda: 100 + sum(seconds for _, _, seconds in ran)
     return given, ran
 
@@ -262,12 +263,13 @@ def ratio(
 
 def alone(mine, right, seed: int, drift: float):
     figure, (ax,) = plot.panels(1, width=6.5, height=2.8)
-    for name, mark in (("old", "C0o"), ("new", "C1^")):
+    for name, mark, colour in (("old", "o", "blue"), ("new", "^", "orange")):
         given, ran = machine(seed, drift)
         given.threads(1)
         for _ in range(80):
             getattr(given, name)()
-        ax.semilogy([1e3 * seconds for _, _, seconds in ran], mark, ms=4, label=name)
+        each = [1e3 * seconds for _, _, seconds in ran]
+        ax.semilogy(each, mark, ms=4, color=plot.PALETTE[colour], label=name)
     ax.set(xlabel="run of a model alone, on one thread", ylabel="ms")
     ax.legend(frameon=False)
     return figure, "Milliseconds of each run: cold ones first, interrupted ones far above the rest, a drift."
