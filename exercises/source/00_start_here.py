@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Exercise 00: measure, and notice a wrong measurement
 #
-# Six tasks after [lesson 00](../notebooks/00_start_here.ipynb). Nothing is trained; every check takes a few seconds at most.
+# Six tasks after [lesson 00](../notebooks/00_start_here.ipynb). Nothing is trained.
 #
 # Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks your
-# function on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look, often with a picture of your answer beside the expected one. Run it as often as you like. Below each task are three hints; open one at a time.
+# function on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look. Run it as often as you like. Below each task are three hints; open one at a time.
 # `python -m minieff progress` in a terminal lists what you have passed. One way to solve each task is in `solutions/`.
 
 # %%
@@ -13,13 +13,13 @@ from torch import nn
 from math import log
 from statistics import mean, median
 
-from exercises.graders import start_here as check
+from exercises.checks import start_here as check
 
 # %% [markdown] tags=["solution"]
 # **This notebook has the solutions.** They are folded: click the three dots, or the bar at the left of a cell, to see one.
 
 # %% tags=["solution"]
-from exercises.graders import progress
+from exercises.checks import progress
 
 progress.FILE = None        # running a solution is not your progress
 
@@ -63,7 +63,7 @@ check.bits_per_byte(bits_per_byte)
 # ## Task 2. A file that is smaller than this says
 #
 # *Spot the bug, difficulty 2.* The function below is meant to give the bytes of all tensors in the safetensors file that a model is saved to. A tensor that several names
-# share lies in memory once, and in the file once. Count the numbers alone, not the file's header. On a model without shared parts the function is right.
+# share is stored once. The file's header does not count. On a model without shared parts the function is right.
 
 # %%
 def stored_bytes(model):
@@ -196,7 +196,7 @@ check.macs(macs)
 #
 # </details>
 #
-# Once it passes, a picture below the check shows both for $C = 128$.
+# The picture below the check draws both over $T$; the two marks are yours.
 #
 # <details><summary>Answer to the question on paper</summary>
 #
@@ -207,7 +207,7 @@ check.macs(macs)
 # %% [markdown]
 # ## Task 5. Twice as fast?
 #
-# *Spot the bug, difficulty 4.* This function says how many times as fast a new model is as an old one. It runs, and its answer is wrong for more than one reason. So that your result can be checked, it
+# *Spot the bug, difficulty 4.* This function says how many times as fast a new model is as an old one. Its answer is wrong for more than one reason. It
 # measures on a simulated machine with four methods:
 #
 # | | |
@@ -218,8 +218,7 @@ check.macs(macs)
 #
 # It is as unreliable as your own computer: the first runs of each model are slow, some are interrupted, now and then one ends early, and the whole machine becomes slower or faster while you measure.
 #
-# Return the median time of the old model, divided by the median time of the new one: both on **one thread**, **10 runs each to warm up** that do not count, then **30 runs each** that do. The
-# check knows what the machine did in each run.
+# Return the median time of the old model, divided by the median time of the new one: both on **one thread**, **10 runs each to warm up** that do not count, then **30 runs each** that do.
 
 # %%
 def speedup(machine):
