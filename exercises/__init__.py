@@ -1,1 +1,1 @@
-"""The exercises of the course; `graders` checks what a learner writes."""
+"""The exercises of the course; `checks` has the checks of what a learner writes."""

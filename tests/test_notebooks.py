@@ -1,6 +1,6 @@
 """Every committed notebook is what its source says, was executed, and says something that a test compares.
 
-Lessons and solutions are executed notebooks; blank exercises are tested with their graders.
+Lessons and solutions are executed notebooks; blank exercises are tested in test_checks.py.
 """
 
 import re

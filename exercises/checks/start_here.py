@@ -12,9 +12,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from exercises.checks import Task
-from minieff import cost, plot
-from minieff.checkpoint import pack
-from minieff.transformer import Config, Transformer
+from minieff.core import cost, plot
+from minieff.core.checkpoint import pack
+from minieff.core.transformer import Config, Transformer
 
 # Task 1
 

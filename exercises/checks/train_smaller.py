@@ -10,11 +10,10 @@ from operator import add, le, lt
 from random import Random
 from statistics import mean, pstdev, stdev
 
-from minieff.transformer import Config
-
 from exercises.checks import Task
 from exercises.checks.compare import named
-from minieff import cost, plot
+from minieff.core import cost, plot
+from minieff.core.transformer import Config
 
 # Task 1
 

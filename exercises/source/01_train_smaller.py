@@ -12,9 +12,9 @@ from math import sqrt
 from statistics import mean, stdev
 
 from exercises.checks import train_smaller as check
-from minieff import zoo
-from minieff.files import load_results
-from minieff.transformer import Config
+from minieff.core import zoo
+from minieff.core.files import load_results
+from minieff.core.transformer import Config
 
 NAMES = ["base", "depth-6", "depth-4", "depth-2", "width-96", "width-64"]
 cards = {name: zoo.card(f"speeches-{name}") for name in NAMES}      # what came out of each training
@@ -332,7 +332,8 @@ check.gap(gap)
 # </details>
 
 # %%
-runs = {name: [zoo.card(f"speeches-{name}{seed}")["quality"]["nats"] for seed in ("", "-seed-1")] for name in ("depth-4", "width-96")}
+runs = {name: [zoo.card(run)["quality"]["nats"] for run in (f"speeches-{name}", f"train_smaller/speeches-{name}-seed-1")]
+        for name in ("depth-4", "width-96")}
 # stub
 # Call your function here.
 # solution

@@ -284,8 +284,8 @@ def recode(
 ) -> nn.Module:
     """A copy in eval mode in which each module that matches becomes `make(module, code)`.
 
-    `code = encode(weight, name)` is how the weight is stored: made once per weight, with the name of its first
-    user, and shared by all its users. ValueError as for `parametrize`.
+    `code = encode(weight, name)` is how the weight is stored: made once per weight, with the name of its
+    first user, and shared by all its users. ValueError as for `parametrize`.
 
     >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     >>> recode(model, is_a(nn.Linear), lambda weight, name: nn.Identity(), lambda linear, code: code)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from minieff.checkpoint import pack
-from minieff.transformer import Config, Transformer
+from minieff.core.checkpoint import pack
+from minieff.core.transformer import Config, Transformer
 
 # Task 1
 
