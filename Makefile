@@ -3,9 +3,10 @@ PYTHON ?= python3
 PORT ?= 8888
 JUPYTER_FLAGS ?=
 BIN := .venv/bin
+LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check .
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: course setup test lessons zoo bench evidence clean
+.PHONY: course setup test quick lessons zoo bench evidence clean
 
 course: .venv/course
 	$(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) --ServerApp.root_dir="$(CURDIR)" \
@@ -13,12 +14,21 @@ course: .venv/course
 
 setup: .venv/course
 
+# Everything in two processes of one thread each; the seconds of each part at the end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 test: .venv/test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg \
-		--nbval-cell-timeout 120 notebooks exercises/solutions
+	@begun=$$(date +%s); part() { now=$$(date +%s); times="$$times $$1 $$((now - begun)) s,"; begun=$$now; }; \
+	set -e; $(LINT); part lint; \
+	set -x; $(PYTEST) tests minieff --dist worksteal; { set +x; } 2>/dev/null; part "tests and examples"; \
+	set -x; $(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg \
+		--nbval-cell-timeout 120 --dist loadscope notebooks exercises/solutions; { set +x; } 2>/dev/null; \
+	part notebooks; echo "$$times all green" | sed "s/^ //"
+
+# For people at work: under a minute
+quick: .venv/test
+	$(LINT)
+	$(PYTEST) --dist worksteal tests/test_laws.py tests/test_layout.py tests/techniques
 
 lessons: .venv/test
 	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python notebooks/build.py $(FORCE)

@@ -11,10 +11,10 @@ Costs: the explicit attention path, which is slower than the fused one. Saves: n
 is computed all the same; it could be cut out of the four matrices afterwards, which `finalize` does not do.
 By hand, in an attention of your own:
 
-    >>> # in __init__
-    >>> self.skip = HeadSkip(p=0.1)
-    >>> # in forward, after the softmax: (B, H, T, S)
-    >>> attn = self.skip(attn)
+    # in __init__
+    self.skip = HeadSkip(p=0.1)
+    # in forward, after the softmax: (B, H, T, S)
+    attn = self.skip(attn)
 """
 
 import torch

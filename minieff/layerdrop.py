@@ -17,10 +17,10 @@ was overfitting to prevent. It does not save: anything at inference before layer
 embedding; and skipped sub-layers remove nothing that `finalize` could leave out. By hand, of a model with a
 list of layers:
 
-    >>> # before training
-    >>> model.layers = nn.ModuleList(Skip(layer, p=0.2) for layer in model.layers)
-    >>> # after training, keep some
-    >>> model.layers = nn.ModuleList(model.layers[i].inner for i in (0, 2, 5))
+    # before training
+    model.layers = nn.ModuleList(Skip(layer, p=0.2) for layer in model.layers)
+    # after training, keep some
+    model.layers = nn.ModuleList(model.layers[i].inner for i in (0, 2, 5))
 """
 
 from collections.abc import Callable

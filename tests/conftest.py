@@ -1,18 +1,9 @@
-"""Shapes in signatures are checked in every test: jaxtyping and beartype run over the whole package."""
+"""A small model for all tests."""
 
-from jaxtyping import install_import_hook
+import pytest
+import torch
 
-install_import_hook("minieff", "beartype.beartype")
-
-import pytest  # noqa: E402
-import torch  # noqa: E402
-
-from minieff.core.transformer import Config, Transformer  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
+from minieff.core.transformer import Config, Transformer
 
 
 @pytest.fixture

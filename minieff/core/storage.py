@@ -42,7 +42,7 @@ def refuse_other_layers(chosen: dict[nn.Module, str], decided: type | None = Non
     >>> refuse_other_layers({nn.Embedding(9, 4, max_norm=1): "tok"})
     Traceback (most recent call last):
         ...
-    ValueError: tok has max_norm=1: it writes into its weight; pick others
+    ValueError: tok, of type Embedding, writes into its weight, with max_norm=1; pick others, with where=
     """
     for module, name in chosen.items():
         kind, format = type(module), format_of(module)
@@ -54,7 +54,7 @@ def refuse_other_layers(chosen: dict[nn.Module, str], decided: type | None = Non
             why = f"has a {type(format).__name__} already, and a weight has one format"
         else:
             continue
-        raise ValueError(f"{name} is a {kind.__name__} that {why}; pick others, with where=")
+        raise ValueError(f"{name}, of type {kind.__name__}, {why}; pick others, with where=")
 
 
 class Widened(nn.Module):
@@ -94,7 +94,7 @@ def half(p: Tensor, name: str) -> Tensor:
     >>> half(torch.tensor([1.0, 70_000.0]), "weight")
     Traceback (most recent call last):
         ...
-    ValueError: weight holds 70000, beyond the 65504 of fp16; fix the weights first
+    ValueError: weight holds 70000, beyond 65504, the end of fp16; fix it first
     """
     if p.numel() and not p.abs().max() <= LARGEST:
         raise ValueError(f"{name} holds {p.abs().max():g}, beyond {LARGEST:g}, the end of fp16; fix it first")

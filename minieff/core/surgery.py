@@ -234,7 +234,7 @@ def first_users(model: nn.Module, chosen: dict[nn.Module, str]) -> dict[nn.Param
     >>> first_users(nn.Sequential(embedding, head), {embedding: "0"})
     Traceback (most recent call last):
         ...
-    ValueError: 0 and 1 share one weight, and where picked only the first; pick both, or neither
+    ValueError: 0 and 1 share one weight; pick both, or neither
     """
     users: dict[nn.Parameter | None, list[str]] = {}
     for module, name in chosen.items():

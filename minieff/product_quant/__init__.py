@@ -13,10 +13,10 @@ gradient passes as if it had not been.
 Saves: bytes, 16x for d = 4 and 32x for d = 8, without codebooks. It does not save: multiplications, memory
 in use, or time, for weights are put together again in each pass. By hand, for one layer:
 
-    >>> points = blocks(layer.weight.detach(), 8)
-    >>> codebook, codes = lloyd(points, points[torch.randperm(len(points))[:256]])
-    >>> codebook, counts = nn.Parameter(codebook), codes.bincount(minlength=256)
-    >>> w_q = mean_gradient(codebook, codes, counts).view_as(layer.weight)  # in each forward
+    points = blocks(layer.weight.detach(), 8)
+    codebook, codes = lloyd(points, points[torch.randperm(len(points))[:256]])
+    codebook, counts = nn.Parameter(codebook), codes.bincount(minlength=256)
+    w_q = mean_gradient(codebook, codes, counts).view_as(layer.weight)  # in each forward
 """
 
 from collections.abc import Callable

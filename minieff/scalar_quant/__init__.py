@@ -13,12 +13,12 @@ where the processor multiplies bytes. A scale over several tokens would let the 
 one a token. It does not save: multiplications, nor anything in training; and codes of fewer bits are unpacked
 before they are multiplied, which takes time. By hand, weights alone:
 
-    >>> # before training
-    >>> for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
-    ...     nn.utils.parametrize.register_parametrization(layer, "weight", FakeQuant(p=0.5))
-    >>> # after training, in eval mode: what to store of each; its weight is scale * codes
-    >>> scale = row_scale(layer.weight)
-    >>> codes = (layer.weight / scale).round().to(torch.int8)
+    # before training
+    for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
+        nn.utils.parametrize.register_parametrization(layer, "weight", FakeQuant(p=0.5))
+    # after training, in eval mode: what to store of each; its weight is scale * codes
+    scale = row_scale(layer.weight)
+    codes = (layer.weight / scale).round().to(torch.int8)
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """A technique to take home: its idea, to paste into a training script, or all of it as one file.
 
 Both are cut out of the package's own files. A technique names in `IDEA` which of its definitions are the
-idea, and ends its docstring with `By hand, ...:` and the `>>>` lines that use them. What a definition uses
+idea, and ends its docstring with `By hand, ...:` and the lines of code that use them. What a definition uses
 comes along, wherever in the package it is. A type of our own model that is only asked about, as in
 `is_a(Block)`, is left out, with the `if` that asks for it: in your project you pass `where=` with your own
 layer.
@@ -21,8 +21,7 @@ SHAPE = re.compile(r'\b[A-Z]\w*\[Tensor, "[^"]*"\]')
 COUNTED = ("macs",)  # methods that only minieff's `cost` asks for
 TOLD = (*COUNTED, "decides_format", "extra_repr")  # and what tells others of a module
 PAPER = re.compile(r'(?:[A-Z][a-z]+(?:, | and )?)+(?: et al\.)? \d{4}, (?:"[^"]*", )?arXiv \d{4}\.\d{4,5}')
-BY_HAND = re.compile(r"\s*By hand[^:]*:\n\n *>>>.*", re.S)
-EXAMPLE = re.compile(r"^ *(?:>>>|\.\.\.) ?(.*)", re.M)
+BY_HAND = re.compile(r"\s*By hand[^:]*:\n\n(.*)", re.S)
 
 
 class File:
@@ -161,10 +160,11 @@ def idea(name: str) -> str:
         home = next(f for f in snippet.files(snippet.home) if definition in snippet.file(f).definitions)
         snippet.need(home, definition)
     title, *_ = re.split(PARAGRAPH, file.docstring)
-    equation = re.findall(r"^    (?!>>>|\.\.\.).*", file.docstring, re.M)
+    before, use, _ = BY_HAND.split(file.docstring)
+    equation = re.findall(r"^    .*", before, re.M)
     papers = [paper.replace(" ", "\0") for paper in PAPER.findall(" ".join(file.docstring.split()))]
     papers = textwrap.fill("; ".join(papers), cuts.WIDTH - 2).replace("\0", " ").splitlines()
-    use = EXAMPLE.findall(file.docstring)
+    use = textwrap.dedent(use).splitlines()
     used = names(ast.parse("\n".join(use)))
     snippet.imports |= {file.imports[name] for name in used if name in file.imports}
     use = [line.removeprefix("# ") if line.startswith("# ") else f"    {line}" for line in use]

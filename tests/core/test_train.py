@@ -93,8 +93,8 @@ def contents(folder: Path) -> dict[Path, bytes]:
 # killed and resumed
 
 
-def test_a_run_killed_at_five_random_moments_ends_bit_identically(tmp_path):
-    steps, coins, landed = 400, random.Random(0), []
+def test_a_run_killed_at_random_moments_ends_bit_identically(tmp_path):
+    steps, coins, landed = 200, random.Random(0), []
     plan = {"train": {"tokens": steps * 64, "save": 7}, "model": {"dropout": 0.1}}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     undisturbed = start("minieff", "train", recipe(whole, LAYERDROP, **plan), "--resume", cache=whole)
@@ -104,7 +104,7 @@ def test_a_run_killed_at_five_random_moments_ends_bit_identically(tmp_path):
         log = checkpoint(killed).parent / "log.jsonl"
         return json.loads(log.read_text().splitlines()[-1])["step"] if log.exists() else 0
 
-    for _ in range(5):
+    for _ in range(2):
         process, goal, patience = start(*command, cache=killed), logged() + coins.randint(8, 60), 60.0
         while logged() < goal:
             time.sleep(0.005)
@@ -189,14 +189,14 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, cache, length):
 
 @pytest.mark.parametrize("techniques", [[], [{"name": "layerdrop", "p": 0.4}]], ids=["plain", "layerdrop"])
 def test_two_processes_equal_one_on_the_same_global_batch(tmp_path, cache, techniques):
-    plan = {"tokens": 50 * 8 * 16, "batch": 8, "accumulate": 2, "dtype": "float64"}
+    plan = {"tokens": 20 * 8 * 16, "batch": 8, "accumulate": 2, "dtype": "float64"}
     plan |= {"clip": 1e3}  # so high that the size of a gradient counts: Adam alone hardly sees it
     file = recipe(tmp_path / "two", techniques, train=plan, model={"layers": 3})
     torchrun = ("torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "minieff")
     two = start(*torchrun, "train", file, cache=tmp_path / "two")
     train(read(recipe(tmp_path / "one", techniques, train=plan, model={"layers": 3})))
     finish(two)
-    assert read_tensors(checkpoint(tmp_path / "two"))[1]["step"] == 50
+    assert read_tensors(checkpoint(tmp_path / "two"))[1]["step"] == 20
     assert distance(weights(tmp_path / "two"), weights(cache)) <= 1e-10
 
 

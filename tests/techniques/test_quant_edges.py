@@ -131,7 +131,7 @@ def test_a_layer_with_a_forward_of_its_own_is_refused():
             return 2 * super().forward(x)
 
     for technique in (scalar_quant, product_quant):
-        with pytest.raises(ValueError, match="is a Doubled"):
+        with pytest.raises(ValueError, match="of type Doubled"):
             technique.apply(nn.Sequential(Doubled(8, 8)))
 
 

@@ -594,7 +594,7 @@ WRONG = {
     "group that does not divide": ({"group": 5, "activations": "none"}, "a row of 32"),
     "groups and rounded inputs": ({"group": 8}, "group=8"),
     "nothing matches": ({"where": is_a(nn.Conv2d)}, "matched no module"),
-    "another layer": ({"where": is_a(nn.LayerNorm)}, "is a LayerNorm"),
+    "another layer": ({"where": is_a(nn.LayerNorm)}, "of type LayerNorm"),
 }
 
 
