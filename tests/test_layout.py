@@ -1,4 +1,4 @@
-"""The folder listing is the talk's outline, imports run one way, and a file is one idea of a readable size."""
+"""Imports run one way, and a file is one idea of a readable size."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -41,13 +41,12 @@ def technique_of(name: str) -> str | None:
 
 
 def test_imports_run_in_no_circle():
-    assert list(
-        TopologicalSorter({module(p): imported(p, at_import=True) & MODULES for p in PACKAGE}).static_order()
-    )
+    graph = {module(path): imported(path, at_import=True) & MODULES for path in PACKAGE}
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(PACKAGE)
 
 
 def test_core_imports_no_technique():
-    """`compose`, which finds techniques by the names that a recipe has for them, is all that it imports of the rest."""
+    """All that it imports of the rest is `compose`, which finds techniques by the names in a recipe."""
     for path in PACKAGE:
         if module(path).startswith("minieff.core."):
             assert all(n.startswith("minieff.core") or n == "minieff.compose" for n in imported(path)), path
