@@ -181,10 +181,10 @@ for symmetric in (True, False):
 
 # %%
 def number_line(w, grid, marked=0.0269):
-    """Weights (C,), the values that the grid has between the least and the greatest code, and where one weight goes."""
+    """Weights (C,), the values that the grid has between the smallest and the largest code, and where one weight goes."""
     q, scale, zero = quantize(w[None], grid)
     scale, zero = scale.item(), zero.item()
-    codes = torch.tensor([-1.0, 1.0]) if grid.bits == 1 else torch.arange(grid.least, grid.greatest + 1)
+    codes = torch.tensor([-1.0, 1.0]) if grid.bits == 1 else torch.arange(grid.qmin, grid.qmax + 1)
     i = (w - marked).abs().argmin()
     found, code = scale * (q[0] - zero), int(q[0, i])
     figure, (ax,) = plot.panels(1, width=9, height=2.2)
@@ -349,7 +349,7 @@ for cpu in RUNS:
 #
 # The talk says that int8 ships with PyTorch and is easy to apply. In the version at hand that is one line, which takes every `nn.Linear`:
 
-# %%
+# %% tags=["nbval-ignore-output"]
 import warnings
 
 with warnings.catch_warnings():
