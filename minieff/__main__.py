@@ -7,7 +7,13 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code. Errors that a user can fix are one line, not a stack trace."""
+    """Run one command; returns the exit code. Errors that a user can fix are one line, not a stack trace.
+
+    >>> main(["snippet", "layerdrop"])
+    # LayerDrop: skip whole layers at random in training, so that layers can be removed afterwards.
+    ...
+    0
+    """
     parser = argparse.ArgumentParser(prog="python -m minieff", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train recipes: weights and a card beside each")
@@ -27,13 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("progress", help="print which tasks of the exercises you have passed")
     arguments = parser.parse_args(argv)
     try:
-        return globals()[arguments.command](arguments)
+        return globals()[f"_{arguments.command}"](arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def train(arguments: argparse.Namespace) -> int:
+def _train(arguments: argparse.Namespace) -> int:
     """One recipe in this process, or a queue of several."""
     from minieff.core import zoo
     from minieff.core.recipe import read_all
@@ -47,7 +53,7 @@ def train(arguments: argparse.Namespace) -> int:
     return int(zoo.queue(arguments.recipes, arguments.workers) > 0)
 
 
-def zoo(arguments: argparse.Namespace) -> int:
+def _zoo(arguments: argparse.Namespace) -> int:
     """The table, and those of its folders."""
     from minieff.core import zoo
 
@@ -55,14 +61,14 @@ def zoo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def doctor(arguments: argparse.Namespace) -> int:
+def _doctor(arguments: argparse.Namespace) -> int:
     """OK or FAIL, a line each; exit code 1 when something failed."""
     from minieff.doctor import examine
 
     return examine()
 
 
-def snippet(arguments: argparse.Namespace) -> int:
+def _snippet(arguments: argparse.Namespace) -> int:
     """The text on standard output."""
     from minieff.snippet import full, idea
 
@@ -70,7 +76,7 @@ def snippet(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def progress(arguments: argparse.Namespace) -> int:
+def _progress(arguments: argparse.Namespace) -> int:
     """A line a lesson. The exercises are part of the checkout, not of the package."""
     from minieff.core.files import ROOT
 

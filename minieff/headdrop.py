@@ -57,6 +57,10 @@ def apply(
     It holds the seam `reweight` of Attention: its forward says `attn = self.reweight(attn, distance)` after
     the softmax, and that is `unchanged` by default. (In minieff, `adopt` brings it to nn.MultiheadAttention.)
     ValueError when p is no probability, or the seam is taken.
+
+    >>> attention = Attention(8, 2)
+    >>> apply(attention, p=0.1).reweight
+    HeadSkip(p=0.1)
     """
     if not 0 <= p <= 1:
         raise ValueError(f"p={p}: the probability of skipping a head lies from 0 to 1")
@@ -71,7 +75,11 @@ def apply(
 
 
 def finalize(model: nn.Module) -> nn.Module:
-    """A copy in eval mode without coins: the fused path again. Equals the eval output."""
+    """A copy in eval mode without coins: the fused path again. Equals the eval output.
+
+    >>> finalize(apply(Attention(8, 2), p=0.1)).reweight is unchanged
+    True
+    """
     model = clone(model).eval()
     for module in model.modules():
         if isinstance(getattr(module, "reweight", None), HeadSkip):

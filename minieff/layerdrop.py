@@ -81,6 +81,10 @@ def apply(
     `p` is one number, or a list with one a layer, in running order. `where` may pick sub-layers, too.
     ValueError when p is no probability, the list is of another length, no layer matches, or `where` picks a
     module without a residual connection of its own.
+
+    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 6)
+    >>> [layer.p for layer in apply(model, p=0.2, where=is_a(nn.TransformerEncoderLayer)).layers]
+    [0.2, 0.2, 0.2, 0.2, 0.2, 0.2]
     """
     layers = pick(model, where)
     bare = [name for layer, name in layers.items() if is_bare(name, layer)]
@@ -112,6 +116,10 @@ def finalize(model: nn.Module, *, keep: list[int] | None = None, where: Where = 
     Equals the eval output with the other layers forced to be skipped. Works on a model that was never
     wrapped, too; `where` then says what a layer is. Where layers know their number (`layer_idx`, as in
     transformers), they get their new one. ValueError for an empty, unordered or impossible `keep`.
+
+    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 6)
+    >>> len(finalize(model, keep=[0, 2, 5], where=is_a(nn.TransformerEncoderLayer)).layers)
+    3
     """
     model = clone(model) if keep is None else _prune(model, keep, where)
     if any(isinstance(module, Skip) for module in model.modules()):
@@ -161,6 +169,9 @@ def keep_evenly(layers: int, kept: int) -> list[int]:
 
     The paper's rule, every layer d with d = 0 modulo floor(1 / p), can only drop 1/2, 1/3, 1/4 ... of the
     layers, and drops all of them for p > 1/2. ValueError unless 1 <= kept <= layers.
+
+    >>> keep_evenly(8, 4)
+    [0, 2, 5, 7]
     """
     if not 1 <= kept <= layers:
         raise ValueError(f"kept={kept}: from 1 to all {layers} layers")
@@ -173,6 +184,9 @@ def keep_best(layers: int, kept: int, loss: Callable[[list[int]], float]) -> lis
 
     Give it the loss on held-out text, and judge the winner on other text: the least of many losses is
     too low. ValueError unless 1 <= kept <= layers, and for a loss that is not a number.
+
+    >>> keep_best(4, 2, loss=lambda keep: abs(sum(keep) - 4))
+    [1, 3]
     """
     keep_evenly(layers, kept)  # refuses
     losses = {keep: loss(list(keep)) for keep in combinations(range(layers), kept)}

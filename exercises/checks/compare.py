@@ -45,19 +45,22 @@ def number_difference(mine: Any, wanted: Any, rtol: float) -> str:
         return f"you return {named(mine)}, where numbers are asked for."
     if a.shape != b.shape:
         return f"you return {named(mine)}, where {named(wanted)} is asked for."
+    return how_far(a, b, 0 if whole else rtol)
+
+
+def how_far(a: Tensor, b: Tensor, rtol: float) -> str:
+    """How numbers differ from those wanted; empty if by less than `rtol` of the largest of their row."""
     if not torch.equal(a.isfinite(), b.isfinite()):
         return "NaN or infinity in what you return. Is there a division by zero?"
     a, b = a.nan_to_num(), b.nan_to_num()
-    off = (a - b).abs()
-    size = b.abs().amax(-1, keepdim=True) if b.dim() else b.abs()
-    if not off.numel() or (off <= (0 if whole else rtol * size + 1e-12)).all():
+    off, size = (a - b).abs(), b.abs().amax(-1, keepdim=True) if b.dim() else b.abs()
+    wrong = off > (rtol * size + 1e-12 if rtol else 0)
+    if not wrong.any():
         return ""
     if not b.dim():
         return f"you return {float(a):.6g}, which is too {'large' if a > b else 'small'} by {float(off):.3g}."
-    share = (off > (0 if whole else rtol * size + 1e-12)).double().mean()
-    return (
-        f"{share:.0%} of the numbers are wrong, by up to {float(off.max() / size.max()):.2g} of the largest."
-    )
+    part, most = wrong.double().mean(), float(off.max() / size.max())
+    return f"{part:.0%} of the numbers are wrong, by up to {most:.2g} of the largest."
 
 
 def named(value: Any) -> str:

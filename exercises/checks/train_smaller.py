@@ -12,7 +12,7 @@ from statistics import mean, pstdev, stdev
 
 from exercises.checks import Task
 from exercises.checks.compare import named
-from minieff.core import cost, plot
+from minieff.core import cost
 from minieff.core.transformer import Config
 
 # Task 1
@@ -39,35 +39,21 @@ def misplaced(names, models: dict) -> str:
     return next((f"you leave out {n}, and nothing dominates it." for n in front if n not in names), "")
 
 
-def two_fronts(mine: list[str], right: list[str], models: dict):
-    figure, (ax,) = plot.panels(1, width=5)
-    for names, style, label in ((right, "k--", "expected"), (mine, "o-", "yours")):
-        ax.step(*zip(*sorted(models[name] for name in names), strict=True), style, where="post", label=label)
-    for point in set(models.values()):
-        text = " = ".join(name for name in models if models[name] == point)
-        ax.annotate(text, point, (4, 4), textcoords="offset points")
-    ax.plot(*zip(*models.values(), strict=True), "rx")
-    ax.set(xlabel="bytes", ylabel="loss")
-    ax.legend(frameon=False)
-    return figure, f"Your line goes through {' '.join(mine)}, the expected one through {' '.join(right)}."
-
-
 def kept(beats):
     """The models that no other model beats."""
     return lambda ms: [n for n in ms if not any(beats(ms[m], ms[n]) for m in ms if m != n)]
 
 
-def swept(models, key=lambda point: point, running=True):
-    """In the order of `key`, the models with a lower loss than all before, or than the last one."""
+def swept(models, key):
+    """In the order of `key`, the models with a lower loss than all before."""
     order = sorted(models, key=lambda name: key(models[name]))
-    losses = [models[name][1] for name in order]
-    before = [inf, *(accumulate(losses, min) if running else losses)]
-    return [name for name, loss, low in zip(order, losses, before, strict=False) if loss < low]
+    before = accumulate((models[name][1] for name in order), min, initial=inf)
+    return [name for name, low in zip(order, before, strict=False) if models[name][1] < low]
 
 
 front = Task(
     inputs=lambda draw: [(scattered(draw, stairs, stairs > 3),) for stairs in (3, 4, 5, 6)],
-    right=cost.pareto, fault=misplaced, picture=two_fronts, label=str, passed="No model that you keep is dominated, and equal ones stay.",
+    right=cost.pareto, fault=misplaced, label=str, passed="No model that you keep is dominated, and equal ones stay.",
     play=lambda run, models: sorted(names, key=str) if isinstance(names := run(models), Collection) else names,
     wrong={
         "You keep models that another one equals in one respect and beats in the other. To dominate, does it have to be strictly better in both?":
@@ -77,11 +63,9 @@ front = Task(
         "Two models that are equal in both remove each other in your answer. Neither is better in anything, so does one dominate the other?":
             kept(lambda a, b: a[0] <= b[0] and a[1] <= b[1]),
         "Of two models that are equal in both you keep one alone. What does the other one lose to?":
-            (swept, lambda models: list({models[name]: name for name in cost.pareto(models)}.values())),
+            lambda models: list({models[name]: name for name in cost.pareto(models)}.values()),
         "You sort by bytes alone. Of two equally large models the order of the dictionary then decides which comes first: which should?":
             partial(swept, key=lambda point: point[0]),
-        "You compare each model with its neighbour in the order of size. One that beats its neighbour may lose to an earlier one: what has to be remembered on the way?":
-            partial(swept, running=False),
         "You keep models that lose to others. Fewer is better, in both respects, and the task asks for those that are not dominated.":
             (lambda models: [name for name in models if name not in cost.pareto(models)],
             *(kept(lambda a, b, x=x, y=y: cost.dominates((x * a[0], y * a[1]), (x * b[0], y * b[1]))) for x, y in ((1, -1), (-1, 1), (-1, -1)))),
@@ -122,12 +106,6 @@ def choose(
     return min(fit, key=key)["name"] if fit else none(models)
 
 
-def best_of(models, most, keep=("bytes",)):
-    """The best model that keeps some of the limits, alone."""
-    name = choose(models, most["bytes"], most["ms"], count=keep)
-    return [m for m in models if m["name"] == name]
-
-
 chooses = partial(partial, choose)
 pick = Task(
     inputs=offers, right=choose, label="these models, most_bytes and most_ms: {}, {}, {}".format,
@@ -141,9 +119,8 @@ pick = Task(
             tuple(chooses(key=lambda m, x=x, sign=sign: sign * m[x]) for x, sign in (("bytes", -1), ("bytes", 1), ("ms", 1), ("bits_per_byte", -1))),
         "Your model keeps one of the two limits. It has to keep both.": (chooses(both=any), chooses(count=["ms"]), chooses(count=["bytes"])),
         "You choose, or rule models out, before you have looked at both limits. What is left may not fit, and one that you ruled out may.":
-            (*(chooses(sieve=partial(best_of, keep=keep)) for keep in ([], ["bytes"], ["ms"])),
-            chooses(sieve=lambda models, most: [m for m in models if not any(cost.dominates(quality(o), quality(m)) for o in models)]),
-            chooses(sieve=lambda models, most: {m["bits_per_byte"]: m for m in sorted(models, key=lambda m: -m["bytes"])}.values())),
+            (chooses(sieve=lambda models, most: [min(models, key=quality)]),
+            chooses(sieve=lambda models, most: [m for m in models if not any(cost.dominates(quality(o), quality(m)) for o in models)])),
         "Two models are equally good, and you do not take the one with fewer bytes. What can a `key` return to break a tie?":
             (chooses(key=lambda m: m["bits_per_byte"]), chooses(key=lambda m: m["bits_per_byte"], sieve=lambda models, most: models[::-1]),
             chooses(key=lambda m: (m["bits_per_byte"], m["ms"])), chooses(key=lambda m: (m["bits_per_byte"], -m["bytes"]))),
@@ -186,7 +163,6 @@ tokens_for = Task(
             (ratio(partial(macs, head=0)), ratio(lambda c: macs(c, head=c.layers))),
         "Attention's two products are not both there. Each token is compared with the whole context, also with what a causal mask hides, and as many values are added up.":
             (ratio(partial(macs, products=0)), ratio(partial(macs, products=1))),
-        "You count the matrices of the layers alone. Attention's products and the head multiply, too.": ratio(partial(macs, head=0, products=0)),
         "You take the feed-forward to be 4 C wide. Each config says how wide it is.": ratio(lambda c: macs(c, ffn=4 * c.dim)),
         "You give both models the context or the vocabulary of one of them. Each has its own.":
             (*(lambda a, tokens, b, x=x: tokens * macs(a) / macs(b, **{x: getattr(a, x)}) for x in ("context", "vocab")),
@@ -207,11 +183,7 @@ def budgets(draw: Random) -> list[tuple[list[dict], int, int]]:
         log.append(row | {"valid": round(train + draw.uniform(0.2, 0.6), 4)} if i % 5 == 4 else row)
     one, two, three, last = (row["tokens"] for row in log if "valid" in row)
     places = [one, two, last, (7 * one + 3 * two) // 10, (two + 2 * three) // 3, one - 2000, last + 2000]
-    places += [
-        2 * tokens,
-        log[10]["step"],
-        log[10]["step"] // 17,
-    ]  # early for tokens, but not for steps or seconds
+    places += [2 * tokens, log[10]["step"], log[10]["step"] // 17]  # early for tokens alone
     return [(log, macs, 3 * macs * place) for place in places]
 
 
@@ -260,9 +232,8 @@ loss_at = Task(
 
 def runs(draw: Random, count: int, middle: float) -> list[float]:
     wide = draw.uniform(0.005, 0.02)
-    return [
-        round(middle + wide * (i**1.5 + draw.uniform(0, 0.3)), 4) for i in draw.sample(range(count), count)
-    ]
+    order = draw.sample(range(count), count)
+    return [round(middle + wide * (i**1.5 + draw.uniform(0, 0.3)), 4) for i in order]
 
 
 def apart(error):
@@ -277,10 +248,6 @@ def joined(spread=stdev, root=sqrt, join=hypot):
 def common(spread):
     """One spread for all runs."""
     return apart(lambda a, b: spread(a, b) * sqrt(1 / len(a) + 1 / len(b)))
-
-
-def paired(a, b) -> float:
-    return stdev([y - x for x, y in zip(a, b, strict=False)]) / sqrt(min(len(a), len(b)))
 
 
 gap = Task(
@@ -300,8 +267,6 @@ gap = Task(
         "You take one spread for both recipes: averaged, pooled, or of all runs together. Here each has a variance of its own.":
             (apart(lambda a, b: sqrt((stdev(a) ** 2 + stdev(b) ** 2) / 2)), common(lambda a, b: stdev([*a, *b])),
             common(lambda a, b: sqrt(((len(a) - 1) * stdev(a) ** 2 + (len(b) - 1) * stdev(b) ** 2) / (len(a) + len(b) - 2)))),
-        "You pair the runs. Nothing connects the first run of one recipe with the first of the other, and some have no partner.":
-            (apart(paired), apart(lambda a, b: paired(a, b) if len(a) == len(b) else joined()(a, b)[1])),
     },
 )  # fmt: skip
 

@@ -122,7 +122,11 @@ class PQEmbedding(nn.Module):
 
 
 def size_of(name: str, block: int | None) -> int:
-    """The size of a layer's blocks: 4 for what is named q, k, v or out, 8 for others, unless it is given."""
+    """The size of a layer's blocks: 4 for what is named q, k, v or out, 8 for others, unless it is given.
+
+    >>> size_of("blocks.layers.0.mix.inner.q", None), size_of("blocks.layers.0.feed.inner.up", None)
+    (4, 8)
+    """
     return (4 if name.rpartition(".")[2] in ("q", "k", "v", "out") else 8) if block is None else block
 
 
@@ -141,10 +145,12 @@ def apply(
     `proxy`: by "zero", by its "mean", or "exact", by the nearest of `codewords`, which then needs `project`.
     `block` is a size for all; None: as `size_of` says. ValueError for a p that is no probability,
     an unknown proxy, a block that does not divide a row, or when nothing matches.
+
+    >>> model = apply(nn.Sequential(nn.Linear(16, 8)), p=1.0, block=4)
+    >>> model[0].weight.count_nonzero()  # in train mode all blocks are zero
+    tensor(0)
     """
-    if not 0 <= p <= 1 or proxy not in PROXIES:
-        raise ValueError(f"p={p}, proxy={proxy!r}: a probability from 0 to 1, and one of {PROXIES}")
-    check_codewords(codewords)
+    _check_knobs(codewords, p, proxy)
     chosen = pick(model, where)
     refuse_other_layers(chosen)
     users = first_users(model, chosen)
@@ -162,14 +168,22 @@ def apply(
     return model
 
 
-def check_codewords(codewords: int) -> None:
+def _check_knobs(codewords: int, p: float = 0.0, proxy: str = "zero") -> None:
+    if not 0 <= p <= 1 or proxy not in PROXIES:
+        raise ValueError(f"p={p}, proxy={proxy!r}: a probability from 0 to 1, and one of {PROXIES}")
     if type(codewords) is not int or not 1 <= codewords <= 256:
         raise ValueError(f"codewords={codewords}: from 1 to the 256 that a byte can tell apart")
 
 
 @torch.no_grad()
 def project(model: nn.Module) -> None:
-    """After optimizer.step(): codebooks of "exact" noise follow their weights."""
+    """After optimizer.step(): codebooks of "exact" noise follow their weights.
+
+    >>> model = apply(nn.Sequential(nn.Linear(16, 8)), block=4, proxy="exact", codewords=5)
+    >>> project(model)  # after each optimizer.step()
+    >>> format_of(model[0]).steps
+    tensor(1)
+    """
     noises = {format_of(module): module for module in model.modules()}  # one for all users of a weight
     for noise, module in noises.items():
         if isinstance(noise, BlockNoise) and noise.codebook is not None:
@@ -198,8 +212,12 @@ def finalize(
     for the next kind of weight (iPQ), and `store` last. A row for padding is coded as any other, and is zero
     no more. ValueError for more codewords than a byte can tell apart, a block that does not divide a row,
     weights with NaN, or when nothing matches.
+
+    >>> small = finalize(nn.Sequential(nn.Linear(64, 128)), block=8, codewords=16)
+    >>> small[0].code.codes.shape, small[0].code.codebook.codewords.shape
+    (torch.Size([128, 8]), torch.Size([16, 8]))
     """
-    check_codewords(codewords)
+    _check_knobs(codewords)
     model = clone(model).float().eval()
     chosen = pick(model, where)
     refuse_other_layers(chosen, BlockNoise)
@@ -210,11 +228,11 @@ def finalize(
     cluster = partial(kmeans, iterations=iterations, generator=generator)
     codes: dict[str, Coded] = {}
     for (size, _), weights in books.items():
-        codes |= coded(weights, size, codewords, cluster)
+        codes |= _coded(weights, size, codewords, cluster)
     return recode(model, where, lambda weight, name: codes[name], pq_layer)
 
 
-def coded(weights: dict[str, Tensor], size: int, codewords: int, cluster: Callable) -> dict[str, Coded]:
+def _coded(weights: dict[str, Tensor], size: int, codewords: int, cluster: Callable) -> dict[str, Coded]:
     """Weights by name, with one codebook."""
     parts = torch.cat([blocks(w, size) for w in weights.values()])
     book, codes = cluster(parts, min(codewords, len(parts)))
@@ -224,6 +242,12 @@ def coded(weights: dict[str, Tensor], size: int, codewords: int, cluster: Callab
 
 
 def pq_layer(module: nn.Module, code: Coded) -> nn.Module:
+    """The layer that computes what `module` does, with its weight from codes.
+
+    >>> code = Coded(torch.zeros(6, 2, dtype=torch.uint8), Codebook(torch.ones(1, 4), torch.tensor([12])))
+    >>> pq_layer(nn.Linear(8, 6), code).weight.shape
+    torch.Size([6, 8])
+    """
     if isinstance(module, nn.Embedding):
         return PQEmbedding(code)
     return PQLinear(code, module.bias)
@@ -233,6 +257,10 @@ def store(model: nn.Module, *, bits: int = 16) -> nn.Module:
     """A copy with codewords in 16 bits, or in 8 with a scale a codebook; what is left in 16 bits.
 
     ValueError for other bits, or when there is no codebook.
+
+    >>> small = store(finalize(nn.Sequential(nn.Linear(64, 128)), codewords=16), bits=8)
+    >>> small[0].code.codebook.codewords.dtype
+    torch.int8
     """
     if bits not in (8, 16):
         raise ValueError(f"bits={bits}: codewords are stored in 8 or 16")

@@ -1,4 +1,4 @@
-"""A weight as codes: a codebook of K blocks of d numbers, and for each block of the weight the number of one.
+"""A weight as codes: for each of its blocks, which of the K codewords of a codebook stands for it.
 
     W_q = codebook[codes]        codes (R, C / d), a byte each, C / d to a row; codebook (K, d)
 
@@ -13,7 +13,14 @@ from minieff.core.storage import half, in_fp16
 
 
 def blocks(w: Float[Tensor, "R C"], size: int) -> Float[Tensor, "N d"]:
-    """Rows cut into blocks, row after row. ValueError when `size` does not divide a row."""
+    """Rows cut into blocks, row after row. ValueError when `size` does not divide a row.
+
+    >>> blocks(torch.arange(8.0).view(2, 4), 2)
+    tensor([[0., 1.],
+            [2., 3.],
+            [4., 5.],
+            [6., 7.]])
+    """
     if type(size) is not int or size < 1 or w.shape[1] % size:
         raise ValueError(f"rows of {w.shape[1]} weights cannot be cut into block={size}; pick a divisor")
     return w.reshape(-1, size)
@@ -25,6 +32,12 @@ def mean_gradient(
     """codebook[codes], where the gradient of a codeword is the mean of those of its `counts` blocks.
 
     Their sum would let a codeword of many blocks run ahead of the others.
+
+    >>> codebook = torch.zeros(2, 1, requires_grad=True)
+    >>> codes = torch.tensor([0, 0, 0, 1])
+    >>> mean_gradient(codebook, codes, codes.bincount()).sum().backward()
+    >>> codebook.grad.flatten()  # plain indexing gives 3 and 1
+    tensor([1., 1.])
     """
     share = codebook / counts.clamp(min=1)[:, None]
     codebook = codebook.detach() + (share - share.detach())  # its value, with the share's gradient

@@ -53,10 +53,14 @@ def apply(
     """A copy whose weights are rounded: with probability p each in train mode, all of them in eval mode.
 
     For the weights see `Grid`. `activations`, the inputs of these layers: "none", left alone; "dynamic",
-    rounded to 8 bits with one scale a token; "static", with one scale, which `calibrate` finds. They are
-    rounded in training as in use, with probability p. ValueError for a p that is no probability, unknown
-    activations, groups with rounded activations (no sum of integers spans two scales), weights that are
-    rounded already or hold NaN, or when nothing matches.
+    rounded to 8 bits with one scale per token; "static", with one scale, which `calibrate` finds. They are
+    rounded in training as at inference, with probability p. ValueError for a p that is no probability,
+    unknown activations, groups with rounded activations (no sum of integers spans two scales), weights
+    that are rounded already or hold NaN, or when nothing matches.
+
+    >>> model = apply(nn.Sequential(nn.Linear(64, 2)), bits=2)
+    >>> model[0].weight.unique().numel()  # 3 codes a row; both rows have 0
+    5
     """
     grid = Grid(bits, symmetric, group, span)
     _refuse_knobs(p, activations, group)
@@ -92,6 +96,10 @@ def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
     batches, becomes 127. Layers that no batch reaches have no scale, and cannot be called.
 
     ValueError when no layer has a static scale, when no batch reaches one, and for NaN or infinity.
+
+    >>> model = apply(nn.Sequential(nn.Linear(2, 2)), activations="static")
+    >>> calibrate(model, [torch.tensor([[0.5, -127.0]])])[0].scale
+    tensor(1., dtype=torch.float16)
     """
     model = clone(model).eval()
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FakeQuantInput) and m.scale is not None}
@@ -113,32 +121,41 @@ def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
 def finalize(model: nn.Module) -> nn.Module:
     """A copy for inference, in eval mode: weights as codes; biases, norms and positions in 16 bits.
 
-    It computes in 32 bits. With `activations="none"` its outputs are those of `model` in eval mode, up to 16
-    bits in what is left; rounded inputs that differ by less than that may fall on the other side of a step,
-    so that only each layer is that near. A layer that is never called, such as `out_proj` in
-    nn.MultiheadAttention, which reads its weight, is not computed in integers. ValueError when `apply` has
-    rounded nothing.
+    It computes in 32 bits. With `activations="none"` its outputs equal those of `model` in eval mode, up to
+    the rounding of biases and norms to 16 bits. With rounded inputs that holds for each layer by itself;
+    through several layers small differences can move an input to the next step. A layer whose weight is read
+    by another module instead of being called, such as `out_proj` in nn.MultiheadAttention, is not computed in
+    integers. ValueError when `apply` has rounded nothing.
+
+    >>> small = finalize(apply(nn.Sequential(nn.Linear(64, 128)), bits=4))
+    >>> small[0].code.codes.shape, small[0].code.codes.dtype  # two codes a byte
+    (torch.Size([128, 32]), torch.uint8)
     """
     grids = {name: format_of(m).grid for m, name in pick(model, is_fake_quantized).items()}
     model = swap(model, is_a(FakeQuant), lambda rounding: nn.Identity()).float()  # codes come from w itself
     model = recode(
-        model, lambda name, m: name in grids, lambda weight, name: Packed(weight, grids[name]), int_layer
+        model, lambda name, m: name in grids, lambda weight, name: Packed(weight, grids[name]), _int_layer
     )
     if any(isinstance(m, FakeQuantInput) for m in model.modules()):
-        model = swap(model, is_a(FakeQuantInput), with_quantized_input)
+        model = swap(model, is_a(FakeQuantInput), _with_quantized_input)
     return halve(model).requires_grad_(False)
 
 
 def is_fake_quantized(name: str, module: nn.Module) -> bool:
+    """Matches modules whose weight is rounded by `apply`.
+
+    >>> is_fake_quantized("0", apply(nn.Sequential(nn.Linear(4, 2)))[0].inner)
+    True
+    """
     return isinstance(format_of(module), FakeQuant)
 
 
-def int_layer(module: nn.Module, code: Packed) -> IntWeight:
+def _int_layer(module: nn.Module, code: Packed) -> IntWeight:
     kind = IntEmbedding if isinstance(module, nn.Embedding) else IntLinear
     return kind(code, getattr(module, "bias", None))
 
 
-def with_quantized_input(rounded: FakeQuantInput) -> IntWeight:
+def _with_quantized_input(rounded: FakeQuantInput) -> IntWeight:
     """The integer layer inside of a fake-quantized one; how inputs are rounded becomes a setting of it."""
     layer = rounded.inner
     layer.activations = "dynamic" if rounded.scale is None else "static"

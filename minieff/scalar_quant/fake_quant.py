@@ -19,7 +19,13 @@ CACHED = 2**18  # numbers that are rounded at a time, so that what lies between 
 def straight_through(
     x: Tensor, x_q: Tensor, in_range: Tensor, p: float, generator: torch.Generator | None
 ) -> Tensor:
-    """x_q with the gradient of x where `in_range`; each number with probability p, else x itself."""
+    """x_q with the gradient of x where `in_range`; each number with probability p, else x itself.
+
+    >>> x = torch.tensor([0.4, 1.6], requires_grad=True)
+    >>> straight_through(x, x.detach().round(), torch.tensor([True, True]), 1.0, None).sum().backward()
+    >>> x.grad  # round itself has the derivative 0
+    tensor([1., 1.])
+    """
     rounded = x_q + in_range * (x - x.detach())  # x_q, exactly: the difference is zero, and has a gradient
     if p == 1:
         return rounded
@@ -56,26 +62,39 @@ def input_scale(x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None) -> F
     """A scale for each token, its own or the static one.
 
     ValueError for a static scale of 0, which no batch has set, and for nested tensors.
+
+    >>> input_scale(torch.tensor([[12.7, 0.0], [0.0, -2.54]]), None)
+    tensor([[0.1000],
+            [0.0200]])
     """
     refuse_nested(x)
     if static is None:
         return row_scale(x.detach())
     if static == 0:
         raise ValueError("this layer has no static scale yet; calibrate(model, batches) finds it")
-    return static.float() + 0 * row_scale(x.detach())  # a NaN, for which there is no code, stays one
+    return static.float() + 0 * row_scale(x.detach())  # so that a NaN stays a NaN
 
 
 def input_codes(
     x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None
 ) -> tuple[Float[Tensor, "*B C"], Float[Tensor, "*B 1"]]:
-    """x on 255 steps: codes, still as floats, and a scale for each token. ValueError as for `input_scale`."""
+    """x on 255 steps: codes, still as floats, and a scale for each token. ValueError as for `input_scale`.
+
+    >>> codes, scale = input_codes(torch.tensor([[12.7, 1.0], [0.5, -2.54]]), None)
+    >>> codes
+    tensor([[ 127.,   10.],
+            [  25., -127.]])
+    """
     scale = input_scale(x, static)
     codes = (x.detach() / scale).round_()
     return codes if static is None else codes.clamp_(-127, 127), scale
 
 
 def refuse_nested(x: Tensor) -> None:
-    """ValueError for what nn.TransformerEncoder makes of padded batches, unless it is told not to."""
+    """ValueError for a nested tensor, which nn.TransformerEncoder makes of a padded batch by default.
+
+    >>> refuse_nested(torch.zeros(2, 3))  # an ordinary tensor passes
+    """
     if x.is_nested:
         raise ValueError("inputs are nested tensors; build nn.TransformerEncoder(enable_nested_tensor=False)")
 
@@ -83,14 +102,21 @@ def refuse_nested(x: Tensor) -> None:
 def in_bytes(
     x: Float[Tensor, "N C"], static: Float[Tensor, ""] | None
 ) -> tuple[Int8[Tensor, "N C"], Float[Tensor, "N 1"]]:
-    """`input_codes` as bytes, some tokens at a time."""
+    """`input_codes` as bytes, some tokens at a time.
+
+    >>> in_bytes(torch.tensor([[12.7, 1.0]]), None)[0]
+    tensor([[127,  10]], dtype=torch.int8)
+    """
     parts = [input_codes(some, static) for some in x.split(max(1, CACHED // x.shape[1]))]
     return torch.cat([x_q.to(torch.int8) for x_q, _ in parts]), torch.cat([scale for _, scale in parts])
 
 
 def disable_fast_path(module: nn.Module, inputs: tuple) -> None:
-    """A hook that does nothing. nn.TransformerEncoder's fused path reads weights and calls no layer, unless
-    one has a hook.
+    """A hook that does nothing: its presence makes nn.TransformerEncoder call its layers.
+
+    Without a hook the encoder's fused path reads the weights and calls no layer.
+
+    >>> hook = nn.Linear(2, 2).register_forward_pre_hook(disable_fast_path)
     """
 
 

@@ -21,7 +21,12 @@ from minieff.core.storage import SMALLEST, in_fp16
 
 
 def row_scale(x: Float[Tensor, "*B C"], qmax: int = 127) -> Float[Tensor, "*B 1"]:
-    """The step between two codes, one for each row: its largest number gets the largest code."""
+    """The step between two codes, one for each row: its largest number gets the largest code.
+
+    >>> row_scale(torch.tensor([[1.0, -12.7], [0.5, 2.54]]))
+    tensor([[0.1000],
+            [0.0200]])
+    """
     largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).float()
     return largest.clamp(min=SMALLEST) / qmax
 
@@ -29,7 +34,11 @@ def row_scale(x: Float[Tensor, "*B C"], qmax: int = 127) -> Float[Tensor, "*B 1"
 def int8(
     x: Float[Tensor, "*B C"], scale: Float[Tensor, "*B 1"] | None = None
 ) -> tuple[Float[Tensor, "*B C"], Bool[Tensor, "*B C"]]:
-    """x on 255 steps, by default of one scale for each row, and which numbers are in range."""
+    """x on 255 steps, by default of one scale for each row, and which numbers are in range.
+
+    >>> int8(torch.tensor([[1.03, -12.7]]))[0]
+    tensor([[  1.0000, -12.7000]])
+    """
     scale = row_scale(x) if scale is None else scale
     q = (x / scale).round().clamp(-127, 127)
     return (scale * q).to(x), (x / scale - q).abs() <= 0.501
@@ -79,7 +88,7 @@ class Grid:
         return w_q, in_range | (self.bits == 1)  # nearly all binary ones lie beyond half a step
 
 
-def grouped(w: Num[Tensor, "R C"], group: str | int) -> Float[Tensor, "r G n"]:
+def _grouped(w: Num[Tensor, "R C"], group: str | int) -> Float[Tensor, "r G n"]:
     """(rows, groups, numbers that share a scale). ValueError for none or whole numbers, NaN, infinity, and
     when groups do not fill a row.
     """
@@ -98,27 +107,29 @@ def grouped(w: Num[Tensor, "R C"], group: str | int) -> Float[Tensor, "r G n"]:
     return w.float().unflatten(1, (-1, group))
 
 
-def scale_and_zero(
+def _scale_and_zero(
     groups: Float[Tensor, "r G n"], grid: Grid
 ) -> tuple[Float[Tensor, "r G 1"], Float[Tensor, "r G 1"]]:
     """The step between two codes and the code of 0, for each group."""
     if grid.bits == 1:
         scale = in_fp16(groups.abs().mean(-1, keepdim=True))
         return scale, torch.zeros_like(scale)
-    low, high = ends(groups, grid)
+    low, high = _ends(groups, grid)
     if grid.span != "mse":
-        return between(low, high, grid)
+        return _between(low, high, grid)
     shares = [share / 50 for share in range(50, 0, -1)]
     errors = []
     for share in shares:
-        scale, zero = between(share * low, share * high, grid)
+        scale, zero = _between(share * low, share * high, grid)
         w_q = scale * (nearest_codes(groups, scale, zero, grid) - zero)
         errors.append((w_q - groups).square().sum(-1))
     best = torch.tensor(shares).to(groups)[torch.stack(errors).argmin(0)][..., None]
-    return between(best * low, best * high, grid)
+    return _between(best * low, best * high, grid)
 
 
-def ends(groups: Float[Tensor, "r G n"], grid: Grid) -> tuple[Float[Tensor, "r G 1"], Float[Tensor, "r G 1"]]:
+def _ends(
+    groups: Float[Tensor, "r G n"], grid: Grid
+) -> tuple[Float[Tensor, "r G 1"], Float[Tensor, "r G 1"]]:
     """The values between which the codes lie, 0 among them."""
     out = groups.shape[-1] // 100 if grid.span == "percentile" else 0  # how many are left out at each end
     low = groups.kthvalue(out + 1, keepdim=True)[0]
@@ -126,7 +137,7 @@ def ends(groups: Float[Tensor, "r G n"], grid: Grid) -> tuple[Float[Tensor, "r G
     return low.clamp(max=0), high.clamp(min=0)
 
 
-def between(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def _between(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Scale and zero of a grid from `low` to `high`."""
     reach = 2 * torch.maximum(-low, high) if grid.symmetric else high - low
     scale = in_fp16(reach / (grid.qmax - grid.qmin))
@@ -136,7 +147,12 @@ def between(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 def nearest_codes(w: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Tensor:
-    """Still as floats. 0 has a code of its own, except in binary."""
+    """Still as floats. 0 has a code of its own, except in binary.
+
+    >>> w, scale = torch.tensor([0.24, -0.9]), torch.tensor(0.1)
+    >>> nearest_codes(w, scale, torch.tensor(0.0), Grid(bits=4))
+    tensor([ 2., -7.])
+    """
     if grid.bits == 1:
         return torch.where(w < 0, -1.0, 1.0).to(w)
     return ((w / scale).round() + zero).clamp(grid.qmin, grid.qmax)
@@ -148,23 +164,35 @@ def quantize(
     """Codes, scales and codes of 0, as floats with the values that are stored; r is 1 for group="tensor".
 
     ValueError as for `grouped`, and for a scale beyond fp16.
+
+    >>> codes, scale, zero = quantize(torch.tensor([[0.5, -3.5, 1.9]]), Grid(bits=4))
+    >>> codes, scale
+    (tensor([[ 1., -7.,  4.]]), tensor([[0.5000]]))
     """
-    groups = grouped(w, grid.group)
-    scale, zero = scale_and_zero(groups, grid)
+    groups = _grouped(w, grid.group)
+    scale, zero = _scale_and_zero(groups, grid)
     return nearest_codes(groups, scale, zero, grid).view(w.shape), scale[..., 0], zero[..., 0]
 
 
 def dequantize(
     q: Float[Tensor, "R C"], scale: Float[Tensor, "r G"], zero: Float[Tensor, "r G"]
 ) -> Float[Tensor, "R C"]:
-    """scale (q - zero). A scale serves C / G neighbours; one row of scales serves all rows."""
+    """scale (q - zero). A scale serves C / G neighbours; one row of scales serves all rows.
+
+    >>> dequantize(torch.tensor([[1.0, -7.0]]), torch.tensor([[0.5]]), torch.tensor([[0.0]]))
+    tensor([[ 0.5000, -3.5000]])
+    """
     return (scale[..., None] * (q.unflatten(1, (scale.shape[1], -1)) - zero[..., None])).flatten(1)
 
 
 def snap(w: Float[Tensor, "R C"], grid: Grid) -> tuple[Float[Tensor, "R C"], Bool[Tensor, "R C"]]:
-    """w on its grid, and which weights are in range: no further than half a step from it."""
-    groups = grouped(w, grid.group)
-    scale, zero = scale_and_zero(groups, grid)
+    """w on its grid, and which weights are in range: no further than half a step from it.
+
+    >>> snap(torch.tensor([[0.6, -3.5, 1.9]]), Grid(bits=4))[0]
+    tensor([[ 0.5000, -3.5000,  2.0000]])
+    """
+    groups = _grouped(w, grid.group)
+    scale, zero = _scale_and_zero(groups, grid)
     q = nearest_codes(groups, scale, zero, grid)
     in_range = (groups / scale + zero - q).abs() <= 0.501
     return (scale * (q - zero)).view(w.shape).to(w), in_range.view(w.shape)

@@ -23,13 +23,16 @@ def bytes_multiply() -> bool:
     """Whether this processor has VNNI or AMX, and the kernel adds up right on it.
 
     Others may add products in 16 bits, which overflow.
+
+    >>> type(bytes_multiply())
+    <class 'bool'>
     """
     can = getattr(torch.cpu, "get_capabilities", dict)()
     if not any(can.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
         return False
     most = torch.full((1, 64), 127, dtype=torch.int8)
     try:
-        return kernel(most, lay_out(most), torch.ones(1)).item() == 64 * 127**2
+        return _kernel(most, _lay_out(most), torch.ones(1)).item() == 64 * 127**2
     except (AttributeError, RuntimeError):  # a PyTorch without this kernel, or without oneDNN
         return False
 
@@ -38,29 +41,34 @@ def product(x_q: Int8[Tensor, "N C"], code: Packed) -> Float[Tensor, "N R"]:
     """x_q (W_q - zero)^T, times the scales of W (one a row).
 
     Bytes are added up exactly, in 32 bits; sums beyond 2^24 are rounded as any float is.
+
+    >>> from minieff.scalar_quant.grid import Grid
+    >>> code = Packed(torch.tensor([[127.0, 1.0]]), Grid())
+    >>> if bytes_multiply():
+    ...     assert product(torch.tensor([[2, 5]], dtype=torch.int8), code).item() == 2 * 127 + 5
     """
     scale = code.scale.float().expand(code.shape[0], 1).flatten().contiguous()  # (R,), one after another
-    y = kernel(x_q, laid_out(code), scale)
+    y = _kernel(x_q, _laid_out(code), scale)
     if code.zero is not None:
         y -= x_q.sum(-1, keepdim=True) * (scale * code.zero.squeeze(1))
     return y
 
 
-def laid_out(code: Packed) -> Tensor:
+def _laid_out(code: Packed) -> Tensor:
     """The weight in the kernel's layout, kept with the code, and made anew when codes are written into it."""
     codes = code.codes
     if codes.is_inference():  # torch does not count what is written into these
-        return lay_out(code.integers())
+        return _lay_out(code.integers())
     if code.laid_out is None or code.laid_out[0] is not codes or code.laid_out[1] != codes._version:
-        code.laid_out = codes, codes._version, lay_out(code.integers())
+        code.laid_out = codes, codes._version, _lay_out(code.integers())
     return code.laid_out[2]
 
 
-def lay_out(w_q: Int8[Tensor, "R C"]) -> Tensor:
+def _lay_out(w_q: Int8[Tensor, "R C"]) -> Tensor:
     return torch.ops.onednn.qlinear_prepack(w_q, None)
 
 
-def kernel(x_q: Int8[Tensor, "N C"], w_q: Tensor, scale: Float[Tensor, "R"]) -> Float[Tensor, "N R"]:
+def _kernel(x_q: Int8[Tensor, "N C"], w_q: Tensor, scale: Float[Tensor, "R"]) -> Float[Tensor, "N R"]:
     """x_q W_q^T, each column times its scale. (Most of its arguments are for fusions that we do not use.)"""
     shifted = (x_q ^ -128).view(torch.uint8)  # x_q + 128: as bytes, the two differ in the highest bit
     zeros = torch.zeros(len(scale), dtype=torch.int32)

@@ -9,22 +9,30 @@ from minieff.scalar_quant.grid import Grid, dequantize, quantize
 
 
 def pack(level: UInt8[Tensor, "R C"], bits: int) -> UInt8[Tensor, "R b"]:
-    """Codes of a row one after another, lowest bits first: in pieces of 4, 2 or 1 bits that fill bytes up."""
+    """Codes of a row one after another, lowest bits first: in pieces of 4, 2 or 1 bits that fill bytes up.
+
+    >>> pack(torch.tensor([[1, 2, 15]], dtype=torch.uint8), bits=4)  # 1 + 16 * 2, and 15
+    tensor([[33, 15]], dtype=torch.uint8)
+    """
     piece = bits & -bits
-    pieces = (level[..., None] >> shifts(piece, bits, level)) & (2**piece - 1)  # (R, C, bits / piece)
+    pieces = (level[..., None] >> _shifts(piece, bits, level)) & (2**piece - 1)  # (R, C, bits / piece)
     pieces = F.pad(pieces.flatten(1), (0, -pieces[0].numel() % (8 // piece))).unflatten(1, (-1, 8 // piece))
-    return (pieces << shifts(piece, 8, level)).sum(-1, dtype=torch.uint8)
+    return (pieces << _shifts(piece, 8, level)).sum(-1, dtype=torch.uint8)
 
 
 def unpack(packed: UInt8[Tensor, "R b"], bits: int, columns: int) -> UInt8[Tensor, "R C"]:
-    """The codes that `pack` has packed."""
+    """The codes that `pack` has packed.
+
+    >>> unpack(torch.tensor([[33, 15]], dtype=torch.uint8), bits=4, columns=3)
+    tensor([[ 1,  2, 15]], dtype=torch.uint8)
+    """
     piece = bits & -bits
-    pieces = ((packed[..., None] >> shifts(piece, 8, packed)) & (2**piece - 1)).flatten(1)
+    pieces = ((packed[..., None] >> _shifts(piece, 8, packed)) & (2**piece - 1)).flatten(1)
     pieces = pieces[:, : columns * bits // piece].unflatten(1, (columns, -1))  # the last byte may hold more
     return sum(part << i * piece for i, part in enumerate(pieces.unbind(-1)))
 
 
-def shifts(step: int, end: int, like: Tensor) -> UInt8[Tensor, "m"]:
+def _shifts(step: int, end: int, like: Tensor) -> UInt8[Tensor, "m"]:
     return torch.arange(0, end, step, dtype=torch.uint8, device=like.device)
 
 

@@ -53,7 +53,11 @@ class File:
 
 
 def definitions(text: str) -> dict[str, str]:
-    """Functions, classes and constants by name, each with decorators and the comment right above it."""
+    """Functions, classes and constants by name, each with decorators and the comment right above it.
+
+    >>> list(definitions("import ast\\nA = 1\\ndef f(): ..."))
+    ['A', 'f']
+    """
     lines, found = text.splitlines(), {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.Assign | ast.FunctionDef | ast.ClassDef):
@@ -120,7 +124,12 @@ class Snippet:
 
 
 def imports(lines: set[str]) -> str:
-    """In isort's order, those from one module on one line."""
+    """In isort's order, those from one module on one line.
+
+    >>> print(imports({"import torch", "from torch import nn", "from torch import Tensor"}))
+    import torch
+    from torch import Tensor, nn
+    """
     found: dict[str, list[str]] = {}
     for line in sorted(lines):
         origin, _, name = line.partition(" import ")
@@ -132,16 +141,30 @@ def imports(lines: set[str]) -> str:
 
 
 def comment(*lines: str) -> str:
+    """Lines as comments.
+
+    >>> comment("one", "two")
+    '# one\\n# two'
+    """
     return "\n".join(f"# {line}".rstrip() for line in lines)
 
 
 def licence() -> str:
+    """The line that names holder and licence.
+
+    >>> "MIT" in licence()
+    True
+    """
     holder = (ROOT / "LICENSE").read_text().splitlines()[2]
     return f"From minieff. {holder}. SPDX-License-Identifier: MIT"
 
 
 def full(name: str) -> str:
-    """The technique `name` as one file that needs torch alone. ValueError where there is no technique."""
+    """The technique `name` as one file that needs torch alone. ValueError where there is no technique.
+
+    >>> "class Skip(Wrap)" in full("layerdrop")
+    True
+    """
     snippet = Snippet(name, short=False)
     file = snippet.file(snippet.home)
     for definition in file.definitions:
@@ -153,7 +176,11 @@ def full(name: str) -> str:
 
 
 def idea(name: str) -> str:
-    """The idea of the technique `name`, and the lines that use it as comments. ValueError as for `full`."""
+    """The idea of the technique `name`, and the lines that use it as comments. ValueError as for `full`.
+
+    >>> "class Skip(nn.Module)" in idea("layerdrop")
+    True
+    """
     snippet = Snippet(name, short=True)
     file = snippet.file(snippet.home)
     for definition in ast.literal_eval(file.definitions["IDEA"].partition(" = ")[2]):

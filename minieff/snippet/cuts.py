@@ -19,7 +19,11 @@ Edits = Iterator[tuple[int, int, str]]
 
 
 def rewrite(text: str, cut: Callable[[ast.Module, Span], Edits]) -> str:
-    """The text after a cut, without the lines that it has emptied."""
+    """The text after a cut, without the lines that it has emptied.
+
+    >>> rewrite("x = is_a(Block, int)", partial(types, ours={"Block"}))
+    'x = is_a(int)'
+    """
     starts = list(accumulate(map(len, text.splitlines(keepends=True)), initial=0))
 
     def span(node: ast.AST) -> tuple[int, int]:
@@ -31,27 +35,48 @@ def rewrite(text: str, cut: Callable[[ast.Module, Span], Edits]) -> str:
 
 
 def walk(tree: ast.AST, *kinds: type) -> list[ast.AST]:
+    """The nodes of these kinds.
+
+    >>> [node.name for node in walk(ast.parse("def f(): ..."), ast.FunctionDef)]
+    ['f']
+    """
     return [node for node in ast.walk(tree) if isinstance(node, kinds)]
 
 
 def names(node: ast.AST) -> list[str]:
-    """All that occur, but in quoted annotations."""
+    """All that occur, but in quoted annotations.
+
+    >>> names(ast.parse("f(x) + y"))
+    ['y', 'f', 'x']
+    """
     return [n.id for n in walk(node, ast.Name)]
 
 
 def questions(node: ast.AST, kind: str) -> list[ast.Call]:
-    """The calls of `is_a` or of `isinstance` in `node`."""
+    """The calls of `is_a` or of `isinstance` in `node`.
+
+    >>> len(questions(ast.parse("is_a(A), f(B)"), "is_a"))
+    1
+    """
     return [n for n in walk(node, ast.Call) if isinstance(n.func, ast.Name) and n.func.id == kind]
 
 
 def only_asked_about(tree: ast.Module, name: str) -> bool:
-    """Whether every use of `name` is an argument of is_a or isinstance."""
+    """Whether every use of `name` is an argument of is_a or isinstance.
+
+    >>> only_asked_about(ast.parse("is_a(A)"), "A"), only_asked_about(ast.parse("A()"), "A")
+    (True, False)
+    """
     calls = questions(tree, "is_a") + questions(tree, "isinstance")
     return names(tree).count(name) == sum(names(part).count(name) for call in calls for part in call.args)
 
 
 def defaults(tree: ast.Module, span: Span, ours: set[str]) -> Edits:
-    """`where: Where = is_a(Block)` to `where: Where`."""
+    """`where: Where = is_a(Block)` to `where: Where`.
+
+    >>> rewrite("def f(*, where=is_a(Block)): ...", partial(defaults, ours={"Block"}))
+    'def f(*, where): ...'
+    """
     for arguments in walk(tree, ast.arguments):
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
             if default and questions(default, "is_a") and set(names(default)) <= ours | {"is_a"}:
@@ -59,7 +84,11 @@ def defaults(tree: ast.Module, span: Span, ours: set[str]) -> Edits:
 
 
 def types(tree: ast.Module, span: Span, ours: set[str]) -> Edits:
-    """`is_a(Block, nn.Linear)` to `is_a(nn.Linear)`."""
+    """`is_a(Block, nn.Linear)` to `is_a(nn.Linear)`.
+
+    >>> rewrite("is_a(Block, nn.Linear)", partial(types, ours={"Block"}))
+    'is_a(nn.Linear)'
+    """
     for call in questions(tree, "is_a"):
         if ours & set(names(call)):
             rest = [ast.unparse(kind) for kind in call.args if not ours & set(names(kind))]
@@ -67,7 +96,11 @@ def types(tree: ast.Module, span: Span, ours: set[str]) -> Edits:
 
 
 def ifs(tree: ast.Module, span: Span, ours: set[str]) -> Edits:
-    """`if isinstance(x, Block): ... elif other: ...` to `if other: ...`. No `else` may follow."""
+    """`if isinstance(x, Block): ... elif other: ...` to `if other: ...`. No `else` may follow.
+
+    >>> rewrite("if isinstance(x, Block): f()\\nelif y: g()", partial(ifs, ours={"Block"}))
+    'if y: g()'
+    """
     elifs = [node.orelse[0] for node in walk(tree, ast.If) if node.orelse]
     for node in walk(tree, ast.If):
         if any(ours & set(names(call.args[1])) for call in questions(node.test, "isinstance")):
@@ -81,7 +114,11 @@ def ifs(tree: ast.Module, span: Span, ours: set[str]) -> Edits:
 
 
 def members(tree: ast.Module, span: Span, unwanted: tuple[str, ...]) -> Edits:
-    """Classes without these methods and attributes."""
+    """Classes without these methods and attributes.
+
+    >>> rewrite("class A:\\n    x = 1\\n    macs = 2", partial(members, unwanted=("macs",))).split()
+    ['class', 'A:', 'x', '=', '1']
+    """
     for kind in walk(tree, ast.ClassDef):
         for before, node in zip(kind.body, kind.body[1:], strict=False):
             name = node.targets[0].id if isinstance(node, ast.Assign) else getattr(node, "name", "")
@@ -90,7 +127,12 @@ def members(tree: ast.Module, span: Span, unwanted: tuple[str, ...]) -> Edits:
 
 
 def docstrings(tree: ast.Module, span: Span, end: str) -> Edits:
-    """Docstrings of functions and classes up to the first match of a pattern."""
+    """Docstrings of functions and classes up to the first match of a pattern.
+
+    >>> text = "def f():\\n    'One. Two.'"
+    >>> "Two" in rewrite(text, partial(docstrings, end=SENTENCE))
+    False
+    """
     for node in walk(tree, ast.FunctionDef, ast.ClassDef):
         text = ast.get_docstring(node, clean=False)
         if text:
@@ -98,7 +140,12 @@ def docstrings(tree: ast.Module, span: Span, end: str) -> Edits:
 
 
 def signatures(tree: ast.Module, span: Span, text: str) -> Edits:
-    """Signatures on as few lines as they need, now that shapes are gone."""
+    """Signatures on as few lines as they need, now that shapes are gone.
+
+    >>> text = "def f(\\n    x,\\n): ..."
+    >>> rewrite(text, partial(signatures, text=text)).splitlines()[0]
+    'def f(x):'
+    """
     for node in walk(tree, ast.FunctionDef):
         start, end = span(node)[0], span(node.body[0])[0]
         header = re.sub(r"\s+", " ", text[start:end].rstrip()).replace("( ", "(")
@@ -113,7 +160,13 @@ def signatures(tree: ast.Module, span: Span, text: str) -> Edits:
 
 
 def inherited(tree: ast.Module, span: Span, base: str) -> Edits:
-    """A class with what it has from `base` in it: how it starts, and methods that it does not have itself."""
+    """A class with what it has from `base` in it: how it starts, and methods that it does not have itself.
+
+    >>> base = "class B(M):\\n    def __init__(self, x):\\n        self.x = x"
+    >>> text = "class A(B):\\n    def __init__(self, x):\\n        super().__init__(x)"
+    >>> rewrite(text, partial(inherited, base=base)).splitlines()[0::2]
+    ['class A(M):', '        self.x = x']
+    """
     (own,), (origin,) = tree.body, ast.parse(base).body
     theirs = {n.name: n for n in origin.body if isinstance(n, ast.FunctionDef)}
     mine = {n.name: n for n in own.body if isinstance(n, ast.FunctionDef)}
@@ -126,7 +179,11 @@ def inherited(tree: ast.Module, span: Span, base: str) -> Edits:
 
 
 def cut(text: str, ours: set[str], unwanted: tuple[str, ...], end: str) -> str:
-    """All of the above but `inherited`."""
+    """All of the above but `inherited`.
+
+    >>> cut("def f(where=1):\\n    return is_a(Block, int)", {"Block"}, (), "$^").splitlines()[1]
+    '    return is_a(int)'
+    """
     for find in (partial(f, ours=ours) for f in (defaults, types, ifs)):
         text = rewrite(text, find)
     text = rewrite(text, partial(members, unwanted=unwanted))

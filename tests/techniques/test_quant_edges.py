@@ -115,7 +115,7 @@ def test_a_finalized_model_of_another_type_computes_in_32_bits(dtype):
 @pytest.mark.parametrize("name", ["avx512_vnni", "avx_vnni", "amx_int8"])
 def test_each_of_three_features_is_enough(name, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: True}, raising=False)
-    monkeypatch.setattr(int8_kernel, "kernel", lambda *a: torch.tensor([[64.0 * 127**2]]))
+    monkeypatch.setattr(int8_kernel, "_kernel", lambda *a: torch.tensor([[64.0 * 127**2]]))
     assert int8_kernel.bytes_multiply.__wrapped__() is True
 
 

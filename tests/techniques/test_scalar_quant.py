@@ -376,8 +376,8 @@ def test_an_integer_layer_equals_one_with_rounded_weights_and_inputs(shape, bits
 def test_the_integer_kernel_is_used_where_the_processor_has_one(monkeypatch):
     final = scalar_quant.finalize(scalar_quant.apply(nn.Sequential(nn.Linear(8, 3))))
     called = []
-    kernel = int8_kernel.kernel
-    monkeypatch.setattr(int8_kernel, "kernel", lambda *a: called.append(a) or kernel(*a))
+    kernel = int8_kernel._kernel
+    monkeypatch.setattr(int8_kernel, "_kernel", lambda *a: called.append(a) or kernel(*a))
     for has in (True, False):
         monkeypatch.setattr(int_layers, "bytes_multiply", lambda has=has: has)
         final(torch.randn(2, 8))
@@ -392,7 +392,7 @@ def test_the_processor_and_the_kernel_are_checked(monkeypatch):
     def missing(*a):
         raise AttributeError("no such kernel")
 
-    kernel = int8_kernel.kernel
+    kernel = int8_kernel._kernel
     vnni, old = (
         {"avx512_vnni": True},
         {"avx2": True, "avx512_f": True, "amx_tile": True, "avx512_vnni": False},
@@ -404,10 +404,10 @@ def test_the_processor_and_the_kernel_are_checked(monkeypatch):
         (vnni, missing, False),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can, raising=False)
-        monkeypatch.setattr(int8_kernel, "kernel", how)
+        monkeypatch.setattr(int8_kernel, "_kernel", how)
         assert int8_kernel.bytes_multiply.__wrapped__() is want
     right = torch.tensor([[64.0 * 127**2]])
-    monkeypatch.setattr(int8_kernel, "kernel", lambda *a: right)
+    monkeypatch.setattr(int8_kernel, "_kernel", lambda *a: right)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: vnni, raising=False)
     assert int8_kernel.bytes_multiply.__wrapped__() is True
 
@@ -421,16 +421,16 @@ def test_the_kernel_adds_up_right_and_is_no_loop(tokens):
     torch.manual_seed(0)
     x_q, w_q = (torch.randint(-127, 128, (n, 1024), dtype=torch.int8) for n in (tokens, 512))
     x_q[0], w_q[0] = 127, -127
-    ready, scale = int8_kernel.lay_out(w_q), torch.ones(512)
+    ready, scale = int8_kernel._lay_out(w_q), torch.ones(512)
     want = (x_q.long() @ w_q.long().T).float()
     most = 255 * 127 * 1024  # of a sum of unsigned times signed bytes
-    torch.testing.assert_close(int8_kernel.kernel(x_q, ready, scale), want, rtol=0, atol=most / 2**24)
+    torch.testing.assert_close(int8_kernel._kernel(x_q, ready, scale), want, rtol=0, atol=most / 2**24)
 
     def fastest(run) -> float:
         return min(timeit.repeat(run, number=1, repeat=5))
 
     x, w = x_q.float(), w_q.float()
-    assert fastest(lambda: int8_kernel.kernel(x_q, ready, scale)) < 20 * fastest(lambda: x @ w.T)
+    assert fastest(lambda: int8_kernel._kernel(x_q, ready, scale)) < 20 * fastest(lambda: x @ w.T)
 
 
 def test_what_the_kernel_keeps_follows_the_codes_and_goes_with_them():
@@ -440,7 +440,7 @@ def test_what_the_kernel_keeps_follows_the_codes_and_goes_with_them():
 
     x, one, other = torch.randn(3, 24), made(0), made(1)
     first = int8_kernel.product(x.to(torch.int8), one[0].code)
-    assert int8_kernel.laid_out(one[0].code) is int8_kernel.laid_out(one[0].code)
+    assert int8_kernel._laid_out(one[0].code) is int8_kernel._laid_out(one[0].code)
     wanted = other(x)
     twin = deepcopy(one)  # what is kept is no part of the model
     torch.testing.assert_close(int8_kernel.product(x.to(torch.int8), twin[0].code), first)
@@ -518,8 +518,8 @@ def test_the_embedding_serves_the_head_in_integers(model, ids, monkeypatch):
     assert isinstance(small.tok, IntEmbedding) and isinstance(small.pos, nn.Embedding)
     monkeypatch.setattr(int_layers, "bytes_multiply", lambda: True)
     sizes = []
-    kernel = int8_kernel.kernel
-    monkeypatch.setattr(int8_kernel, "kernel", lambda x_q, *a: sizes.append(x_q.shape[1]) or kernel(x_q, *a))
+    kernel = int8_kernel._kernel
+    monkeypatch.setattr(int8_kernel, "_kernel", lambda x_q, *a: sizes.append(x_q.shape[1]) or kernel(x_q, *a))
     with_heads = small(ids)
     assert sizes[-1] == 32 and len(sizes) == 1 + 3 * 6 and with_heads.shape[-1] == 50
 
