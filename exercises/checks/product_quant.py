@@ -3,14 +3,13 @@
 from copy import deepcopy
 from functools import partial
 from itertools import product
-from math import ceil, log2, nan
+from math import nan
 from random import Random
 
 import torch
 from torch import Tensor, nn
 
 from exercises.checks import Task, seeded
-from minieff.core import plot
 
 
 def and_gradient(place: int):
@@ -34,12 +33,12 @@ def squares(points, codebook):
     return (points[:, None] - codebook).square().sum(-1)  # (N, K)
 
 
-def moved(points, codebook, far=squares, of=lambda own, all: own.mean(0), idle=lambda old: old, kind=None):
+def moved(points, codebook, far=squares, of=lambda own, all: own.mean(0), idle=lambda old: old):
     """A step of k-means; each keyword is a part that can be wrong."""
     codes, new = far(points, codebook).argmin(1), idle(codebook.clone())
     for k in codes.unique():
         new[k] = of(points[codes == k], points)
-    return codes.to(kind), new
+    return codes, new
 
 
 def clusters(draw: Random) -> list[tuple]:
@@ -56,34 +55,17 @@ def clusters(draw: Random) -> list[tuple]:
     return [*cases, (torch.tensor([[1.0, 2], [-1, -2]]), torch.tensor([[0.5, 0.3], [9, 9]]))]
 
 
-COLOURS = [colour for name, colour in plot.PALETTE.items() if name not in ("black", "grey")]
-
-
-def arrows(answer, expected, points, codebook):
-    figure, axes = plot.panels(2, width=3.6, height=3)
-    for ax, title, (codes, new) in zip(axes, ("expected", "yours"), (expected, answer), strict=True):
-        ax.scatter(*points.T, s=9, color=[COLOURS[int(k) % len(COLOURS)] for k in codes])
-        for old, to in zip(codebook.tolist(), new.tolist(), strict=True):
-            ax.annotate("", to, old, arrowprops={"arrowstyle": "->"})
-        ax.set(title=title, xlim=(-6, 6), ylim=(-6, 6), xlabel="first number of a point", ylabel="second")
-    return figure, "Points in a plane, coloured by code; arrows lead from codewords to their new places."
-
-
 moves = partial(partial, moved)
 lloyd = Task(
-    inputs=clusters, right=moved, rtol=1e-4, picture=lambda *case: arrows(*case) if case[2].shape[1] == 2 else (None, ""),
-    passed="Codes by the old codebook, then means, and a codeword without points stays. An arrow leads from each to its new place.",
+    inputs=clusters, right=moved, rtol=1e-4, passed="Codes by the old codebook, then means, and a codeword without points stays.",
     wrong={
         "You compare products of points and codewords: a long codeword is then taken where a nearer one is short. "
         "Multiply |b - c|² out, and compare term by term.": (moves(far=lambda b, c: -b @ c.T), moves(far=lambda b, c: c.square().sum(1) - b @ c.T)),
-        "Your codes are nearest by absolute differences. k-means goes by squares, and its means are right for squares only.": moves(far=partial(torch.cdist, p=1)),
         "Your codes belong to the *new* codebook. Each point is assigned first, under the codebook that was given; then the codewords move.":
             lambda b, c: (moved(b, moved(b, c)[1])[0], moved(b, c)[1]),
-        "Your codes are kept in 8 bits. There may be more codewords than these can count.": (moves(kind=torch.uint8), moves(kind=torch.int8)),
         "You add a codeword's points up. Then it lies far from all of them: by what do you divide?":
             (moves(of=lambda own, all: own.sum(0)), moves(of=lambda own, all: own.sum(0) / len(all))),
-        "Codewords without points become NaN: that is 0 / 0, the mean of nothing. They should stay where they are.": moves(idle=lambda old: old * nan),
-        "Codewords without points become zero. They should stay where they are.": moves(idle=torch.zeros_like),
+        "Codewords without points become NaN, which is 0 / 0, or zero. They should stay where they are.": (moves(idle=lambda old: old * nan), moves(idle=torch.zeros_like)),
         "Your new codebook has fewer codewords. One without points keeps its place: without it, the numbers of those behind it change.":
             lambda b, c: (moved(b, c)[0], moved(b, c)[1][moved(b, c)[0].unique()]),
     },
@@ -115,9 +97,8 @@ def file(draw: Random, shared: bool, bits: int, few: bool) -> tuple:
     for i in range(6):
         across, block = draw.randrange(3, 6), sizes[i % 2]
         rows = int(codewords * draw.uniform(*((0.3, 0.8) if few else (2, 5))) / across)
-        weights.append(
-            (f"layers.{i}", rows, across * block, block, f"tensor {i}", f"book {i % (6 - 4 * shared)}")
-        )
+        names = f"tensor {i}", f"book {i % (6 - 4 * shared)}"
+        weights.append((f"layers.{i}", rows, across * block, block, *names))
     weights += [("head", *weights[0][1:]), ("twin", *weights[1][1:4], "tensor 7", weights[1][BOOK])]
     return draw.sample(weights, 8), draw.randrange(300, 5000), codewords, bits
 
@@ -142,8 +123,6 @@ pq_bytes = Task(
              sizes(scale=lambda bits, words, own: 2 * words * (bits == 8)), sizes(scale=lambda bits, words, own: 2 * len(own) * (bits == 8))),
         "What is stored beside the coded weights is missing, or is not in fp16. `bits` is for codebooks alone.":
             (sizes(other=lambda bits: 0), sizes(other=lambda bits: 4), sizes(other=lambda bits: bits // 8)),
-        "You count a code with the bits it would need, and not with the byte it has.":
-            (sizes(code=lambda K: log2(K) / 8), sizes(code=lambda K: ceil(log2(K)) / 8)),
     },
 )  # fmt: skip
 
@@ -161,10 +140,7 @@ def decodings(draw: Random) -> list[tuple]:
     """All rows; some, in any order and one twice; row 0 alone; none. One codebook has more numbers than int16 counts."""
     g, cases = seeded(draw), []
     for K, d, R, B in ((200, 3, 11, 7), (256, 8, 23, 5), (16, 4, 6, 9), (256, 150, 5, 3)):
-        codes, codebook = (
-            torch.randint(K, (R, B), generator=g).to(torch.uint8),
-            torch.randn(K, d, generator=g),
-        )
+        codes, codebook = torch.randint(K, (R, B), generator=g).byte(), torch.randn(K, d, generator=g)
         codes[draw.randrange(2, R), draw.randrange(B)] = K - 1
         some = draw.sample(range(R), R // 2)
         for rows in ([*range(R)], [*some, some[0], R - 1, 0], [0], []):
@@ -172,8 +148,6 @@ def decodings(draw: Random) -> list[tuple]:
     return cases
 
 
-TWO = "Two of the faults are left. One shows {}, the other {}."
-LARGE, ORDER, NONE = "with large codes", "in the order of the numbers in a row", "with an empty `rows`"
 with_faults = partial(partial, decoded)
 decode = Task(
     inputs=decodings, right=decoded, play=and_gradient(1), rtol=1e-4,
@@ -184,11 +158,8 @@ decode = Task(
         "The right numbers are in each row, in the wrong order: the first of each block, then the second of each. "
         "Which axis comes last before a row is put together?": with_faults(crossed=True),
         "For an empty `rows` you return all rows. No row is asked for: which test tells None from an empty tensor?": with_faults(all_for_none=True),
-        TWO.format(LARGE, NONE): with_faults(wraps=True, all_for_none=True),
-        TWO.format(LARGE, ORDER): with_faults(wraps=True, crossed=True),
-        TWO.format(ORDER, NONE): with_faults(crossed=True, all_for_none=True),
-        "All faults of the given code are left. Take a codebook of 2 codewords of 3 numbers and codes of one row, and write down what should "
-        "come back.": with_faults(wraps=True, crossed=True, all_for_none=True),
+        "More than one fault of the given code is left. Take a codebook of 2 codewords of 3 numbers and codes of one row, and write down what "
+        "should come back.": tuple(with_faults(wraps=a, crossed=b, all_for_none=c) for a, b, c in product((True, False), repeat=3) if a + b + c > 1),
         "The rows are right, and no gradient comes back to the codebook. Codewords are trained: which of your steps cuts them off?":
             lambda codes, codebook, rows: decoded(codes, codebook.detach(), rows),
     },
@@ -200,9 +171,8 @@ decode = Task(
 def stepped(codebook, codes, gradient, rate, adds_up=True, over=lambda n, *_: n.clamp(min=1)):
     codes, parts = codes.flatten().long(), gradient.reshape(-1, codebook.shape[1])
     total = torch.zeros_like(codebook).index_put((codes,), parts, accumulate=adds_up)
-    return codebook - rate * total / over(
-        torch.bincount(codes, minlength=len(codebook))[:, None], codes, codebook
-    )
+    counts = torch.bincount(codes, minlength=len(codebook))[:, None]
+    return codebook - rate * total / over(counts, codes, codebook)
 
 
 def pulls(draw: Random) -> list[tuple]:
@@ -226,18 +196,12 @@ train_codewords = Task(
         "Each codeword moves by the *sum* of its gradients: the more blocks, the further. By what do you divide, and does it grow with "
         "their number?": (steps(over=at_most_1), steps(over=lambda *_: 1)),
         "Codewords with blocks are right. Those without become NaN: that is 0 / 0. They should stay where they are.": steps(over=each),
-        "Codewords with blocks are right. Those without become zero. They should stay where they are.":
-            lambda *case: stepped(*case, over=each).nan_to_num(),
         "You divide by the number of something else than a codeword's blocks: of all blocks, of codewords, of weights?":
             (steps(over=lambda n, codes, book: len(codes)), steps(over=lambda n, codes, book: len(book)),
              steps(over=lambda n, codes, book: n.clamp(min=1) * book.shape[1])),
-        "Codewords move in the wrong direction: the loss rises.": lambda book, codes, gradient, rate: stepped(book, codes, -gradient, rate),
         "You return the step, or the mean gradient. The task asks for the codebook after the step.":
             (lambda book, *rest: book - stepped(book, *rest), lambda book, *rest: stepped(book, *rest) - book,
              lambda book, codes, gradient, rate: book - stepped(book, codes, gradient, 1)),
-        "Your blocks are cut from the gradient in another way. A block is a piece of a row, and its numbers are neighbours.":
-            (lambda book, codes, gradient, rate: stepped(book, codes, gradient.T.reshape(gradient.shape), rate),
-             lambda book, codes, gradient, rate: stepped(book, codes, gradient.unflatten(1, (-1, codes.shape[1])).mT.flatten(1), rate)),
     },
 )  # fmt: skip
 
@@ -254,14 +218,8 @@ def noised(
 def noises(draw: Random) -> list[tuple]:
     """In training and not, with p of 0, a single row, and a coin that is exactly p."""
     g, cases = seeded(draw), []
-    sizes = (
-        (7, 5, 3, 0.375),
-        (6, 4, 5, 0.75),
-        (4, 3, 3, 0.0),
-        (1, 6, 1, 0.5),
-        (6, 5, 3, 0.5),
-        (4, 3, 7, 0.875),
-    )
+    shares = (0.375, 0.75, 0.0, 0.5, 0.5, 0.875)
+    sizes = zip((7, 6, 4, 1, 6, 4), (5, 4, 3, 6, 5, 3), (3, 5, 3, 1, 3, 7), shares, strict=True)
     for R, B, block, p in sizes:
         coins = 0.01 + 0.98 * torch.rand(R, B, generator=g)
         coins.view(-1)[draw.sample(range(R * B), 3)] = torch.tensor([p, p / 2, (1 + p) / 2])
@@ -283,8 +241,6 @@ block_noise = Task(
              lambda *case: noised(*case, back=masked) / (1 - case[2] * case[3])),
         "The values are right. In replaced blocks the gradient is zero: the mask multiplies it as well. It should pass as if nothing had "
         "been replaced.": noisy(back=masked),
-        "The values are right. Weights that stay get their gradient twice: two terms of your sum pass it. Which of them should be cut off?":
-            noisy(back=lambda w, noisy: noisy + w - w.detach()),
         "The values are right, and no gradient comes back to w. What cuts it off?":
             (noisy(back=lambda w, noisy: noisy.detach()), lambda *case: noised(*case).detach()),
         "Noise belongs to training, and only there: with training=False, `w` should come back as it is.":
@@ -350,18 +306,6 @@ def recoded(model, block, cluster, found=to_code, once=dict.fromkeys, code=coded
     return model
 
 
-def untied(model):
-    model = deepcopy(model)
-    for module in filter(lambda m: isinstance(m, nn.Linear | nn.Embedding), model.modules()):
-        module.weight = nn.Parameter(module.weight.detach().clone())
-    return model
-
-
-def with_one_book(model, block, cluster):
-    book, _ = cluster(torch.cat([w.reshape(-1, block) for w in to_code(model) if w.shape[1] % block == 0]))
-    return recoded(model, block, lambda points: (book, squares(points, book).argmin(1)))
-
-
 recodes, finds = partial(partial, recoded), partial(partial, to_code)
 coded_copy = Task(
     inputs=theirs, right=recoded, play=copied,
@@ -373,11 +317,8 @@ coded_copy = Task(
         "Modules of a subclass are as they were; the `out_proj` of attention is one, of nn.Linear. How do you ask what a module is?":
             tuple(recodes(found=finds(exact=exact)) for exact in (KINDS, [nn.Linear, nn.Embedding], *([kind] for kind in KINDS))),
         "A weight with two users is one weight: it is clustered once, and stays one Parameter in the copy. How do you notice that you had it?":
-            (lambda model, *rest: recoded(untied(model), *rest), lambda *case: untied(recoded(*case)), recodes(once=list)),
+            recodes(once=list),
         "Blocks are cut along the columns. A block is a piece of a row, which is what an input is multiplied with.": recodes(code=lambda w, *rest: coded(w.T, *rest).T),
-        "Each weight has one codebook, of its own: not one for all, nor three for q, k and v.": (with_one_book, recodes(
-            code=lambda w, *rest: torch.cat([coded(part, *rest) for part in w.chunk(3 if len(w) == 3 * w.shape[1] else 1)]))),
         "A weight has changed whose rows the block does not divide. The number of all weights does not count.": recodes(row=Tensor.numel),
-        "Every matrix is coded, also what the task does not name. That stays.": recodes(found=lambda model: [p for p in model.parameters() if p.ndim == 2]),
     },
 )  # fmt: skip

@@ -49,8 +49,6 @@ bits_per_byte = Task(
             lambda losses, tokens, text: bits([mean(losses)], [sum(tokens)], text),
         "Each loss is a mean over its window. You add up the means: what turns a mean back into the sum over its tokens?":
             lambda losses, tokens, text: bits(losses, [1] * len(losses), text),
-        "You take the logarithm of a loss, and a loss is already one. What changes its unit from nats to bits?":
-            partial(bits, nat=1, part=lambda loss: log(loss, 2)),
     },
 )  # fmt: skip
 
@@ -195,7 +193,6 @@ macs = Task(
             (works(pairs=lambda T, H: T * T * H), works(pairs=lambda T, H: T * T / H), lambda T, C, F, H: work(T, C, F, H, projections=4 * H)),
         "The feed-forward has two matrices, up and down, between C and F numbers.":
             (works(ffn=1), lambda T, C, F, H: work(T, C, 4 * C, H), lambda T, C, F, H: (work(T, C, F, H)[0], T * (C * F + F * F))),
-        "You return them in the other order: attention first.": lambda T, C, F, H: work(T, C, F, H)[::-1],
     },
 )  # fmt: skip
 
@@ -311,8 +308,6 @@ joules_a_token = Task(
             joules_of("none", lambda rs: rs is None, lambda rs: not rs or all(a == b for a, b, _ in rs)),
         "A counter went past its largest value and began again at 0 in between. Energy is never negative, and neither the size of that difference nor 0 is what was used.":
             joules_of("step", lambda a, b, largest: b - a, lambda a, b, largest: abs(b - a), lambda a, b, largest: max(0, b - a)),
-        "A counter whose largest value is 9 has 10 values, 0 among them. What has it counted if it shows 9 and then 0? And 7 and then 7?":
-            joules_of("step", lambda a, b, largest: (b - a) % largest, lambda a, b, largest: b - a + (b <= a) * (largest + 1)),
         "There may be several packages. Each counter begins again by itself, with a largest value of its own; what all used is the sum.":
             (*joules_of("used", lambda steps: steps[0], max, mean),
             lambda n, macs, stored, rs: joules(n, macs, stored, rs and [(sum(a for a, _, _ in rs), sum(b for _, b, _ in rs), rs[0][2])])),

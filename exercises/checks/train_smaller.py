@@ -69,7 +69,6 @@ front = Task(
         "You keep models that lose to others. Fewer is better, in both respects, and the task asks for those that are not dominated.":
             (lambda models: [name for name in models if name not in cost.pareto(models)],
             *(kept(lambda a, b, x=x, y=y: cost.dominates((x * a[0], y * a[1]), (x * b[0], y * b[1]))) for x, y in ((1, -1), (-1, 1), (-1, -1)))),
-        "You keep every model. One goes as soon as a single other one dominates it; it need not lose to all.": lambda models: [*models],
     },
 )  # fmt: skip
 
@@ -164,9 +163,6 @@ tokens_for = Task(
         "Attention's two products are not both there. Each token is compared with the whole context, also with what a causal mask hides, and as many values are added up.":
             (ratio(partial(macs, products=0)), ratio(partial(macs, products=1))),
         "You take the feed-forward to be 4 C wide. Each config says how wide it is.": ratio(lambda c: macs(c, ffn=4 * c.dim)),
-        "You give both models the context or the vocabulary of one of them. Each has its own.":
-            (*(lambda a, tokens, b, x=x: tokens * macs(a) / macs(b, **{x: getattr(a, x)}) for x in ("context", "vocab")),
-            *(lambda a, tokens, b, x=x: tokens * macs(a, **{x: getattr(b, x)}) / macs(b) for x in ("context", "vocab"))),
     },
 )  # fmt: skip
 
@@ -216,8 +212,6 @@ loss_at = Task(
             (reads(passes=1), reads(passes=2), reads(passes=2, ends=clamp)),
         "Outside the looks you return the loss of the nearest one, though nobody looked there. What does np.interp return for a value beyond its ends?":
             (reads(ends=clamp), reads(ends=("clamp", None)), reads(ends=(None, "clamp"))),
-        "You draw the line on beyond the looks. A log does not say what nobody looked at.":
-            (reads(ends=("extend", "extend")), reads(ends=(None, "extend"))),
         "At the first look itself, or at the last, you return None. Somebody looked there. (If you divide by 1e12 first, rounding can do this: compare in MACs.)":
             reads(edge=lt),
         "You return the training loss. The held-out loss has another key, which some rows lack.": (reads(key="train"), reads(key="train", has="train")),
@@ -245,11 +239,6 @@ def joined(spread=stdev, root=sqrt, join=hypot):
     return apart(lambda a, b: join(spread(a) / root(len(a)), spread(b) / root(len(b))))
 
 
-def common(spread):
-    """One spread for all runs."""
-    return apart(lambda a, b: spread(a, b) * sqrt(1 / len(a) + 1 / len(b)))
-
-
 gap = Task(
     inputs=lambda draw: [
         (runs(draw, n, 3.3), runs(draw, m, 3.3 + shift)) for n, m, shift in ((2, 5, 0.3), (4, 3, -0.4), (3, 7, -0.5), (6, 2, 0.4), (4, 4, 0.3))
@@ -264,9 +253,6 @@ gap = Task(
         "Your error is that of single runs, or it shrinks too fast with their number. With four times the runs, the error of a mean halves.":
             (joined(root=lambda n: 1), joined(root=lambda n: n)),
         "This is a variance, in squared nats. What is missing at the end?": joined(join=lambda a, b: a * a + b * b),
-        "You take one spread for both recipes: averaged, pooled, or of all runs together. Here each has a variance of its own.":
-            (apart(lambda a, b: sqrt((stdev(a) ** 2 + stdev(b) ** 2) / 2)), common(lambda a, b: stdev([*a, *b])),
-            common(lambda a, b: sqrt(((len(a) - 1) * stdev(a) ** 2 + (len(b) - 1) * stdev(b) ** 2) / (len(a) + len(b) - 2)))),
     },
 )  # fmt: skip
 
@@ -293,12 +279,6 @@ def lacking(*parts: str):
     return partial(both_ways, count=lambda c, layers, dim: size(c, layers, dim, *parts))
 
 
-def scaled(c: Config, budget: int, depth=False, width=False, power=1.0) -> tuple[int, int]:
-    """Depth or width, or both, in proportion to the parameters or to their root."""
-    share, (layers, dim) = budget / size(c, c.layers, c.dim), both_ways(c, budget)
-    return int(c.layers * share) if depth else layers, int(c.dim * share**power / c.heads) * c.heads if width else dim  # fmt: skip
-
-
 def elsewhere(draw: Random) -> list[tuple[Config, int]]:
     """Models of GPT-2's kind, and budgets that just let a size fit, or lack one parameter or a few hundred vectors."""
     cases = []
@@ -323,8 +303,6 @@ depth_or_width = Task(
             (narrows(step=1), lambda c, b: ((b - size(c, 0, c.dim)) / (size(c, 1, c.dim) - size(c, 0, c.dim)), both_ways(c, b)[1])),
         "You keep the feed-forward as it was while the rest gets narrower, or take it to be 4 times the width. What does the task say about its ratio?":
             (narrows(count=partial(size, ffn=lambda c, dim: c.ffn)), narrows(count=partial(size, ffn=lambda c, dim: 4 * dim))),
-        "You shrink layers or width in proportion to the parameters, or to their root. What lies outside the layers does not shrink with their number, nor all else with the square of the width.":
-            tuple(partial(scaled, depth=depth, width=width, power=power) for depth, width, power in ((1, 0, 1), (0, 1, 1), (0, 1, 0.5), (1, 1, 1), (1, 1, 0.5))),
         "You narrow the model that you already made shallower. These are two ways: the width is asked for at full depth.":
             lambda c, b: (both_ways(c, b)[0], both_ways(replace(c, layers=both_ways(c, b)[0]), b)[1]),
     },
