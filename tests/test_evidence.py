@@ -47,8 +47,9 @@ def results(tmp_path_factory) -> dict:
     pytest.importorskip("transformers")
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield quick("benchmarks.bench_transformer", tmp_path_factory.mktemp("bench"))
+    found = quick("benchmarks.bench_transformer", tmp_path_factory.mktemp("bench"))
     torch.set_num_threads(threads)
+    return found
 
 
 def ordered(spread: dict) -> bool:
@@ -177,9 +178,9 @@ def test_the_quick_look_at_codebooks_has_bytes_and_quality(tmp_path):
     found = quick("evidence.product_quant.codebooks", tmp_path)
     fine, coarse = found["plans"]
     assert (fine["block"], coarse["codewords"]) == (2, 16)
-    assert coarse["bytes"] < fine["bytes"] < found["plain"]["bytes"] / 7
+    assert coarse["bytes"] < fine["bytes"] < found["plain"]["bytes"] / 6
     assert found["plain"]["nats"] < fine["nats"] < coarse["nats"]
-    assert len(found["kinds"]) == 6
+    assert len(found["kinds"]) == 3
 
 
 def test_the_quick_table_of_roundings_finetunes_copies(tmp_path):

@@ -2,7 +2,7 @@
 results/product_quant/codebooks.json.
 
     python evidence/product_quant/codebooks.py           all held-out windows: a quarter of an hour
-    python evidence/product_quant/codebooks.py --quick   two of them on a few windows
+    python evidence/product_quant/codebooks.py --quick   two of them, of a small model, on a few windows
 
 Nothing is trained. `kinds`: one kind of weight in codebooks, the others as they are. `bytes` are those of the
 tensors, `file` those of the file with its header.
@@ -36,9 +36,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two codebooks and few windows")
     quick = parser.parse_args(argv).quick
-    base, corpus, windows = zoo.load(MODEL), speeches(), 4 if quick else None
+    model = "speeches-depth-1" if quick else MODEL
+    base, corpus, windows = zoo.load(model), speeches(), 4 if quick else None
     moments = weighted.input_second_moment(base, training_text(corpus))
-    found = {"model": MODEL, "plain": look(base, corpus, windows), "plans": [], "kinds": {}}
+    found = {"model": model, "plain": look(base, corpus, windows), "plans": [], "kinds": {}}
 
     def coded(bits: int = 16, **knobs) -> dict:
         finalize = product_quant.finalize
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         found["plans"].append(plan | coded(**plan))
         print(found["plans"][-1], flush=True)
     for kind, where in KINDS.items():
-        for block in (4, 8):
+        for block in (8,) if quick else (4, 8):
             found["kinds"][f"{kind}, blocks of {block}"] = coded(block=block, where=where)
         print(kind, found["kinds"], flush=True)
     print(save_results("product_quant/codebooks", found))

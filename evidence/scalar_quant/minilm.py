@@ -30,7 +30,10 @@ def main(argv: list[str] | None = None) -> None:
     model, tokenizer = minilm()
     batch = tokenizer(sentences(16 if quick else 512), padding=True, truncation=True, return_tensors="pt")
     whole = vectors(model, batch)
-    made = {"fp32": model, **formats(model, named("encoder.layer.0.output.dense") if quick else matrices)}
+    made = {
+        "fp32": model,
+        **formats(model, named("encoder.layer.0.attention.output.dense") if quick else matrices),
+    }
     found = {"fp32": {"bytes": cost.stored_bytes(model)}}
     for name, small in list(made.items())[1:]:
         own = vectors(small, batch)

@@ -2,7 +2,7 @@
 
     python evidence/scalar_quant/table.py           after `make zoo`: an hour on a thread; rows there are kept
     python evidence/scalar_quant/table.py int4-qat  one row, or several
-    python evidence/scalar_quant/table.py --quick   four rows, few tokens and windows: whether it runs
+    python evidence/scalar_quant/table.py --quick   four rows of a small model, few tokens: whether it runs
 
 The base model is rounded as it is, or finetuned on 600,000 tokens with all weights rounded in each pass
 (quantization-aware training) or a random share of them (Quant-Noise), and rounded then; as a control it is
@@ -48,12 +48,13 @@ def main(argv: list[str] | None = None) -> None:
     chosen = parser.parse_args(argv)
     quick = chosen.quick
     tokens, windows = (2 * 1024, 2) if quick else (600_000, None)
-    base, corpus = zoo.load(START), speeches()
+    start = "speeches-depth-1" if quick else START
+    base, corpus = zoo.load(start), speeches()
 
     def looked(model: nn.Module) -> dict:
         return look(model, corpus, windows)
 
-    found = {"model": START, "tokens": tokens, "whole": looked(base), "after": {}, "trained": {}}
+    found = {"model": start, "tokens": tokens, "whole": looked(base), "after": {}, "trained": {}}
     found |= {} if quick else measured("scalar_quant/table")
     for name in chosen.rows or list(TRAINED)[:: 4 if quick else 1]:
         if name in found["trained"]:

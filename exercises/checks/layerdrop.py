@@ -3,7 +3,7 @@
 import re
 from copy import deepcopy
 from functools import partial
-from itertools import pairwise, product
+from itertools import cycle, pairwise, permutations, product
 from math import ceil, prod
 from random import Random
 from statistics import mean
@@ -11,276 +11,236 @@ from statistics import mean
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.backends import mha
 
 from exercises.checks import Task, seeded
 from exercises.checks.compare import difference, named
+from minieff.core import plot
 from minieff.layerdrop import keep_evenly
 
 # Tasks 1 and 2
+SKIPS = {
+    "rightly": lambda training, coin, p: training and coin() < p,
+    "unless training": lambda training, coin, p: not training or coin() < p,
+    "in eval mode, too": lambda training, coin, p: coin() < p,
+    "with 1 - p": lambda training, coin, p: training and coin() >= p,
+}
+SUB_LAYERS = {
+    "plain": lambda x, norm, inner, p: x + inner(norm(x)),
+    "scaled": lambda x, norm, inner, p: x + inner(norm(x)) / (1 - p),
+    "without x": lambda x, norm, inner, p: inner(norm(x)),
+    "norm": lambda x, norm, inner, p: x + norm(x),
+    "x": lambda x, norm, inner, p: x,
+}
 
 
-class Watched:
-    """A function that notes its calls. It stays itself where arguments are copied."""
-
-    def __init__(self, function, calls: list, name: str) -> None:
-        self.function, self.calls, self.name = function, calls, name
-
-    def __deepcopy__(self, memo: dict) -> "Watched":
-        return self
-
-    def __call__(self, *arguments):
-        self.calls.append(self.name)
-        return self.function(*arguments)
+def watched(part, calls: list):
+    """A function, or each of a list of them, so that it notes its calls; anything else as it is."""
+    if isinstance(part, list):
+        return [watched(each, calls) for each in part]
+    return (lambda *given: calls.append(part) or part(*given)) if callable(part) else part
 
 
-RULES = (lambda toss, p: toss < p, lambda toss, p: toss >= 1 - p)  # either skips with probability p
+def with_coins(run, *case) -> dict:
+    """Of two calls, with these tosses and with 1 - each: skipping where toss < p or where toss >= 1 - p is equally right."""
+    *given, p, training, tosses = case
+    called, tossed, total = [], [], 0
+    for coins in (tosses, [1 - toss for toss in tosses]):
+        total = total + run(*watched(given, called), p, training, watched(cycle(coins).__next__, tossed))
+    return {"tosses counted, two runs": len(tossed), "calls counted, two runs": len(called), "x": total}
 
 
-def by_either_rule(play, way):
-    """The complaint about what `play` returns: (calls, whether a coin was tossed, numbers)."""
-
-    def fault(mine, *case):
-        rights = [play(partial(way, rule=rule), *case) for rule in RULES]
-        if any(not difference(mine, right, 1e-4) for right in rights):
-            return ""
-        if rights[0][1] and not mine[1]:
-            return "you never call coin(). All chance has to come from it."
-        calls, _, x = min(rights, key=lambda right: right[0] != mine[0])
-        called = f"in yours, this is called: {mine[0] or 'nothing'}. Expected: {calls or 'nothing'}. "
-        return called * (mine[0] != calls) + difference(mine[2], x, 1e-4) or "in eval mode you toss a coin."
-
-    return fault
-
-
-def with_coins(*case) -> str:
+def named_coins(*case) -> str:
     *_, p, training, tosses = case
-    return f"p={p:g}, training={training}, coins {' '.join(f'{toss:.2f}' for toss in tosses)}"
+    return f"p={p}, training={training}, coins {' '.join(f'{toss:.2f}' for toss in tosses)} (then 1 - each)"
 
 
-def coin_cases(draw: Random, count: int, *sizes: tuple) -> list[tuple]:
-    """For a small p the first coin skips nothing and the last one does; for a large p it is the other way round."""
-    cases = []
-    for p, training in ((0.3, False), (0.3, True), (0.7, True), (0, True), (1, True)):
-        low, *some, high = (((i + draw.random()) / count) ** 1.5 for i in range(count))
-        tosses = [low, *draw.sample(some, count - 2), high]
-        tensors = (torch.randn(size, generator=seeded(draw)) for size in sizes)
-        p = round(p + draw.uniform(-0.1, 0.1) * (0 < p < 1), 2)
-        cases.append((*tensors, p, training, tosses[::-1] if p < 0.5 else tosses))
-    return cases
+def stack_case(draw: Random, p: float, training: bool) -> tuple:
+    sizes = (2, 3, 4), (7, 4), (7, 4, 4)
+    x, memories, weights = (torch.randn(size, generator=seeded(draw)) for size in sizes)
+    layers = [lambda x, memory, weight=weight: x + (x @ weight + memory).tanh() for weight in weights]
+    tosses = [toss + draw.uniform(-0.04, 0.04) for toss in (0.9, 0.2, 0.5, 0.05, 0.65, 0.8, 0.1)]
+    return layers, list(memories), x, p, training, tosses
 
 
-def play_stack(run, x: Tensor, memories: Tensor, weights: Tensor, p: float, training: bool, tosses: list):
-    ran, coin = [], []
-    layers = [Watched(lambda x, memory, w=w: x + (x @ w + memory).tanh(), ran, str(i)) for i, w in enumerate(weights)]  # fmt: skip
-    x = run(layers, list(memories), x, p, training, Watched(partial(next, iter(3 * tosses)), coin, "coin"))
-    return " ".join(ran), bool(coin) and (not training or 0 < p < 1), x
-
-
-def walk(
-    layers, memories, x, p, training, coin, rule=RULES[0], skip=lambda on, toss: on and toss(), out=list,
-    ran=lambda x, y, p: y, in_eval=lambda x, y, p: y, skipped=lambda x, first, run: x,
-):  # fmt: skip
+def walk(layers, memories, x, p, training, coin, skips="rightly", ran=lambda x, y, p, training: y):
     """LayerDrop's forward; each keyword is a part that can be wrong."""
-    first, gone = x, out(skip(training, lambda: rule(coin(), p)) for _ in layers)
-    for layer, memory, skips in zip(layers, memories, gone, strict=True):
-        run = partial(layer, x, memory)
-        x = skipped(x, first, run) if skips else (ran if training else in_eval)(x, run(), p)
+    for layer, memory in zip(layers, memories, strict=False):
+        if not SKIPS[skips](training, coin, p):
+            x = ran(x, layer(x, memory), p, training)
     return x
 
 
-walks = partial(partial, walk)
 skip_some = Task(
-    inputs=lambda draw: coin_cases(draw, 7, (2, 3, 4), (7, 4), (7, 4, 4)),
-    right=walk, play=play_stack, fault=by_either_rule(play_stack, walk), rtol=1e-4, label=with_coins,
-    passed="Each layer with a coin of its own in training, the plain stack in eval mode, nothing rescaled.",
+    inputs=lambda draw: [stack_case(draw, *mode) for mode in ((0.3, False), (0.3, True), (0.7, True))],
+    right=walk, play=with_coins, rtol=1e-4, label=named_coins, passed="Each layer with a coin of its own in training, the plain stack in eval mode, nothing rescaled.",
     wrong={
-        "With training=False no layer runs. Read your condition for eval mode, word by word: what does it ask for before a layer may run?":
-            (walks(skip=lambda on, toss: not on or toss()), walks(skip=lambda on, toss: toss() | (not on))),
-        "You skip in eval mode, too. LayerDrop belongs to training: what should a trained model do?": walks(skip=lambda on, toss: toss()),
-        "p is the probability of skipping. Your layers run with probability p: try p=0.1, and count.": walks(skip=lambda on, toss: on and not toss()),
+        "With training=False no layer runs. Read your condition for eval mode, word by word: what may run then?": partial(walk, skips="unless training"),
+        "You skip in eval mode, too. LayerDrop belongs to training: what should a trained model do?": partial(walk, skips="in eval mode, too"),
+        "p is the probability of skipping. Your layers run with probability p: try p=0.1, and count.": partial(walk, skips="with 1 - p"),
         "You scale by 1 - p, as dropout does with numbers. What would that do to the residual stream? What does LayerDrop scale?":
-            (walks(ran=lambda x, y, p: y / (1 - p)), walks(ran=lambda x, y, p: x + (y - x) / (1 - p)),
-            walks(in_eval=lambda x, y, p: (1 - p) * y), walks(in_eval=lambda x, y, p: x + (1 - p) * (y - x))),
-        "One coin decides for all layers: either all run or none. How many coins does a step need?": walks(out=lambda each: 7 * [next(each)]),
-        "A skipped layer undoes what the layers before it have computed. What should the next layer get?":
-            (walks(skipped=lambda x, first, run: 0 * x), walks(skipped=lambda x, first, run: first)),
+            (partial(walk, ran=lambda x, y, p, training: y / (1 - p) if training else y),
+            partial(walk, ran=lambda x, y, p, training: x + (y - x) / (1 - p) if training else y)),
+        "You add x to what a layer returns. Its residual connection is inside.": partial(walk, ran=lambda x, y, p, training: x + y),
+        "One coin decides for all layers: either all run or none. How many coins does a step need?":
+            lambda layers, memories, x, p, training, coin: x if training and coin() < p else walk(layers, memories, x, p, False, coin),
+        "After a skipped layer, the others meet the memory of another layer: you leave layers out of one list and not of the other.":
+            lambda layers, memories, x, p, training, coin: walk([f for f in layers if not training or coin() >= p], memories, x, p, False, coin),
     },
 )  # fmt: skip
 
 
-def play_sub_layer(run, x: Tensor, weight: Tensor, p: float, training: bool, tosses: list[float]):
-    calls, coin, found = [], [], []
-    norm = Watched(lambda x: nn.functional.layer_norm(x, x.shape[-1:]), calls, "norm")
-    inner = Watched(lambda x: torch.tanh(x @ weight), calls, "inner")
-    for i, toss in enumerate(tosses):
-        calls.append(f"coin {toss:.2f}:")
-        once = Watched(partial(next, iter(tosses[i:] + tosses)), coin, "coin")
-        found.append(run(x, norm, inner, p, training, once))
-    return " ".join(calls), bool(coin) and (not training or 0 < p < 1), torch.stack(found)
+def sub_layer_case(draw: Random, p: float, training: bool, toss: float) -> tuple:
+    x, weight = (torch.randn(size, generator=seeded(draw)) for size in ((2, 3, 5), (5, 5)))
+    norm = partial(nn.functional.layer_norm, normalized_shape=(5,))
+    return x, norm, lambda x: torch.tanh(x @ weight), p, training, [toss]
 
 
-plain, scaled, normed, bare = (
-    lambda x, n, f, p: x + f(n(x)), lambda x, n, f, p: x + f(n(x)) / (1 - p), lambda x, n, f, p: x + n(x), lambda x, n, f, p: x
-)  # fmt: skip
-
-
-def part(
-    x, norm, inner, p, training, coin, rule=RULES[0], skip=lambda on, toss: on and toss(), ran=plain, in_eval=plain, skipped=bare
-):  # fmt: skip
+def part(x, norm, inner, p, training, coin, skips="rightly", in_eval="plain", ran="plain", skipped="x"):
     """A sub-layer, skipped whole; each keyword is a part that can be wrong."""
-    way = skipped if skip(training, lambda: rule(coin(), p)) else ran if training else in_eval
-    return way(x, norm, inner, p)
-
-
-def parts(ran=(plain,), in_eval=(plain,), skipped=(bare,), **change) -> tuple:
-    return tuple(partial(part, ran=a, in_eval=b, skipped=c, **change) for a, b, c in product(ran, in_eval, skipped))  # fmt: skip
+    way = skipped if SKIPS[skips](training, coin, p) else ran if training else in_eval
+    return SUB_LAYERS[way](x, norm, inner, p)
 
 
 sub_layer = Task(
-    inputs=lambda draw: coin_cases(draw, 4, (2, 3, 5), (5, 5)), right=part, play=play_sub_layer, fault=by_either_rule(play_sub_layer, part), rtol=1e-4, label=with_coins,
-    passed="Skipped, it leaves x. Run, it is the plain sub-layer, in training as in eval mode.",
+    inputs=lambda draw: [sub_layer_case(draw, *mode) for mode in ((0.3, False, 0.1), (0.3, True, 0.1), (0.3, True, 0.5), (0.7, True, 0.5))],
+    right=part, play=with_coins, rtol=1e-4, label=named_coins, passed="Skipped, it leaves x. Run, it is the plain sub-layer, in training as in eval mode.",
     wrong={
         "Begin with eval mode: with training=False nothing of `inner` is in what you return. When nothing is trained, which sub-layers should run?":
-            parts(in_eval=(normed, bare), ran=(plain, scaled), skipped=(bare, normed)),
+            tuple(partial(part, in_eval=a, ran=b, skipped=c) for a, b, c in product(["norm", "x"], ["plain", "scaled"], ["x", "norm"])),
         "Where it is skipped, a norm is left over. Skipped *whole*: what does x look like if neither `norm` nor `inner` were there?":
-            parts(skipped=(normed, lambda x, n, f, p: n(x)), ran=(plain, scaled)),
-        "Right except where it runs in training: you scale by 1 - p, as dropout does with numbers. Does LayerDrop scale?": parts(ran=(scaled,)),
-        "A coin still decides in eval mode. What decides first?": parts(skip=lambda on, toss: toss(), skipped=(bare, normed)),
-        "p is the probability of skipping, and your sub-layer runs with probability p. Which coins are below 0.1, and how often?":
-            parts(skip=lambda on, toss: on and not toss()),
-        "Where it runs, x is missing, or norm(x) is in its place. What does a residual connection add to?":
-            (*parts(*2 * [[lambda x, n, f, p: f(n(x))]]), *parts(*2 * [[lambda x, n, f, p: (h := n(x)) + f(h)]])),
+            tuple(partial(part, in_eval=a, ran=b, skipped="norm") for a, b in product(["plain", "scaled"], repeat=2)),
+        "You scale by 1 - p, as dropout does with numbers. Does LayerDrop scale?": (partial(part, ran="scaled"), partial(part, ran="scaled", in_eval="scaled")),
+        "A coin still decides in eval mode. What decides first?": partial(part, skips="in eval mode, too"),
+        "p is the probability of skipping, and your sub-layer runs with it. How often is a coin below 0.1?": partial(part, skips="with 1 - p"),
+        "Where it runs, x is missing. What does a residual connection add to?": partial(part, ran="without x", in_eval="without x"),
     },
 )  # fmt: skip
 
+
 # Task 3
-
-
-def expect(
-    rates, share, run=lambda ps, s: sum(1 - p for p in ps), none=lambda ps, s: prod(ps), faster=lambda ps, s: 1 / (1 - s * mean(ps))
-):  # fmt: skip
-    """Each keyword is a number that can be wrong."""
-    return run(rates, share), none(rates, share), faster(rates, share)
-
-
-def wrongly(name: str, *ways) -> tuple:
-    return tuple(partial(expect, **{name: way}) for way in ways)
+def expect(rates: list[float], share: float, **wrong: float) -> list[float]:
+    """The three numbers, any of which can be replaced by a wrong one."""
+    numbers = {"run": sum(1 - p for p in rates), "none": prod(rates), "faster": 1 / (1 - share * mean(rates))}
+    return [*(numbers | wrong).values()]
 
 
 what_to_expect = Task(
-    inputs=lambda draw: [
-        ([n / 100 for n in draw.sample(range(8, 92), depth)], round(share + draw.uniform(-0.05, 0.05), 2))
-        for depth, share in ((4, 0.62), (5, 0.84), (7, 0.35), (1, 0.93))
-    ],
+    inputs=lambda draw: [([n / 100 for n in draw.sample(range(8, 92), depth)], round(draw.uniform(0.6, 0.9), 2)) for depth in (4, 5, 7)],
     right=expect, passed="All three are right, for rates that differ.",
     wrong={
-        "You read `rates` as the probabilities of running. They are those of being skipped.": lambda ps, s: expect([1 - p for p in ps], s),
-        "The sum of the rates is how many layers are *skipped* in a mean step. How many run?": wrongly("run", lambda ps, s: sum(ps)),
-        "That none runs: you take one rate, or their mean, to the power of the number of layers. That holds for equal rates; these differ.":
-            wrongly("none", lambda ps, s: mean(ps) ** len(ps), lambda ps, s: ps[0] ** len(ps)),
-        "Your second number is the probability that every layer runs, or that at least one does (or is skipped). When does *none* run?":
-            wrongly("none", lambda ps, s: prod(1 - p for p in ps), lambda ps, s: 1 - prod(1 - p for p in ps), lambda ps, s: 1 - prod(ps)),
-        "For the speed you take layers to be the whole step. What takes the rest of the time, `1 - share`, is not skipped.":
-            wrongly("faster", lambda ps, s: 1 / (1 - mean(ps)), lambda ps, s: 1 / (s * (1 - mean(ps)))),
-        "Your third number is no time over a time. A step that saves half its time is twice as fast: not 0.5, 1 or 1.5 times.":
-            wrongly("faster", *(lambda ps, s, of=of: of(s * mean(ps)) for of in (lambda a: 1 - a, lambda a: a, lambda a: 1 + a, lambda a: 1 / (1 - a) - 1))),
+        "You have the three numbers, in another order than the task.":
+            tuple(lambda rates, share, order=order: [expect(rates, share)[i] for i in order] for order in [*permutations(range(3))][1:]),
+        "You read `rates` as the probabilities of running. They are those of being skipped.": lambda rates, share: expect([1 - p for p in rates], share),
+        "The sum of the rates is how many layers are *skipped* in a mean step. How many run?": lambda rates, share: expect(rates, share, run=sum(rates)),
+        "That none runs: you take the mean rate to the power of the number of layers. That holds for equal rates; these differ.":
+            lambda rates, share: expect(rates, share, none=mean(rates) ** len(rates)),
+        "Your second number says how often every layer runs. When does *none* run?": lambda rates, share: expect(rates, share, none=prod(1 - p for p in rates)),
+        "For the speed: layers take `share` of a step, and what is skipped of them is saved. What do they still take, and what does the rest of the step?":
+            (lambda rates, share: expect(rates, share, faster=1 / (1 - mean(rates))),
+            lambda rates, share: expect(rates, share, faster=1 / (1 - share * (1 - mean(rates))))),
+        "Your third number is the part of the time that a step still takes, or saves. How many times as fast is a step that takes half the time?":
+            (lambda rates, share: expect(rates, share, faster=1 - share * mean(rates)), lambda rates, share: expect(rates, share, faster=share * mean(rates))),
     },
 )  # fmt: skip
 
+
 # Task 4
-
-
-def papers_rule(layers: int, kept: int, first: int = 1, exact: bool = True) -> list[int]:
-    every = kept < layers and (layers // (layers - kept) if exact else int(1 / (1 - kept / layers)))
-    return [d for d in range(layers) if kept == layers or (d + first) % every]
+def papers_rule(layers: int, kept: int, floor=lambda layers, removed: layers // removed) -> list[int]:
+    return [d - 1 for d in range(1, layers + 1) if kept == layers or d % floor(layers, layers - kept)]
 
 
 def uneven(found, layers: int, kept: int) -> str:
     """What a list of layers lacks; empty if nothing."""
-    if not isinstance(found, list | tuple | range | Tensor | np.ndarray):
-        return f"you return {named(found)}, and a list is asked for."
+    if not isinstance(found, list | tuple | range | Tensor | np.ndarray) or len(found) != kept:
+        return f"you return {named(found)}, and the numbers of {kept} layers are asked for."
     found = np.asarray(found).tolist()
-    if (
-        len(found) != kept
-        or sorted({int(i) for i in found}) != found
-        or not 0 <= found[0] <= found[-1] < layers
-    ):
-        return f"you return {found}. Give {kept} increasing whole numbers from 0 to {layers - 1}."
-    if kept > 1 and (found[0] > 0 or found[-1] < layers - 1):
+    if found != sorted({int(i) for i in found}) or not 0 <= found[0] <= found[-1] < layers:
+        return f"you return {found}. Give increasing whole numbers from 0 to {layers - 1}."
+    if kept > 1 and found[-1] - found[0] < layers - 1:
         return f"you return {found}. The first layer or the last one is missing."
-    gaps = sorted(int(b - a) for a, b in pairwise(found)) or [0]
-    wide = f"you return {found}. The gaps are from {gaps[0]} to {gaps[-1]}, more than one apart."
-    return wide if gaps[-1] > gaps[0] + 1 else ""
+    gaps = [b - a for a, b in pairwise(found)] or [0]
+    return f"you return {found}, with gaps more than one apart." if max(gaps) > min(gaps) + 1 else ""
+
+
+def two_rows(found, evenly: list[int], layers: int, kept: int):
+    rows = {"yours": np.asarray(found).tolist(), "the paper's rule": papers_rule(layers, kept)}
+    figure, (ax,) = plot.panels(1, width=6, height=1.5)
+    for name, stay in rows.items():
+        ax.plot(range(layers), [name] * layers, "o", ms=3, color=plot.PALETTE["grey"])
+        ax.plot(stay, [name] * len(stay), "s", ms=8, color=plot.PALETTE["blue"])
+    ax.set(xlabel="layer", title=f"{kept} of {layers} should stay", ylim=(1.5, -0.5), xticks=range(layers))
+    return figure, f"The layers that stay, where {kept} of {layers} should: {rows}."
 
 
 keep_list = Task(
     inputs=lambda draw: [(12, 5), *((layers, kept) for layers in (1, 2, 3, 5, 8, 12, 16) for kept in range(1, layers + 1))],
-    right=keep_evenly, fault=uneven, passed="All your lists are evenly spread.",
+    right=keep_evenly, fault=uneven, picture=two_rows, passed="All your lists are evenly spread. The picture has one of them.",
     wrong={
         "That is the paper's rule. Where more than half of the layers should go, it leaves none: see the text of the task for why.":
-            tuple(partial(papers_rule, first=first, exact=exact) for first in (0, 1) for exact in (True, False)),
+            (papers_rule, partial(papers_rule, floor=lambda layers, removed: int(1 / (1 - (layers - removed) / layers)))),
         "You take every n-th layer, and n is rounded: where `kept` does not divide `layers`, you get too many or too few.":
-            (lambda L, k: range(0, L, L // k), lambda L, k: range(0, L, ceil(L / k))),
-        "You take every n-th layer until you have enough. Where it does not divide, the last ones never stay.":
-            (lambda L, k: range(0, L, L // k)[:k], lambda L, k: [i * ((L - 1) // max(1, k - 1)) for i in range(k)]),
+            (lambda layers, kept: range(0, layers, layers // kept), lambda layers, kept: range(0, layers, ceil(layers / kept))),
+        "Your distance is a whole number. Where it does not divide, the rest lies behind your last layer: print your list for 12 and 5.":
+            (lambda layers, kept: range(0, layers, layers // kept)[:kept], lambda layers, kept: [i * ((layers - 1) // max(1, kept - 1)) for i in range(kept)]),
         "Your distance is `layers / kept`, so an end is missing. How many gaps are there between `kept` layers?":
-            (lambda L, k: [i * L // k for i in range(k)], lambda L, k: [round(i * L / k) for i in range(k)],
-            lambda L, k: [(i + 1) * L // k - 1 for i in range(k)], lambda L, k: [(2 * i + 1) * L // (2 * k) for i in range(k)]),
-        "You keep one end in one piece, or both. Removing a piece from the stack does more harm than removing layers here and there.":
-            (lambda L, k: range(k), lambda L, k: range(L - k, L), lambda L, k: [*range(k - k // 2), *range(L - k // 2, L)]),
+            (lambda layers, kept: [i * layers // kept for i in range(kept)], lambda layers, kept: [round(i * layers / kept) for i in range(kept)]),
+        "These are the layers to remove. The task asks for those that stay.":
+            lambda layers, kept: sorted({*range(layers)} - {i * (layers - 1) // max(1, kept - 1) for i in range(kept)}),
     },
 )  # fmt: skip
 
+
 # Task 5
-
-LAYER = re.compile(r"blocks\.layers\.(\d+)\.(.*)")
-PARTS = ("mix.norm.weight", "mix.inner.q.bias", "feed.inner.2.weight")
-OTHERS = ("tok.weight", "pos.weight", "norm.weight", *(f"tasks.{i}.weight" for i in range(4)))
-
-
 def checkpoint(draw: Random, layers: int) -> dict[str, Tensor]:
-    names = [*OTHERS, *(f"blocks.layers.{i}.{part}" for i in range(layers) for part in PARTS)]
+    parts = "mix.norm.weight", "feed.inner.2.weight"
+    names = [f"blocks.layers.{i}.{part}" for i in range(layers) for part in parts]
+    names += ["tok.weight", "pos.weight", "norm.weight", *(f"tasks.{i}.weight" for i in range(4))]
     return {name: torch.randn(2, 3, generator=seeded(draw)) for name in draw.sample(names, len(names))}
 
 
-def renumbered(
-    state, keep, new=lambda n, keep: keep.index(n), stays=lambda n, keep: n in keep, rest=lambda rest, n, keep: rest, other=lambda name, keep: name,
-):  # fmt: skip
-    """The pruned state dict; each keyword is a part that can be wrong."""
+def pruned(state, keep, pattern=r"(blocks.layers).(\d+).(.*)", rename=lambda old, new, rest: f"{new}.{rest}"):
     small = {}
     for name, tensor in state.items():
-        if (found := LAYER.fullmatch(name)) is None:
-            small[other(name, keep)] = tensor
-        elif stays(n := int(found[1]), keep):
-            small[f"blocks.layers.{new(n, keep)}.{rest(found[2], n, keep)}"] = tensor
-    return {name: tensor for name, tensor in small.items() if name}
+        if not (layer := re.fullmatch(pattern, name)):
+            small[name] = tensor
+        elif (old := int(layer[2])) in keep:
+            small[f"{layer[1]}.{rename(old, keep.index(old), layer[3])}"] = tensor
+    return small
 
 
-prunes = partial(partial, renumbered)
+def odd_name(small, state, keep) -> str:
+    right = pruned(state, keep)
+    if isinstance(small, dict) and (odd := right.keys() ^ small.keys()):
+        name = min(odd, key=str)
+        return f"`{name}` is {'missing' if name in right else 'one too many'}."
+    return difference(small, right, 0)
+
+
 prune = Task(
-    inputs=lambda draw: [(checkpoint(draw, L), keep) for L, keep in ((13, [0, 3, 4, 7, 12]), (12, [1, 2, 10, 11]), (12, [11]), (3, [0, 1, 2]))],
-    right=renumbered, rtol=0, label=lambda state, keep: f"the names of {(len(state) - len(OTHERS)) // len(PARTS)} layers and keep={keep}",
-    passed="The checkpoints of 1, 3, 4 and 5 layers have the names and the tensors of the pruned models.",
+    inputs=lambda draw: [(checkpoint(draw, layers), keep) for layers, keep in ((13, [0, 3, 4, 7, 12]), (12, [1, 2, 10, 11]), (12, [11]))], right=pruned, fault=odd_name,
+    label=lambda state, keep: f"{len(state)} tensors and keep={keep}", passed="The checkpoints of 5, 4 and 1 layers have the names and the tensors of the pruned models.",
     wrong={
-        "The right layers stay, under their old numbers. The pruned model counts from 0, without gaps.": prunes(new=lambda n, keep: n),
-        "You treat `keep` as the layers to remove. They are those that stay.":
-            (prunes(stays=lambda n, keep: n not in keep, new=lambda n, keep: n - sum(k < n for k in keep)),
-            prunes(stays=lambda n, keep: n not in keep, new=lambda n, keep: n)),
+        "The right layers stay, under their old numbers. The pruned model counts from 0, without gaps.": partial(pruned, rename=lambda old, new, rest: f"{old}.{rest}"),
+        "You treat `keep` as the layers to remove. They are those that stay.": lambda state, keep: pruned(state, [n for n in range(13) if n not in keep]),
         "You number layers in the order in which their names come up. The names stand in no order: where in `keep` does a layer stand?":
-            lambda state, keep: renumbered(state, [n for n in dict.fromkeys(int(m[1]) for m in map(LAYER.match, state) if m) if n in keep]),
-        "Some of the other tensors are missing. Embeddings, last norm and heads belong to the pruned model, too.":
-            tuple(prunes(other=lambda name, keep, gone=gone: name[: 99 * (not name.startswith(gone))]) for gone in ("", "norm", "tasks", ("tok", "pos"))),
+            lambda state, keep: pruned(state, sorted(keep, key=lambda n: [name.split(".")[2:3] for name in state].index([str(n)]))),
+        "The tensors outside the layers are missing. Embeddings, last norm and heads belong to the pruned model, too.":
+            lambda state, keep: pruned({name: state[name] for name in state if name.startswith("blocks")}, keep),
         "You change or read a number that is no layer's: the second 2 in `blocks.layers.2.feed.inner.2.weight`, or the 3 in `tasks.3.weight`.":
-            (prunes(rest=lambda rest, n, keep: rest.replace(f".{n}.", f".{keep.index(n)}."))),
+            (partial(pruned, rename=lambda old, new, rest: f"{new}.{rest.replace(f'.{old}.', f'.{new}.')}"), partial(pruned, pattern=r"(\D*).(\d+).(.*)")),
+        "`blocks.layers.11` begins like `blocks.layers.1`, and you take the one for the other. Where does the number end?":
+            lambda state, keep: pruned(state, []) | {
+                name.replace(f"layers.{old}", f"layers.{new}"): state[name] for new, old in enumerate(keep) for name in state if f"layers.{old}" in name},
+        "No layer is left. Do you compare a number with a text? 3 is not '3'.": lambda state, keep: pruned(state, []),
     },
 )  # fmt: skip
 
+
 # Task 6
-
-
-def encoder_of(draw: Random, i: int, pre: bool, activation: str, norm: nn.Module | None):
-    layer = nn.TransformerEncoderLayer(8, 2, 5, 0.3, activation, norm_first=pre, batch_first=True)
-    encoder = nn.TransformerEncoder(layer, 2, norm, enable_nested_tensor=False).eval()
+def encoder_case(draw: Random, i: int, pre: bool) -> tuple:
+    layer = nn.TransformerEncoderLayer(8, 2, 5, 0.3, norm_first=pre, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, generator=seeded(draw))
     padding = torch.arange(5) > torch.tensor([[4], [2]])
@@ -288,45 +248,42 @@ def encoder_of(draw: Random, i: int, pre: bool, activation: str, norm: nn.Module
 
 
 def evaluated(run, encoder, i: int, x: Tensor, padding: Tensor) -> dict:
-    """What the returned encoder computes."""
-    mine, found = run(encoder, i).eval(), {}
-    for way in ("with gradients", "under no_grad"):
-        with torch.set_grad_enabled(way == "with gradients"):
-            found[way] = mine(x)
-            found[f"{way}, padded"] = mine(x, src_key_padding_mask=padding)[~padding]
-    return found
+    """What the returned encoder computes, and whether torch's fused path is on afterwards."""
+    try:
+        mine, found = run(encoder, i).eval(), {}
+        for way in ("with gradients", "under no_grad"):
+            with torch.set_grad_enabled(way == "with gradients"):
+                found |= {way: mine(x), f"{way}, padded": mine(x, src_key_padding_mask=padding)[~padding]}
+        return found | {"torch's fused path is on": mha.get_fastpath_enabled()}
+    finally:
+        mha.set_fastpath_enabled(True)
 
 
-def zeroed(*parts: str, where=lambda n, i: n == i, also=lambda layers, i: None):
-    """A copy in which these parts of some layers are zero, and something else is done."""
-
-    def way(encoder, i):
-        encoder = deepcopy(encoder)
-        for name, parameter in encoder.layers.named_parameters():
-            n, part = name.split(".", 1)
-            if where(int(n), i) and part.startswith(parts):
-                nn.init.zeros_(parameter)
-        also(encoder.layers, i)
-        return encoder
-
-    return way
+def without(encoder, i: int, *parts: str, also=lambda layer: None):
+    """A copy in which these parts of layer i are zero, and something else is done."""
+    encoder = deepcopy(encoder)
+    for name, parameter in encoder.layers[i].named_parameters():
+        if name.startswith(parts):
+            nn.init.zeros_(parameter)
+    also(encoder.layers[i])
+    return encoder
 
 
 without_feed_forward = Task(
-    inputs=lambda draw: [encoder_of(draw, 1, False, "relu", None), encoder_of(draw, 0, True, "gelu", nn.LayerNorm(8))],
-    right=zeroed("linear2"), play=evaluated, rtol=1e-3,
+    inputs=lambda draw: [encoder_case(draw, 1, False), encoder_case(draw, 0, True)], right=lambda encoder, i: without(encoder, i, "linear2"), play=evaluated, rtol=1e-3,
     label=lambda encoder, i, *_: f"a {'pre' if encoder.layers[0].norm_first else 'post'}-norm encoder of two layers, i={i}",
     passed="Right for pre-norm and post-norm, padded or not, with gradients and without. The original is as it was.",
     wrong={
         "Under torch.no_grad() it computes exactly what the full encoder does, so an evaluation would say that the sub-layer is worth nothing. "
         "Read forward() of nn.TransformerEncoderLayer: in eval mode without gradients, what does it call, and what does it only read?":
-            (zeroed(also=lambda layers, i: setattr(layers[i], "_ff_block", torch.zeros_like)),
-            zeroed(also=lambda layers, i: setattr(layers[i], "activation", torch.zeros_like))),
+            partial(without, also=lambda layer: setattr(layer, "_ff_block", torch.zeros_like)),
+        "Nothing is switched off. If you changed a part of the copy, look up whether torch calls that part in eval mode.": without,
+        "You switch torch's fused path off for every model of the process. Change the copy alone.":
+            lambda encoder, i: without(encoder, i, "linear2", also=lambda layer: mha.set_fastpath_enabled(False)),
         "A constant is still added, or the last bias alone is gone. What has to be zero so that the sub-layer adds nothing?":
-            (zeroed("linear2.weight"), zeroed("linear1.weight"), zeroed("linear2.bias")),
+            (lambda encoder, i: without(encoder, i, "linear2.weight"), lambda encoder, i: without(encoder, i, "linear2.bias")),
         "You switch off another layer, or others as well. Layers are counted from 0.":
-            (zeroed("linear2", where=lambda n, i: n == i - 1), zeroed("linear2", where=lambda n, i: True), zeroed("linear2", where=lambda n, i: n != i)),
-        "More than the feed-forward is gone, or attention instead of it. Attention stays.":
-            (zeroed(also=lambda layers, i: layers.__delitem__(i)), zeroed("self_attn.out"), zeroed("self_attn.out", "linear2")),
+            (lambda encoder, i: without(encoder, i - 1, "linear2"), lambda encoder, i: without(without(encoder, i, "linear2"), i - 1, "linear2")),
+        "More than the feed-forward is gone. Attention stays.": lambda encoder, i: without(encoder, i, "linear2", "self_attn.out_proj"),
     },
 )  # fmt: skip

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+
 # Task 1
-
-
 def counts_the_runs(layers, memories, x, p, training, coin):
     """Other coins, as often."""
     for layer, memory in zip(layers, memories, strict=True):
@@ -22,7 +21,7 @@ def counts_the_runs(layers, memories, x, p, training, coin):
 def on_a_copy(layers, memories, x, p, training, coin):
     x = x.clone()
     for layer, memory in zip(layers, memories, strict=True):
-        if not training or p < 1 and (p == 0 or coin() >= p):
+        if not training or coin() >= p:
             x += layer(x, memory) - x
     return x
 
@@ -35,8 +34,6 @@ def spares_the_last(layers, memories, x, p, training, coin):
 
 
 # Task 2
-
-
 def one_expression(x, norm, inner, p, training, coin):
     return x + inner(norm(x)) if not training or coin() < 1 - p else x.clone()
 
@@ -50,16 +47,12 @@ def drops_numbers(x, norm, inner, p, training, coin):
 
 
 # Task 3
-
-
 def in_arrays(rates, share):
     rates = np.array(rates)
     return np.array([(1 - rates).sum(), rates.prod(), 1 / (1 - share + share * (1 - rates).mean())])
 
 
 # Task 4
-
-
 def rounded_points(layers, kept):
     return [round(i * (layers - 1) / (kept - 1)) for i in range(kept)] if kept > 1 else [layers // 2]
 
@@ -80,8 +73,6 @@ def halves_again_and_again(layers, kept):
 
 
 # Task 5
-
-
 def layer_by_layer(state, keep):
     small = {name: tensor for name, tensor in state.items() if not name.startswith("blocks.layers.")}
     for new, old in enumerate(keep):
@@ -92,8 +83,6 @@ def layer_by_layer(state, keep):
 
 
 # Task 6
-
-
 def with_a_hook(encoder, i):
     encoder = copy.deepcopy(encoder)
     encoder.layers[i].linear2.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
@@ -129,7 +118,7 @@ RIGHT = {
     "without_feed_forward": [with_a_hook, own_layer],
 }
 WRONG = {
-    "skip_some": [(spares_the_last, "Expected: ")],
-    "sub_layer": [(skips_if_either_says_so, "Expected: "), (drops_numbers, "you never call coin()")],
+    "skip_some": [(spares_the_last, "tosses counted, two runs: you return 12")],
+    "sub_layer": [(skips_if_either_says_so, "too large by 1"), (drops_numbers, "you return 0")],
     "keep_list": [(halves_again_and_again, "more than one apart")],
 }
