@@ -20,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 test: .venv/test
 	@begun=$$(date +%s); part() { now=$$(date +%s); times="$$times $$1 $$((now - begun)) s,"; begun=$$now; }; \
 	set -e; $(LINT); part lint; \
-	set -x; $(PYTEST) tests minieff --dist worksteal; { set +x; } 2>/dev/null; part "tests and examples"; \
+	set -x; $(PYTEST) --doctest-modules --dist worksteal tests minieff; { set +x; } 2>/dev/null; part "tests and examples"; \
 	set -x; $(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg \
 		--nbval-cell-timeout 120 --dist loadscope notebooks exercises/solutions; { set +x; } 2>/dev/null; \
 	part notebooks; echo "$$times all green" | sed "s/^ //"
