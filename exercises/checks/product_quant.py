@@ -320,5 +320,6 @@ coded_copy = Task(
             recodes(once=list),
         "Blocks are cut along the columns. A block is a piece of a row, which is what an input is multiplied with.": recodes(code=lambda w, *rest: coded(w.T, *rest).T),
         "A weight has changed whose rows the block does not divide. The number of all weights does not count.": recodes(row=Tensor.numel),
+        "Every matrix is coded, also what the task does not name. That stays.": recodes(found=lambda model: [p for p in model.parameters() if p.ndim == 2]),
     },
 )  # fmt: skip
