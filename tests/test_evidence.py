@@ -14,10 +14,11 @@ from torch import nn
 from benchmarks import table
 from evidence.finetune import apart
 from evidence.finetune import finetune as further
+from evidence.layerdrop import few
 from evidence.layerdrop.eras import finetune
 from evidence.layerdrop.few import FOLDER, all_right, outcome, passes
 from evidence.layerdrop.learned import keep_learned
-from evidence.product_quant import weighted
+from evidence.product_quant import small, weighted
 from minieff import layerdrop
 from minieff.core import zoo
 from minieff.core.data import SILENT, loss, speeches
@@ -26,7 +27,9 @@ from minieff.core.masked import eras
 from minieff.core.recipe import parse
 from minieff.core.surgery import clone, is_a
 from minieff.core.transformer import Config, Transformer
+from minieff.scalar_quant.grid import Grid
 
+PREFIXES = ("tenth-", "fiftieth-", "sounds-")
 SPREAD = ("low", "median", "high")
 
 
@@ -325,3 +328,21 @@ def test_the_second_moment_is_the_mean_square_over_all_batches_in_32_bits():
     assert weighted.input_second_moment(half, many)["0"].tolist() == pytest.approx([1] * 3)
     with pytest.raises(ValueError, match="no inputs"):
         weighted.input_second_moment(half, [])
+
+
+def test_evidence_of_few_data_finds_every_seed_of_its_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(few, "outcome", lambda name: {"name": name})
+    monkeypatch.setattr(few, "passes", lambda name: 1.0)
+    monkeypatch.setenv("MINIEFF_RESULTS", str(tmp_path))
+    few.main()
+    found = read_json(tmp_path / "layerdrop" / "few.json")
+    runs = sorted(name for part in found.values() if isinstance(part, dict) for name in names_in(part))
+    assert runs == sorted(run.name for _, run in zoo.recipes(FOLDER) if run.name.startswith(PREFIXES))
+
+
+def names_in(part: dict) -> list[str]:
+    return [name for rows in part.values() if isinstance(rows, dict) for name in rows.get("name", [])]
+
+
+def test_every_grid_that_the_evidence_names_exists():
+    assert Grid(**small.THIRD).span == "mse"

@@ -26,10 +26,10 @@ SEEDS = ["", "-seed-1", "-seed-2"]
 
 def main() -> None:
     found: dict[str, dict] = {}
+    there = {run.name for _, run in zoo.recipes(FOLDER)}
     short = [f"fiftieth-{kind}-short" for kind in KINDS]
     for name in [f"{task}-{kind}" for task in TASKS for kind in KINDS] + short:
-        seeds = [seed for seed in SEEDS if (FOLDER / f"{name}{seed}.toml").exists()]
-        runs = [outcome(f"{name}{seed}") for seed in seeds]
+        runs = [outcome(f"{name}{seed}") for seed in SEEDS if f"{name}{seed}" in there]
         found[name] = {key: [run[key] for run in runs] for key in runs[0]}
         print(name, found[name], flush=True)
     times = {task: passes(f"{task}-{KINDS[0]}") for task in TASKS}

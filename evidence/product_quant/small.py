@@ -122,7 +122,7 @@ def blockwise(start: Callable, block: int, *, bits: int, tokens: int) -> Callabl
     return make
 
 
-THIRD = {"span": "least_squares", "bits": 2}  # -s, 0 and s
+THIRD = {"span": "mse", "bits": 2}  # -s, 0 and s
 ALL = {"where": is_a(nn.Linear, nn.Embedding), "group": 64}  # positions too: in fp16 they take 33 kB
 LONG = 12_000_000
 FINE = {"bits": 4, "group": 32}

@@ -302,7 +302,8 @@ def coded(w, block, cluster):
 def recoded(model, block, cluster, found=to_code, once=dict.fromkeys, code=coded, row=lambda w: w.shape[1]):
     model = deepcopy(model)
     for w in [w for w in once(found(model)) if row(w) % block == 0]:
-        w.data.copy_(code(w, block, cluster))
+        with torch.no_grad():
+            w.copy_(code(w, block, cluster))
     return model
 
 

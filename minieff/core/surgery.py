@@ -127,10 +127,10 @@ def _replace(
             for key, child in list(module._modules.items()):
                 if child is not None:
                     setattr(module, key, visit(child))
+            known = set(module.modules())  # before `make`, which may add parts to the module itself
             done[module] = make(module) if module in chosen else module
-            if module in chosen:
-                for part in set(done[module].modules()) - set(module.modules()):
-                    part.training = module.training
+            for part in set(done[module].modules()) - known:
+                part.training = module.training
         return done[module]
 
     return visit(model)

@@ -541,3 +541,13 @@ def test_a_wrapper_is_copied_with_what_it_wraps_also_around_a_parametrization():
     scaled = parametrize(nn.Sequential(nn.Linear(3, 3)), is_a(nn.Linear), lambda weight: Scale())
     wrapped = swap(scaled, is_a(nn.Linear), Wrap)
     assert isinstance(clone(wrapped)[0], Wrap) and isinstance(clone(wrapped)[0].inner, nn.Linear)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_part_that_is_added_to_a_kept_module_takes_its_mode(training):
+    def with_a_part(linear: nn.Module) -> nn.Module:
+        linear.part = nn.Sequential(nn.Dropout())
+        return linear
+
+    swapped = swap(nn.Sequential(nn.Linear(2, 2)).train(training), is_a(nn.Linear), with_a_part)
+    assert {module.training for module in swapped.modules()} == {training}

@@ -57,3 +57,9 @@ def test_a_seam_that_is_taken_is_refused(model):
 def test_an_impossible_p_is_refused(model, p):
     with pytest.raises(ValueError, match="probability"):
         headdrop.apply(model, p=p)
+
+
+def test_the_coin_of_a_model_in_eval_mode_is_in_eval_mode(model, ids):
+    dropped = headdrop.apply(model.eval(), p=1.0)
+    assert not any(module.training for module in dropped.modules())
+    torch.testing.assert_close(dropped(ids), model(ids))
