@@ -3,7 +3,7 @@
 import re
 from copy import deepcopy
 from functools import partial
-from itertools import cycle, pairwise, permutations, product
+from itertools import cycle, pairwise, permutations, product, takewhile
 from math import ceil, prod
 from random import Random
 from statistics import mean
@@ -22,12 +22,14 @@ from minieff.layerdrop import keep_evenly
 SKIPS = {
     "rightly": lambda training, coin, p: training and coin() < p,
     "unless training": lambda training, coin, p: not training or coin() < p,
+    "as on the slide": lambda training, coin, p: not (coin() > p and training),
     "in eval mode, too": lambda training, coin, p: coin() < p,
     "with 1 - p": lambda training, coin, p: training and coin() >= p,
 }
 SUB_LAYERS = {
     "plain": lambda x, norm, inner, p: x + inner(norm(x)),
     "scaled": lambda x, norm, inner, p: x + inner(norm(x)) / (1 - p),
+    "shrunk": lambda x, norm, inner, p: x + inner(norm(x)) * (1 - p),
     "without x": lambda x, norm, inner, p: inner(norm(x)),
     "norm": lambda x, norm, inner, p: x + norm(x),
     "x": lambda x, norm, inner, p: x,
@@ -47,7 +49,21 @@ def with_coins(run, *case) -> dict:
     called, tossed, total = [], [], 0
     for coins in (tosses, [1 - toss for toss in tosses]):
         total = total + run(*watched(given, called), p, training, watched(cycle(coins).__next__, tossed))
-    return {"tosses counted, two runs": len(tossed), "calls counted, two runs": len(called), "x": total}
+    return {"tosses": len(tossed), "calls": len(called), "x": total}
+
+
+def miscounted(right, found: dict, *case) -> str:
+    """How tosses, calls or x are not what they are with the right way; empty if they are."""
+    wanted, (p, training) = with_coins(right, *case), case[-3:-1]
+    tosses, free = found["tosses"], p in (0, 1)  # then no coin is needed
+    if tosses != wanted["tosses"] and not (free and tosses == 0):
+        rightly = f"{wanted['tosses']} are right, one wherever something may be skipped"
+        return f"in two runs you toss {tosses} coins; {rightly if training else 'toss none'}."
+    if found["calls"] > wanted["calls"]:
+        return "you call what is skipped. What is skipped is not called at all."
+    if found["calls"] < wanted["calls"]:
+        return "you leave out what should run."
+    return difference(found["x"], wanted["x"], 1e-4)
 
 
 def named_coins(*case) -> str:
@@ -72,15 +88,21 @@ def walk(layers, memories, x, p, training, coin, skips="rightly", ran=lambda x, 
 
 
 skip_some = Task(
-    inputs=lambda draw: [stack_case(draw, *mode) for mode in ((0.3, False), (0.3, True), (0.7, True))],
-    right=walk, play=with_coins, rtol=1e-4, label=named_coins, passed="Each layer with a coin of its own in training, the plain stack in eval mode, nothing rescaled.",
+    inputs=lambda draw: [stack_case(draw, *mode) for mode in ((0.3, False), (0.7, False), (0.3, True), (0.7, True), (0.0, True), (1.0, True))],
+    right=walk, play=with_coins, fault=partial(miscounted, walk), rtol=1e-4, label=named_coins, passed="Each layer with a coin of its own in training, the plain stack in eval mode, nothing rescaled.",
     wrong={
-        "With training=False no layer runs. Read your condition for eval mode, word by word: what may run then?": partial(walk, skips="unless training"),
+        "With training=False no layer runs. Read your condition for eval mode, word by word: what may run then?":
+            (partial(walk, skips="unless training"), partial(walk, skips="as on the slide")),
         "You skip in eval mode, too. LayerDrop belongs to training: what should a trained model do?": partial(walk, skips="in eval mode, too"),
         "p is the probability of skipping. Your layers run with probability p: try p=0.1, and count.": partial(walk, skips="with 1 - p"),
         "You scale by 1 - p, as dropout does with numbers. What would that do to the residual stream? What does LayerDrop scale?":
             (partial(walk, ran=lambda x, y, p, training: y / (1 - p) if training else y),
             partial(walk, ran=lambda x, y, p, training: x + (y - x) / (1 - p) if training else y)),
+        "In eval mode you scale by 1 - p. Stochastic depth does that. What does LayerDrop do at inference?":
+            (partial(walk, ran=lambda x, y, p, training: y if training else y * (1 - p)),
+            partial(walk, ran=lambda x, y, p, training: y if training else x + (y - x) * (1 - p))),
+        "You stop at the first layer that is skipped. The layers after it have coins of their own.":
+            lambda layers, memories, x, p, training, coin: walk([*takewhile(lambda f: not training or coin() >= p, layers)], memories, x, p, False, coin),
         "You add x to what a layer returns. Its residual connection is inside.": partial(walk, ran=lambda x, y, p, training: x + y),
         "One coin decides for all layers: either all run or none. How many coins does a step need?":
             lambda layers, memories, x, p, training, coin: x if training and coin() < p else walk(layers, memories, x, p, False, coin),
@@ -103,14 +125,15 @@ def part(x, norm, inner, p, training, coin, skips="rightly", in_eval="plain", ra
 
 
 sub_layer = Task(
-    inputs=lambda draw: [sub_layer_case(draw, *mode) for mode in ((0.3, False, 0.1), (0.3, True, 0.1), (0.3, True, 0.5), (0.7, True, 0.5))],
-    right=part, play=with_coins, rtol=1e-4, label=named_coins, passed="Skipped, it leaves x. Run, it is the plain sub-layer, in training as in eval mode.",
+    inputs=lambda draw: [sub_layer_case(draw, *mode) for mode in product((0.3, 0.7, 0.0, 1.0), (False, True), (0.1, 0.5))],
+    right=part, play=with_coins, fault=partial(miscounted, part), rtol=1e-4, label=named_coins, passed="Skipped, it leaves x. Run, it is the plain sub-layer, in training as in eval mode.",
     wrong={
         "Begin with eval mode: with training=False nothing of `inner` is in what you return. When nothing is trained, which sub-layers should run?":
             tuple(partial(part, in_eval=a, ran=b, skipped=c) for a, b, c in product(["norm", "x"], ["plain", "scaled"], ["x", "norm"])),
         "Where it is skipped, a norm is left over. Skipped *whole*: what does x look like if neither `norm` nor `inner` were there?":
             tuple(partial(part, in_eval=a, ran=b, skipped="norm") for a, b in product(["plain", "scaled"], repeat=2)),
         "You scale by 1 - p, as dropout does with numbers. Does LayerDrop scale?": (partial(part, ran="scaled"), partial(part, ran="scaled", in_eval="scaled")),
+        "In eval mode you scale by 1 - p. Stochastic depth does that. What does LayerDrop do at inference?": partial(part, in_eval="shrunk"),
         "A coin still decides in eval mode. What decides first?": partial(part, skips="in eval mode, too"),
         "p is the probability of skipping, and your sub-layer runs with it. How often is a coin below 0.1?": partial(part, skips="with 1 - p"),
         "Where it runs, x is missing. What does a residual connection add to?": partial(part, ran="without x", in_eval="without x"),
@@ -126,7 +149,7 @@ def expect(rates: list[float], share: float, **wrong: float) -> list[float]:
 
 
 what_to_expect = Task(
-    inputs=lambda draw: [([n / 100 for n in draw.sample(range(8, 92), depth)], round(draw.uniform(0.6, 0.9), 2)) for depth in (4, 5, 7)],
+    inputs=lambda draw: [([*never, *(n / 100 for n in draw.sample(range(8, 92), 5))], round(draw.uniform(0.6, 0.9), 2)) for never in ([], [0.5], [0.0])],
     right=expect, passed="All three are right, for rates that differ.",
     wrong={
         "You have the three numbers, in another order than the task.":
@@ -138,6 +161,7 @@ what_to_expect = Task(
         "Your second number says how often every layer runs. When does *none* run?": lambda rates, share: expect(rates, share, none=prod(1 - p for p in rates)),
         "For the speed: layers take `share` of a step, and what is skipped of them is saved. What do they still take, and what does the rest of the step?":
             (lambda rates, share: expect(rates, share, faster=1 / (1 - mean(rates))),
+            lambda rates, share: expect(rates, share, faster=1 / (1 - share * sum(rates))),
             lambda rates, share: expect(rates, share, faster=1 / (1 - share * (1 - mean(rates))))),
         "Your third number is the part of the time that a step still takes, or saves. How many times as fast is a step that takes half the time?":
             (lambda rates, share: expect(rates, share, faster=1 - share * mean(rates)), lambda rates, share: expect(rates, share, faster=share * mean(rates))),
@@ -153,9 +177,10 @@ def papers_rule(layers: int, kept: int, floor=lambda layers, removed: layers // 
 def uneven(found, layers: int, kept: int) -> str:
     """What a list of layers lacks; empty if nothing."""
     if not isinstance(found, list | tuple | range | Tensor | np.ndarray) or len(found) != kept:
-        return f"you return {named(found)}, and the numbers of {kept} layers are asked for."
+        return f"you return {named(found)}, and a list of the numbers of {kept} layers is asked for."
     found = np.asarray(found).tolist()
-    if found != sorted({int(i) for i in found}) or not 0 <= found[0] <= found[-1] < layers:
+    whole = {type(i) for i in found} == {int}
+    if not whole or found != sorted({*found}) or not 0 <= found[0] <= found[-1] < layers:
         return f"you return {found}. Give increasing whole numbers from 0 to {layers - 1}."
     if kept > 1 and found[-1] - found[0] < layers - 1:
         return f"you return {found}. The first layer or the last one is missing."
@@ -195,7 +220,7 @@ keep_list = Task(
 def checkpoint(draw: Random, layers: int) -> dict[str, Tensor]:
     parts = "mix.norm.weight", "feed.inner.2.weight"
     names = [f"blocks.layers.{i}.{part}" for i in range(layers) for part in parts]
-    names += ["tok.weight", "pos.weight", "norm.weight", *(f"tasks.{i}.weight" for i in range(4))]
+    names += ["tok.weight", "pos.weight", "norm.weight", *(f"tasks.{i}.layers.0.weight" for i in range(4))]
     return {name: torch.randn(2, 3, generator=seeded(draw)) for name in draw.sample(names, len(names))}
 
 
@@ -227,8 +252,9 @@ prune = Task(
             lambda state, keep: pruned(state, sorted(keep, key=lambda n: [name.split(".")[2:3] for name in state].index([str(n)]))),
         "The tensors outside the layers are missing. Embeddings, last norm and heads belong to the pruned model, too.":
             lambda state, keep: pruned({name: state[name] for name in state if name.startswith("blocks")}, keep),
-        "You change or read a number that is no layer's: the second 2 in `blocks.layers.2.feed.inner.2.weight`, or the 3 in `tasks.3.weight`.":
-            (partial(pruned, rename=lambda old, new, rest: f"{new}.{rest.replace(f'.{old}.', f'.{new}.')}"), partial(pruned, pattern=r"(\D*).(\d+).(.*)")),
+        "You change or read a number that is no layer's: the second 2 in `blocks.layers.2.feed.inner.2.weight`, or those in `tasks.3.layers.0.weight`.":
+            (partial(pruned, rename=lambda old, new, rest: f"{new}.{rest.replace(f'.{old}.', f'.{new}.')}"), partial(pruned, pattern=r"(\D*).(\d+).(.*)"),
+            partial(pruned, pattern=r"(.*layers).(\d+).(.*)")),
         "`blocks.layers.11` begins like `blocks.layers.1`, and you take the one for the other. Where does the number end?":
             lambda state, keep: pruned(state, []) | {
                 name.replace(f"layers.{old}", f"layers.{new}"): state[name] for new, old in enumerate(keep) for name in state if f"layers.{old}" in name},
@@ -240,7 +266,9 @@ prune = Task(
 # Task 6
 def encoder_case(draw: Random, i: int, pre: bool) -> tuple:
     layer = nn.TransformerEncoderLayer(8, 2, 5, 0.3, norm_first=pre, batch_first=True)
-    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    encoder = nn.TransformerEncoder(
+        layer, 2, nn.LayerNorm(8) if pre else None, enable_nested_tensor=False
+    ).eval()
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, generator=seeded(draw))
     padding = torch.arange(5) > torch.tensor([[4], [2]])
@@ -248,15 +276,20 @@ def encoder_case(draw: Random, i: int, pre: bool) -> tuple:
 
 
 def evaluated(run, encoder, i: int, x: Tensor, padding: Tensor) -> dict:
-    """What the returned encoder computes, and whether torch's fused path is on afterwards."""
+    """What the returned encoder computes, and whether torch is as it was afterwards."""
+    theirs = dict(vars(nn.TransformerEncoderLayer))
     try:
         mine, found = run(encoder, i).eval(), {}
         for way in ("with gradients", "under no_grad"):
             with torch.set_grad_enabled(way == "with gradients"):
                 found |= {way: mine(x), f"{way}, padded": mine(x, src_key_padding_mask=padding)[~padding]}
-        return found | {"torch's fused path is on": mha.get_fastpath_enabled()}
+        return found | {
+            "torch is as it was": mha.get_fastpath_enabled() and vars(nn.TransformerEncoderLayer) == theirs
+        }
     finally:
         mha.set_fastpath_enabled(True)
+        for name in theirs.keys() & {"forward", "_ff_block", "_sa_block"}:
+            setattr(nn.TransformerEncoderLayer, name, theirs[name])
 
 
 def without(encoder, i: int, *parts: str, also=lambda layer: None):
@@ -271,15 +304,16 @@ def without(encoder, i: int, *parts: str, also=lambda layer: None):
 
 without_feed_forward = Task(
     inputs=lambda draw: [encoder_case(draw, 1, False), encoder_case(draw, 0, True)], right=lambda encoder, i: without(encoder, i, "linear2"), play=evaluated, rtol=1e-3,
-    label=lambda encoder, i, *_: f"a {'pre' if encoder.layers[0].norm_first else 'post'}-norm encoder of two layers, i={i}",
+    label=lambda encoder, i, *_: f"a {'pre' if encoder.layers[0].norm_first else 'post'}-norm encoder of two layers {'and a norm after them' * bool(encoder.norm)}, i={i}",
     passed="Right for pre-norm and post-norm, padded or not, with gradients and without. The original is as it was.",
     wrong={
         "Under torch.no_grad() it computes exactly what the full encoder does, so an evaluation would say that the sub-layer is worth nothing. "
         "Read forward() of nn.TransformerEncoderLayer: in eval mode without gradients, what does it call, and what does it only read?":
             partial(without, also=lambda layer: setattr(layer, "_ff_block", torch.zeros_like)),
         "Nothing is switched off. If you changed a part of the copy, look up whether torch calls that part in eval mode.": without,
-        "You switch torch's fused path off for every model of the process. Change the copy alone.":
-            lambda encoder, i: without(encoder, i, "linear2", also=lambda layer: mha.set_fastpath_enabled(False)),
+        "You change torch for every model of the process: its class of layers, or its fused path. Change the copy alone.":
+            (lambda encoder, i: without(encoder, i, "linear2", also=lambda layer: mha.set_fastpath_enabled(False)),
+            partial(without, also=lambda layer: setattr(type(layer), "_ff_block", lambda self, x: torch.zeros_like(x)))),
         "A constant is still added, or the last bias alone is gone. What has to be zero so that the sub-layer adds nothing?":
             (lambda encoder, i: without(encoder, i, "linear2.weight"), lambda encoder, i: without(encoder, i, "linear2.bias")),
         "You switch off another layer, or others as well. Layers are counted from 0.":

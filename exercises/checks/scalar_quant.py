@@ -117,10 +117,10 @@ def affine_of(w, bits, low=True, high=True, more=0, zero=torch.round, code=lambd
 
 
 def rows(draw: Random) -> list[tuple]:
-    """Both signs, `zero` 0.3 steps from whole, and one sign; numbers nearly halfway; two ties, 7 steps apart; equal numbers."""
+    """Both signs, `zero` 0.3 steps from whole, and one sign; numbers nearly halfway; ties at both ends; equal numbers."""
     cases, generator = [], seeded(draw)
     for bits in range(2, 9):
-        last, step, n = 2**bits - 1, SHORT * 2.0 ** draw.randrange(-9, 2), draw.randrange(21, 40)
+        last, step, n = 2**bits - 1, SHORT * 2.0 ** (draw.randrange(3) - bits - 4), draw.randrange(21, 40)
         for off in (0.3, -0.3):
             low = -draw.randrange(1, last) - off
             q = between(-last, last, (n,), generator).clamp(low, low + last)
@@ -133,7 +133,10 @@ def rows(draw: Random) -> list[tuple]:
     near[draw.randrange(11)] = (
         127  # the others nearly halfway between codes: there the last bits of a scale count
     )
-    cases += [(near * SHORT / 32, 7), (torch.tensor([0.0, 1.25, -3.5, 3.5]), 3)]
+    cases += [
+        (near * SHORT / 32, 7),
+        *((torch.tensor([0.0, 1.25, -end, end]), bits) for end, bits in ((3.5, 3), (127.5, 8))),
+    ]
     return [*cases, *((torch.full((n,), c), 4) for n, c in ((7, draw.random() + 0.1), (6, -0.7), (5, 0.0)))]
 
 
@@ -193,7 +196,7 @@ def model_files(draw: Random) -> list[tuple]:
 
 like = partial(partial, bytes_of)
 file_bytes = Task(
-    inputs=model_files, right=bytes_of,
+    inputs=model_files, right=bytes_of, label=lambda weights, others, bits: f"weights={weights}, others={others}, bits={bits}",
     passed="Codes in whole bytes a row, a scale a row, everything else in 16 bits, and what is tied once.",
     wrong={
         "The scales are missing: each row has one, or its codes could not be turned back into weights.": like(scale=lambda R, bits: 0),
@@ -342,6 +345,7 @@ def models(draw: Random) -> list[tuple]:
         text = {"tok": nn.Embedding(V, C), "pos": nn.Embedding(5, C), "head": nn.Linear(C, V), "blocks": nn.ModuleList(feeds)}  # fmt: skip
         text["head"].weight = text["tok"].weight
         deep = nn.ModuleList([nn.Conv1d(H, C, 5), nn.Linear(C, H, bias=False), nn.MultiheadAttention(C, 1)])
+        deep.extend([nn.LayerNorm((3, C)), nn.EmbeddingBag(4, C), nn.ConvTranspose1d(C, H, 3)])
         sound = nn.Sequential(nn.Conv1d(C, H, 3), nn.BatchNorm1d(H), nn.Conv2d(3, C, 5), deep)
         cases = [(nn.ModuleDict(text), 4), (sound.eval(), 3), (Conv1D(H, C), 5), (nn.Embedding(V, H), 2)]
         for p in [p.data for model, _ in cases for p in model.parameters()]:
@@ -392,6 +396,7 @@ round_outputs = Task(
             (like(which=nn.Module.children), like(which=lambda model: [*model.modules()][1:])),
         "Tied weights are tied no longer, and frozen ones are trained again: you make new parameters. Put the new values into those that are there.":
             tuple(like(put=lambda m, w, keep=keep: setattr(m, "weight", nn.Parameter(w, keep or m.weight.requires_grad))) for keep in (True, False)),
-        "You round every weight of two or more dimensions. nn.Conv2d is not in the table: ask for the class, not for the shape.": like(kinds=(*KINDS, nn.Conv2d)),
+        "You go by the shape of a weight. nn.Conv2d, nn.ConvTranspose1d or an nn.LayerNorm over two dimensions are not in the table: ask for the class.":
+            (like(kinds=(*KINDS, nn.Conv2d)), *(like(kinds=nn.Module, which=lambda model, to=to: [m for m in model.modules() if 2 <= getattr(m, "weight", torch.zeros(())).dim() <= to]) for to in (3, 4))),
     },
 )  # fmt: skip

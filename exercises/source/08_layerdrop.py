@@ -76,7 +76,7 @@ check.skip_some(skip_some)
 # </details>
 #
 # Now use it on two models of eight layers: `speeches-base`, trained without LayerDrop, and `speeches-layerdrop-20`, with p = 0.2. The layers are `model.blocks.layers`, and the memory of each is the mask `causal`. `loss_with` below evaluates any
-# stack on held-out windows. What is each model's loss, in nats per token, if its layers are skipped with probability 0, 0.1, 0.2, 0.5? `Random(0).random` is a coin: begin with a new one for each model and p.
+# stack on held-out windows; give your function `[causal] * 8` as memories and `training=True`. What is each model's loss, in nats per token, if its layers are skipped with probability 0, 0.1, 0.2, 0.5? `Random(0).random` is a coin: begin with a new one for each model and p, and go on with it through all windows.
 #
 # <details><summary>Answer</summary>
 #
@@ -236,7 +236,7 @@ for rates in (GROWING, EQUAL):
 # - with the first layer and the last one, if `kept` is at least 2: the paper finds that these two matter most;
 # - spread evenly: the largest gap between neighbours is at most one more than the smallest.
 #
-# There is more than one right list. The check takes any.
+# There is more than one right list, and for `kept=1` any layer will do. The check takes all of them.
 
 # %%
 def keep_list(layers, kept):
@@ -280,9 +280,9 @@ check.keep_list(keep_list)
 #
 # *Build, difficulty 3.* A state dict maps names to tensors. These are some names of a model with 12 layers and four heads for other tasks:
 #
-# `tok.weight`, `pos.weight`, `blocks.layers.0.mix.norm.weight`, `blocks.layers.2.feed.inner.2.weight`, `blocks.layers.11.mix.inner.q.bias`, `norm.weight`, `tasks.3.weight`
+# `tok.weight`, `pos.weight`, `blocks.layers.0.mix.norm.weight`, `blocks.layers.2.feed.inner.2.weight`, `blocks.layers.11.mix.inner.q.bias`, `norm.weight`, `tasks.3.layers.0.weight`
 #
-# The number after `blocks.layers.` says which layer. No other number does.
+# The number after `blocks.layers.` at the beginning of a name says which layer. No other number does.
 #
 # Write `prune(state, keep)`: the state dict of the pruned model, as a new dictionary. `keep` is an increasing list of layer numbers. Tensors of other layers are gone; the layers that stay are numbered 0, 1, 2, ... in the order of `keep`; everything else stays. The names in `state` stand in no particular order.
 
@@ -357,7 +357,7 @@ print(f"{before / 1e6:.2f} MB became {after / 1e6:.2f} MB, {before / after:.2f} 
 #
 # The feed-forward is `linear2(activation(linear1(x)))`, with dropout in training.
 #
-# Write `without_feed_forward(encoder, i)`: a copy of the encoder in which layer `i` (counted from 0) lacks its feed-forward. `encoder` itself and all other models stay as they are.
+# Write `without_feed_forward(encoder, i)`: a copy of the encoder in which layer `i` (counted from 0) lacks its feed-forward. `encoder` itself and all other models stay as they are. You may change the copy's layer or put one of your own in its place (`nn.TransformerEncoder` reads `layers[0].self_attn`, so a layer needs that attribute).
 #
 # The check calls the copy in eval mode, as `copy(x)` and `copy(x, src_key_padding_mask=mask)`, with gradients and under `torch.no_grad()`.
 

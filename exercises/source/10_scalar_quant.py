@@ -101,7 +101,7 @@ print(f"with 2 bits {100 * zeros:.0f} % of the codes are 0")
 # *Spot the bug, difficulty 3.* Numbers that are never negative leave half of a symmetric grid unused. An affine grid puts the code of 0, `zero`, where a row needs it. `affine(w, bits)` gets a row `w` (C,) and should return codes (C,), scale and `zero`, so that `scale * (codes - zero)` is near `w`:
 #
 # - codes and `zero` are whole numbers from 0 to $2^{bits} - 1$;
-# - the range is as small as it can be if it holds all of `w`, *and 0*. Rounding `zero` may move it by half a step;
+# - the range is as small as it can be if it holds all of `w`, *and 0*. Rounding `zero` moves that range, so an end may lie up to half a step outside;
 # - every weight comes back within half a step of the scale that you return (float32 or float16);
 # - a row of zeros comes back as zeros.
 #
@@ -337,7 +337,7 @@ print(f"(1 / 0.9)^20 = {0.9 ** -20:.2f}, 0.9^20 = {100 * 0.9 ** 20:.1f} %, all r
 # - Each token has a scale of its own, its largest magnitude / 127, and is rounded to whole numbers from -127 to 127.
 # - Codes are multiplied by codes, the sums scaled back, and the bias added. Return floats (..., R).
 #
-# A token of zeros gives the bias, or zeros. Only the result counts, to 1 part in 10,000; you may compute it in floats.
+# A token of zeros gives the bias, or zeros. Only the result counts, to 1 part in 10,000 of the largest number in its row; you may compute it in floats.
 
 # %%
 def int_linear(x, codes, scales, bias):

@@ -118,7 +118,7 @@ RIGHT = {
     "without_feed_forward": [with_a_hook, own_layer],
 }
 WRONG = {
-    "skip_some": [(spares_the_last, "tosses counted, two runs: you return 12")],
-    "sub_layer": [(skips_if_either_says_so, "too large by 1"), (drops_numbers, "you return 0")],
+    "skip_some": [(spares_the_last, "in two runs you toss 12 coins; 14 are right")],
+    "sub_layer": [(skips_if_either_says_so, "you toss 3 coins"), (drops_numbers, "you toss 0 coins")],
     "keep_list": [(halves_again_and_again, "more than one apart")],
 }
