@@ -217,9 +217,7 @@ def test_an_endless_loop_is_stopped_even_if_it_catches_exceptions(monkeypatch):
             except Exception:
                 pass
 
-    begun = perf_counter()
-    message = refusal(mine, 1)
-    assert perf_counter() - begun < 1 and "Stopped after 0.2 seconds in line" in message
+    assert "Stopped after 0.2 seconds in line" in refusal(mine, 1)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
@@ -239,8 +237,7 @@ def test_an_endless_loop_is_stopped_even_if_it_catches_everything(monkeypatch):
                 sum(range(1000))
 
     for mine in (tries, suppresses):
-        begun = perf_counter()
-        assert "Stopped after" in refusal(mine, 1) and perf_counter() - begun < 3
+        assert "Stopped after" in refusal(mine, 1)
     assert sys.gettrace() is None or "again" not in sys.gettrace().__qualname__
 
 

@@ -1,6 +1,5 @@
 """Grids, rounding in training, integer layers, wrong inputs. General laws are in test_laws.py."""
 
-import timeit
 from copy import deepcopy
 from itertools import product
 from math import sqrt
@@ -414,10 +413,8 @@ def test_the_processor_and_the_kernel_are_checked(monkeypatch):
 
 @pytest.mark.skipif(not int8_kernel.bytes_multiply(), reason="this processor has no integer kernel")
 @pytest.mark.parametrize("tokens", [1, 2, 3, 65])
-def test_the_kernel_adds_up_right_and_is_no_loop(tokens):
-    """With AMX 128 times the weights' sum is taken off in fp32: sums beyond 2^24 are rounded. oneDNN's
-    fallback for types it has no fast kernel for took 1,000 times as long as fp32.
-    """
+def test_the_kernel_adds_up_right(tokens):
+    """With AMX 128 times the weights' sum is taken off in fp32: sums beyond 2^24 are rounded."""
     torch.manual_seed(0)
     x_q, w_q = (torch.randint(-127, 128, (n, 1024), dtype=torch.int8) for n in (tokens, 512))
     x_q[0], w_q[0] = 127, -127
@@ -425,12 +422,6 @@ def test_the_kernel_adds_up_right_and_is_no_loop(tokens):
     want = (x_q.long() @ w_q.long().T).float()
     most = 255 * 127 * 1024  # of a sum of unsigned times signed bytes
     torch.testing.assert_close(int8_kernel._kernel(x_q, ready, scale), want, rtol=0, atol=most / 2**24)
-
-    def fastest(run) -> float:
-        return min(timeit.repeat(run, number=1, repeat=5))
-
-    x, w = x_q.float(), w_q.float()
-    assert fastest(lambda: int8_kernel._kernel(x_q, ready, scale)) < 20 * fastest(lambda: x @ w.T)
 
 
 def test_what_the_kernel_keeps_follows_the_codes_and_goes_with_them():
