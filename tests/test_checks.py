@@ -12,7 +12,6 @@ from functools import partial
 from math import nan
 from random import Random
 from threading import Thread
-from time import perf_counter
 
 import nbformat
 import numpy as np
