@@ -1,14 +1,14 @@
-"""Attention heads skipped at random in training: structured dropout, the unit smaller than LayerDrop's.
+"""Attention heads skipped at random in training: structured dropout, in smaller units than LayerDrop.
 
 Fan, Grave, Joulin 2019, "Reducing Transformer Depth on Demand with Structured Dropout", arXiv 1909.11556: in
-training the weights of each head are zero with probability p, without rescaling, so that a model can spare
-heads afterwards:
+training the weights of each head are zero with probability p, without rescaling, so that a model can do
+without some heads afterwards:
 
     attn[h] <- 0          with probability p
     attn[h] <- attn[h]    otherwise, and always in eval mode
 
-Costs: the explicit attention path, which is slower than the fused one. Saves: nothing yet, for a head at zero
-is computed all the same; it could be cut out of the four matrices afterwards, which `finalize` does not do.
+Costs: the explicit attention path, which is slower than the fused one. Saves: nothing by itself, since a
+head at zero is still computed; it could be cut out of the four matrices, which `finalize` does not do.
 By hand, in an attention of your own:
 
     # in __init__
@@ -28,7 +28,7 @@ IDEA = ("HeadSkip",)
 
 
 class HeadSkip(nn.Module):
-    """Attention weights (B, H, T, S) with each head at zero with probability p, in training; no rescaling."""
+    """Sets the attention weights (B, H, T, S) of each head to zero with probability p, in training."""
 
     def __init__(self, p: float, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -54,20 +54,20 @@ def apply(
 ) -> nn.Module:
     """A copy in which each attention head is skipped with probability `p` in train mode; with p=0 none is.
 
-    It holds the seam `reweight` of Attention: its forward says `attn = self.reweight(attn, distance)` after
-    the softmax, and that is `unchanged` by default. (In minieff, `adopt` brings it to nn.MultiheadAttention.)
-    ValueError when p is no probability, or the seam is taken.
+    It takes the seam `reweight` of Attention, whose forward computes `attn = self.reweight(attn, distance)`
+    after the softmax; the default is `unchanged`. (In minieff, `adopt` brings it to nn.MultiheadAttention.)
+    ValueError when p is not a probability, or the seam is taken.
 
     >>> attention = Attention(8, 2)
     >>> apply(attention, p=0.1).reweight
     HeadSkip(p=0.1)
     """
     if not 0 <= p <= 1:
-        raise ValueError(f"p={p}: the probability of skipping a head lies from 0 to 1")
+        raise ValueError(f"p={p}: the probability of skipping a head is a number from 0 to 1")
 
     def coin(attention: nn.Module) -> nn.Module:
         if attention.reweight is not unchanged:
-            raise ValueError(f"reweight={attention.reweight}: the seam is taken; a technique holds it alone")
+            raise ValueError(f"reweight={attention.reweight}: the seam is taken, and it fits one technique")
         attention.reweight = HeadSkip(p, generator)
         return attention
 
@@ -75,7 +75,7 @@ def apply(
 
 
 def finalize(model: nn.Module) -> nn.Module:
-    """A copy in eval mode without coins: the fused path again. Equals the eval output.
+    """A copy in eval mode without coins, back on the fused path. Equals `model` in eval mode.
 
     >>> finalize(apply(Attention(8, 2), p=0.1)).reweight is unchanged
     True
