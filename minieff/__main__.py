@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     train.add_argument(
         "--resume", action="store_true", help="skip what is finished, go on where a run was stopped"
     )
-    train.add_argument("--run", help="of a recipe with several runs, this one")
+    train.add_argument("--run", help="which run, for a recipe with several")
     train.add_argument(
         "--workers", type=int, default=1, help="recipes trained at the same time, one thread each"
     )
@@ -49,12 +49,12 @@ def _train(arguments: argparse.Namespace) -> int:
         zoo.make(path, arguments.run, resume=arguments.resume)
         return 0
     if arguments.run or not arguments.resume:
-        raise ValueError("several runs are a queue that skips what is finished: add --resume, and no --run")
+        raise ValueError("several runs form a queue that skips what is finished: add --resume, drop --run")
     return int(zoo.queue(arguments.recipes, arguments.workers) > 0)
 
 
 def _zoo(arguments: argparse.Namespace) -> int:
-    """The table, and those of its folders."""
+    """The table of trained models, and one for each folder."""
     from minieff.core import zoo
 
     print("\n\n".join(f"{folder.name}/\n{zoo.table(folder)}" for folder in zoo.folders()))
@@ -62,7 +62,7 @@ def _zoo(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    """OK or FAIL, a line each; exit code 1 when something failed."""
+    """One line per check, OK or FAIL; exit code 1 when something failed."""
     from minieff.doctor import examine
 
     return examine()
@@ -77,7 +77,7 @@ def _snippet(arguments: argparse.Namespace) -> int:
 
 
 def _progress(arguments: argparse.Namespace) -> int:
-    """A line a lesson. The exercises are part of the checkout, not of the package."""
+    """One line per lesson. The exercises are part of the checkout, not of the package."""
     from minieff.core.files import ROOT
 
     command = "from exercises.checks.progress import table; print(table())"
