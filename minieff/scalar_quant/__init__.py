@@ -1,22 +1,22 @@
 """Scalar quantization: store a weight as a small whole number and a scale that it shares with its row.
 
     w_q = s round(w / s)            s = max |w| / 127 of the row, for 8 bits
-    x W^T ~ s_x s_w (x_q W_q^T)     where inputs are rounded as well, with one scale s_x a token
+    x W^T ~ s_x s_w (x_q W_q^T)     where inputs are rounded as well, with one scale s_x per token
 
 In training the forward pass sees w_q, and the gradient passes to w where w is in range (straight-through
-estimator, Bengio et al. 2013, arXiv 1308.3432). Of all weights, p = 1, that is quantization-aware training
-(Jacob et al. 2018, arXiv 1712.05877). Of a random share p in each pass it is Quant-Noise (Fan, Stock et al.
-2020, arXiv 2004.07320), where the other weights get an exact gradient. Without training it is rounding.
+estimator, Bengio et al. 2013, arXiv 1308.3432). With all weights rounded, p = 1, this is quantization-aware
+training (Jacob et al. 2018, arXiv 1712.05877). With a random share p in each pass it is Quant-Noise (Fan,
+Stock et al. 2020, arXiv 2004.07320): the others get an exact gradient. Without training it is rounding.
 
-Saves: bytes, 4x with 8 bits and 8x with 4, counted from fp32 and without the scales; and with 8 bits time,
-where the processor multiplies bytes. A scale over several tokens would let the future change the past, hence
-one a token. It does not save: multiplications, nor anything in training; and codes of fewer bits are unpacked
-before they are multiplied, which takes time. By hand, weights alone:
+Saves: bytes, 4x with 8 bits and 8x with 4, compared with fp32 and without the scales; and with 8 bits
+time, where the processor multiplies bytes. Inputs have a scale per token, since one for several tokens would
+let the future change the past. It does not save: multiplications, nor anything in training; and codes of
+fewer bits have to be unpacked first, which takes time. By hand, for the weights alone:
 
     # before training
     for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
         nn.utils.parametrize.register_parametrization(layer, "weight", FakeQuant(p=0.5))
-    # after training, in eval mode: what to store of each; its weight is scale * codes
+    # after training, in eval mode: what to store of each layer; its weight is scale * codes
     scale = row_scale(layer.weight)
     codes = (layer.weight / scale).round().to(torch.int8)
 """
@@ -52,14 +52,14 @@ def apply(
 ) -> nn.Module:
     """A copy whose weights are rounded: with probability p each in train mode, all of them in eval mode.
 
-    For the weights see `Grid`. `activations`, the inputs of these layers: "none", left alone; "dynamic",
-    rounded to 8 bits with one scale per token; "static", with one scale, which `calibrate` finds. They are
-    rounded in training as at inference, with probability p. ValueError for a p that is no probability,
-    unknown activations, groups with rounded activations (no sum of integers spans two scales), weights
-    that are rounded already or hold NaN, or when nothing matches.
+    For the weights see `Grid`. `activations` is for the inputs of these layers: "none" leaves them alone;
+    "dynamic" rounds them to 8 bits with one scale per token; "static" with one scale for all, which
+    `calibrate` finds. In training they are rounded with probability p, too. ValueError for a p that is not a
+    probability, unknown activations, groups with rounded activations (a sum of integers cannot span two
+    scales), weights that are rounded already or hold NaN, or when nothing matches.
 
     >>> model = apply(nn.Sequential(nn.Linear(64, 2)), bits=2)
-    >>> model[0].weight.unique().numel()  # 3 codes a row; both rows have 0
+    >>> model[0].weight.unique().numel()  # 3 values per row, 0 in both
     5
     """
     grid = Grid(bits, symmetric, group, span)
@@ -70,7 +70,7 @@ def apply(
     names = set(chosen.values())
 
     def rounding(weight: Tensor) -> FakeQuant:
-        grid(weight.detach())  # refuses now what could not be rounded later
+        grid(weight.detach())  # a weight that cannot be rounded raises here
         return FakeQuant(grid, p, generator)
 
     model = parametrize(model, lambda name, m: name in names, rounding)
@@ -83,17 +83,17 @@ def apply(
 def _refuse_knobs(p: float, activations: str, group: str | int) -> None:
     """ValueError, as `apply` says."""
     if not 0 <= p <= 1:
-        raise ValueError(f"p={p}: a probability from 0 to 1")
+        raise ValueError(f"p={p}: pick a probability from 0 to 1")
     if activations not in ("none", "dynamic", "static"):
-        raise ValueError(f'activations={activations!r}: "none", "dynamic" or "static"')
+        raise ValueError(f'activations={activations!r}: pick "none", "dynamic" or "static"')
     if activations != "none" and isinstance(group, int):
-        raise ValueError(f'group={group} leaves no product of integers to gain from; take activations="none"')
+        raise ValueError(f'group={group}: a sum of integers cannot span two scales; take activations="none"')
 
 
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
-    """A copy, in eval mode, with static scales: the largest input of each layer, over `model(batch)` for all
-    batches, becomes 127. Layers that no batch reaches have no scale, and cannot be called.
+    """A copy in eval mode with static scales: the largest input that a layer gets, in `model(batch)` for all
+    batches, becomes the code 127. Layers that no batch reaches have no scale and cannot be called.
 
     ValueError when no layer has a static scale, when no batch reaches one, and for NaN or infinity.
 
@@ -111,7 +111,7 @@ def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
         raise ValueError('no batch reached a layer with activations="static", or all its inputs were 0')
     for name, layer in layers.items():
         if not isfinite(layer.largest):
-            raise ValueError(f"{name} got {layer.largest} as input, which no scale reaches; leave that out")
+            raise ValueError(f"{name} got {layer.largest} as input, which no scale reaches; drop that batch")
         if layer.largest > 0:
             layer.scale = in_fp16(torch.tensor(layer.largest / 127)).half()
         layer.largest = None
@@ -123,12 +123,12 @@ def finalize(model: nn.Module) -> nn.Module:
 
     It computes in 32 bits. With `activations="none"` its outputs equal those of `model` in eval mode, up to
     the rounding of biases and norms to 16 bits. With rounded inputs that holds for each layer by itself;
-    through several layers small differences can move an input to the next step. A layer whose weight is read
-    by another module instead of being called, such as `out_proj` in nn.MultiheadAttention, is not computed in
-    integers. ValueError when `apply` has rounded nothing.
+    through several layers small differences can move an input to the next step. A layer that is never called,
+    since another module reads its weight (`out_proj` in nn.MultiheadAttention), is not computed in integers.
+    ValueError when `apply` has rounded nothing.
 
     >>> small = finalize(apply(nn.Sequential(nn.Linear(64, 128)), bits=4))
-    >>> small[0].code.codes.shape, small[0].code.codes.dtype  # two codes a byte
+    >>> small[0].code.codes.shape, small[0].code.codes.dtype  # two codes per byte
     (torch.Size([128, 32]), torch.uint8)
     """
     grids = {name: format_of(m).grid for m, name in pick(model, is_fake_quantized).items()}
@@ -156,7 +156,7 @@ def _int_layer(module: nn.Module, code: Packed) -> IntWeight:
 
 
 def _with_quantized_input(rounded: FakeQuantInput) -> IntWeight:
-    """The integer layer inside of a fake-quantized one; how inputs are rounded becomes a setting of it."""
+    """The integer layer inside a fake-quantized one, set to round its inputs in the same way."""
     layer = rounded.inner
     layer.activations = "dynamic" if rounded.scale is None else "static"
     layer.scale = None if rounded.scale is None else rounded.scale.half()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from minieff.core.surgery import Wrap
 from minieff.scalar_quant.grid import int8, row_scale
 
-CACHED = 2**18  # numbers that are rounded at a time, so that what lies between stays in the caches
+CACHED = 2**18  # numbers rounded at a time: intermediate results stay in the caches
 
 
 def straight_through(
@@ -35,7 +35,8 @@ def straight_through(
 class FakeQuant(nn.Module):
     """A parametrization: in train mode each weight is rounded with probability p, in eval mode all are.
 
-    Anew in each pass, with the gradient of w where it is in range. The weight itself is never written.
+    Which ones is drawn anew in each pass. The gradient passes to w where w is in range, and w itself is never
+    written.
     """
 
     decides_format = True
@@ -59,9 +60,9 @@ class FakeQuant(nn.Module):
 
 
 def input_scale(x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None) -> Float[Tensor, "*B 1"]:
-    """A scale for each token, its own or the static one.
+    """One scale per token: its own, or the static one.
 
-    ValueError for a static scale of 0, which no batch has set, and for nested tensors.
+    ValueError for a static scale that `calibrate` has not set yet, and for nested tensors.
 
     >>> input_scale(torch.tensor([[12.7, 0.0], [0.0, -2.54]]), None)
     tensor([[0.1000],
@@ -78,7 +79,7 @@ def input_scale(x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None) -> F
 def input_codes(
     x: Float[Tensor, "*B C"], static: Float[Tensor, ""] | None
 ) -> tuple[Float[Tensor, "*B C"], Float[Tensor, "*B 1"]]:
-    """x on 255 steps: codes, still as floats, and a scale for each token. ValueError as for `input_scale`.
+    """Codes of x on 255 steps, still as floats, and one scale per token. ValueError as for `input_scale`.
 
     >>> codes, scale = input_codes(torch.tensor([[12.7, 1.0], [0.5, -2.54]]), None)
     >>> codes
@@ -102,7 +103,7 @@ def refuse_nested(x: Tensor) -> None:
 def in_bytes(
     x: Float[Tensor, "N C"], static: Float[Tensor, ""] | None
 ) -> tuple[Int8[Tensor, "N C"], Float[Tensor, "N 1"]]:
-    """`input_codes` as bytes, some tokens at a time.
+    """`input_codes` as bytes, a few tokens at a time.
 
     >>> in_bytes(torch.tensor([[12.7, 1.0]]), None)[0]
     tensor([[127,  10]], dtype=torch.int8)
@@ -123,18 +124,18 @@ def disable_fast_path(module: nn.Module, inputs: tuple) -> None:
 class FakeQuantInput(Wrap):
     """A layer whose input x is rounded to 255 steps before x W^T, as `finalize` will do with integers.
 
-    With `static` one scale serves all inputs, which `calibrate` finds; else each token has its own.
+    With `static` one scale serves all inputs, found by `calibrate`; otherwise each token has its own.
     """
 
     def __init__(self, inner: nn.Module, p: float, static: bool, generator: torch.Generator | None) -> None:
         super().__init__(inner)
         self.p, self.generator = p, generator
-        self.largest: float | None = None  # of the inputs that `calibrate` shows, while it does
+        self.largest: float | None = None  # the largest input so far, while `calibrate` runs
         self.register_buffer("scale", torch.zeros((), dtype=torch.float16) if static else None)
         self.register_forward_pre_hook(disable_fast_path)
 
     def on_grid(self, x: Tensor) -> Tensor:
-        """x rounded, each number with probability p in train mode. Token ids pass."""
+        """x rounded, each number with probability p in train mode. Token ids stay as they are."""
         p = self.p if self.training else 1.0
         if p == 0 or not x.is_floating_point():
             return x

@@ -5,10 +5,10 @@
     binary      q = sign(w)                                 w_q = s q          s = mean |w|
 
 (Nagel et al. 2021, arXiv 2106.08295; for binary Rastegari et al. 2016, arXiv 1603.05279: the mean is the best
-scale, for there the derivative of sum (|w| - s)^2 is zero.) A number in range moves by s / 2 at most, and by
-s / sqrt(12) in the root of the mean square if every place between two steps is as likely as any other. Scales
-are rounded up to fp16 before codes are chosen: so no code is cut off, and codes are the nearest ones for the
-scale that is stored. Numbers below 1e-5 or so have coarse scales, for fp16 ends at 6e-8.
+scale, since there the derivative of sum (|w| - s)^2 is zero.) A number in range moves at most s / 2, and
+s / sqrt(12) in root mean square if all places between two steps are equally likely. Scales are rounded up to
+fp16 before codes are chosen, so that no code is clipped and each is the nearest one for the scale that is
+stored. Numbers below about 1e-5 have coarse scales, since fp16 ends at 6e-8.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from minieff.core.storage import SMALLEST, in_fp16
 
 
 def row_scale(x: Float[Tensor, "*B C"], qmax: int = 127) -> Float[Tensor, "*B 1"]:
-    """The step between two codes, one for each row: its largest number gets the largest code.
+    """The step between two codes, one per row: its largest number gets the largest code.
 
     >>> row_scale(torch.tensor([[1.0, -12.7], [0.5, 2.54]]))
     tensor([[0.1000],
@@ -34,7 +34,7 @@ def row_scale(x: Float[Tensor, "*B C"], qmax: int = 127) -> Float[Tensor, "*B 1"
 def int8(
     x: Float[Tensor, "*B C"], scale: Float[Tensor, "*B 1"] | None = None
 ) -> tuple[Float[Tensor, "*B C"], Bool[Tensor, "*B C"]]:
-    """x on 255 steps, by default of one scale for each row, and which numbers are in range.
+    """x rounded to 255 steps, by default with one scale per row, and which numbers are in range.
 
     >>> int8(torch.tensor([[1.03, -12.7]]))[0]
     tensor([[  1.0000, -12.7000]])
@@ -49,12 +49,16 @@ SPANS = ("minmax", "percentile", "mse")
 
 @dataclass(frozen=True)
 class Grid:
-    """Which values numbers may take: with the defaults those of `int8`, up to scales in fp16.
+    """The values that numbers may take; by default those of `int8`, with scales in fp16.
 
-    `bits` from 1 (binary) to 8; `group`, the numbers that share a scale: "tensor", "row" (an output channel,
-    or a token's vector), or how many neighbours in a row; `span`, the range that the codes cover: "minmax",
-    all values; "percentile", all but the lowest and the highest percent; "mse", that share of
-    minmax that has the smallest mean squared error. ValueError for anything else.
+    `bits` from 1 (binary) to 8; `group`, which numbers share a scale: "tensor", "row" (an output channel, or
+    a token's vector), or how many neighbours in a row; `span`, the range that the codes cover: "minmax", all
+    values; "percentile", all but the lowest and the highest percent; "mse", the share of minmax with the
+    smallest mean squared error. ValueError for anything else.
+
+    >>> affine = Grid(bits=4, symmetric=False)
+    >>> affine.qmin, affine.qmax
+    (-8, 7)
     """
 
     bits: int = 8
@@ -64,13 +68,13 @@ class Grid:
 
     def __post_init__(self) -> None:
         if type(self.bits) is not int or not 1 <= self.bits <= 8:
-            raise ValueError(f"bits={self.bits}: a whole number from 1 to 8")
+            raise ValueError(f"bits={self.bits}: pick a whole number from 1 to 8")
         if self.bits == 1 and not self.symmetric:
             raise ValueError("bits=1 is a sign and a scale, without a zero point; take symmetric=True")
         if self.group not in ("tensor", "row") and not (type(self.group) is int and self.group > 0):
             raise ValueError(f"group={self.group!r}: 'tensor', 'row', or how many neighbours share a scale")
         if self.span not in SPANS:
-            raise ValueError(f"span={self.span!r}: one of {', '.join(SPANS)}")
+            raise ValueError(f"span={self.span!r}: pick one of {', '.join(SPANS)}")
 
     @property
     def qmax(self) -> int:
@@ -83,27 +87,27 @@ class Grid:
         return -self.qmax if self.symmetric else -self.qmax - 1
 
     def __call__(self, w: Float[Tensor, "R C"]) -> tuple[Float[Tensor, "R C"], Bool[Tensor, "R C"]]:
-        """w on the grid, and which weights get a gradient: all binary ones, of others those in range."""
+        """w on the grid, and which weights get a gradient: those in range, or all if binary."""
         w_q, in_range = snap(w, self)
-        return w_q, in_range | (self.bits == 1)  # nearly all binary ones lie beyond half a step
+        return w_q, in_range | (self.bits == 1)  # most binary weights are more than half a step away
 
 
 def _grouped(w: Num[Tensor, "R C"], group: str | int) -> Float[Tensor, "r G n"]:
-    """(rows, groups, numbers that share a scale). ValueError for none or whole numbers, NaN, infinity, and
-    when groups do not fill a row.
+    """w as (rows, groups, numbers that share a scale). ValueError for a weight without numbers, with whole
+    numbers, NaN or infinity, and for groups that do not fill a row.
     """
     if w.numel() == 0:
-        raise ValueError(f"a weight of shape {tuple(w.shape)} has 0 numbers, and no scale; leave it out")
+        raise ValueError(f"a weight of shape {tuple(w.shape)} has 0 numbers, so no scale; leave it out")
     if not w.is_floating_point():
-        raise ValueError(f"weights of type {w.dtype} are whole numbers already: give what they stand for")
+        raise ValueError(f"weights of type {w.dtype} are whole numbers; give the floats they stand for")
     if not w.isfinite().all():
-        raise ValueError("NaN or infinity among the weights: no scale reaches it; fix the weights first")
+        raise ValueError("NaN or infinity among the weights, which no scale reaches; fix them first")
     if group == "tensor":
         return w.float().reshape(1, 1, -1)
     if group == "row":
         return w.float()[:, None]
     if w.shape[1] % group:
-        raise ValueError(f"a row of {w.shape[1]} is no multiple of group={group}; pick a divisor")
+        raise ValueError(f"a row of {w.shape[1]} is not a multiple of group={group}; pick a divisor")
     return w.float().unflatten(1, (-1, group))
 
 
@@ -130,8 +134,8 @@ def _scale_and_zero(
 def _ends(
     groups: Float[Tensor, "r G n"], grid: Grid
 ) -> tuple[Float[Tensor, "r G 1"], Float[Tensor, "r G 1"]]:
-    """The values between which the codes lie, 0 among them."""
-    out = groups.shape[-1] // 100 if grid.span == "percentile" else 0  # how many are left out at each end
+    """The lowest and highest value that codes cover; 0 always lies between."""
+    out = groups.shape[-1] // 100 if grid.span == "percentile" else 0  # numbers left out at each end
     low = groups.kthvalue(out + 1, keepdim=True)[0]
     high = groups.kthvalue(groups.shape[-1] - out, keepdim=True)[0]
     return low.clamp(max=0), high.clamp(min=0)
@@ -147,7 +151,7 @@ def _between(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 def nearest_codes(w: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Tensor:
-    """Still as floats. 0 has a code of its own, except in binary.
+    """The nearest codes, still as floats. 0 has a code of its own, except in binary.
 
     >>> w, scale = torch.tensor([0.24, -0.9]), torch.tensor(0.1)
     >>> nearest_codes(w, scale, torch.tensor(0.0), Grid(bits=4))
@@ -163,7 +167,8 @@ def quantize(
 ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "r G"], Float[Tensor, "r G"]]:
     """Codes, scales and codes of 0, as floats with the values that are stored; r is 1 for group="tensor".
 
-    ValueError as for `grouped`, and for a scale beyond fp16.
+    ValueError for a weight without numbers, with whole numbers, NaN or infinity, for groups that do not fill
+    a row, and for a scale beyond fp16.
 
     >>> codes, scale, zero = quantize(torch.tensor([[0.5, -3.5, 1.9]]), Grid(bits=4))
     >>> codes, scale
@@ -186,7 +191,7 @@ def dequantize(
 
 
 def snap(w: Float[Tensor, "R C"], grid: Grid) -> tuple[Float[Tensor, "R C"], Bool[Tensor, "R C"]]:
-    """w on its grid, and which weights are in range: no further than half a step from it.
+    """w rounded to its grid, and which weights are in range: at most half a step away.
 
     >>> snap(torch.tensor([[0.6, -3.5, 1.9]]), Grid(bits=4))[0]
     tensor([[ 0.5000, -3.5000,  2.0000]])

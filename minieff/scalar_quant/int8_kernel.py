@@ -1,10 +1,10 @@
 """Products of bytes: x_q W_q^T on processors that multiply 8-bit integers and add the products in 32 bits.
 
-PyTorch has such a kernel in oneDNN, the one that its own quantized models run on. It wants the weight in a
-layout of its own, which takes far longer to make than one product; so it is made once for each weight and
-kept beside the codes, a byte a weight in memory and none in a file. And it wants inputs without a sign, from
-0 to 255: VNNI multiplies an unsigned byte by a signed one. For two signed ones oneDNN has, on processors
-without AMX, a loop that gives the same sums in a thousand times the time.
+PyTorch has such a kernel in oneDNN, the one that its own quantized models run on. It needs the weight in
+a layout of its own, which takes far longer to make than one product; so it is made once per weight and kept
+beside the codes: one byte per weight in memory, none in a file. It also needs unsigned inputs, from 0 to 255:
+VNNI multiplies an unsigned byte by a signed one. For two signed ones, oneDNN on processors without AMX uses a
+loop that gives the same sums in a thousand times the time.
 """
 
 from functools import cache
@@ -20,9 +20,9 @@ KERNEL = "onednn.qlinear_pointwise"
 
 @cache
 def bytes_multiply() -> bool:
-    """Whether this processor has VNNI or AMX, and the kernel adds up right on it.
+    """Whether this processor has VNNI or AMX, and the kernel's sums are right on it.
 
-    Others may add products in 16 bits, which overflow.
+    Other processors may add products in 16 bits, which overflow.
 
     >>> type(bytes_multiply())
     <class 'bool'>
@@ -38,14 +38,14 @@ def bytes_multiply() -> bool:
 
 
 def product(x_q: Int8[Tensor, "N C"], code: Packed) -> Float[Tensor, "N R"]:
-    """x_q (W_q - zero)^T, times the scales of W (one a row).
+    """x_q (W_q - zero)^T, times the scales of W (one per row).
 
-    Bytes are added up exactly, in 32 bits; sums beyond 2^24 are rounded as any float is.
+    Products are added exactly, in 32 bits; sums beyond 2^24 are then rounded to a float.
 
     >>> from minieff.scalar_quant.grid import Grid
-    >>> code = Packed(torch.tensor([[127.0, 1.0]]), Grid())
-    >>> if bytes_multiply():
-    ...     assert product(torch.tensor([[2, 5]], dtype=torch.int8), code).item() == 2 * 127 + 5
+    >>> x_q, code = torch.tensor([[2, 5]], dtype=torch.int8), Packed(torch.tensor([[127.0, 1.0]]), Grid())
+    >>> product(x_q, code) if bytes_multiply() else x_q.float() @ code.dense().T  # 2 * 127 + 5
+    tensor([[259.]])
     """
     scale = code.scale.float().expand(code.shape[0], 1).flatten().contiguous()  # (R,), one after another
     y = _kernel(x_q, _laid_out(code), scale)
@@ -55,9 +55,9 @@ def product(x_q: Int8[Tensor, "N C"], code: Packed) -> Float[Tensor, "N R"]:
 
 
 def _laid_out(code: Packed) -> Tensor:
-    """The weight in the kernel's layout, kept with the code, and made anew when codes are written into it."""
+    """The weight in the kernel's layout, kept with the code, and made again when its codes change."""
     codes = code.codes
-    if codes.is_inference():  # torch does not count what is written into these
+    if codes.is_inference():  # torch does not count changes of these
         return _lay_out(code.integers())
     if code.laid_out is None or code.laid_out[0] is not codes or code.laid_out[1] != codes._version:
         code.laid_out = codes, codes._version, _lay_out(code.integers())

@@ -1,4 +1,4 @@
-"""Layers for inference, weights stored as integer codes, and multiplied as such where that is faster."""
+"""Layers for inference: weights stored as integer codes, and multiplied as integers where that is faster."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from minieff.scalar_quant.packing import Packed
 
 class IntWeight(nn.Module):
     """A layer with its weight W (R, C) as codes, for inference. `activations` is what happens to x before
-    x W^T: "none", "dynamic" (rounded, a scale a token) or "static" (rounded, one scale).
+    x W^T: "none", "dynamic" (rounded, one scale per token) or "static" (rounded, one scale for all).
     """
 
     def __init__(self, code: Packed, bias: nn.Parameter | None = None) -> None:
@@ -33,7 +33,7 @@ class IntWeight(nn.Module):
 
     @property
     def in_integers(self) -> bool:
-        """Whether x W^T is a product of integers: both rounded, one scale a row, on such a processor."""
+        """Whether x W^T is computed in integers: both rounded, one scale per row, a processor that can."""
         rounded = self.activations != "none" and self.code.scale.shape[1] == 1
         return rounded and self.code.codes.device.type == "cpu" and bytes_multiply()
 

@@ -9,7 +9,7 @@ from minieff.scalar_quant.grid import Grid, dequantize, quantize
 
 
 def pack(level: UInt8[Tensor, "R C"], bits: int) -> UInt8[Tensor, "R b"]:
-    """Codes of a row one after another, lowest bits first: in pieces of 4, 2 or 1 bits that fill bytes up.
+    """The codes of each row in turn, lowest bits first, in pieces of 4, 2 or 1 bits that fill bytes.
 
     >>> pack(torch.tensor([[1, 2, 15]], dtype=torch.uint8), bits=4)  # 1 + 16 * 2, and 15
     tensor([[33, 15]], dtype=torch.uint8)
@@ -37,7 +37,11 @@ def _shifts(step: int, end: int, like: Tensor) -> UInt8[Tensor, "m"]:
 
 
 class Packed(nn.Module):
-    """A weight (R, C) as it is stored: fp16 scales, and codes of b bits, C b / 8 bytes a row, rounded up."""
+    """A weight (R, C) as it is stored: fp16 scales, and codes of b bits in ceil(C b / 8) bytes per row.
+
+    >>> Packed(torch.ones(2, 5), Grid(bits=4)).codes.shape
+    torch.Size([2, 3])
+    """
 
     def __init__(self, w: Num[Tensor, "R C"], grid: Grid) -> None:
         super().__init__()
@@ -46,7 +50,7 @@ class Packed(nn.Module):
         self.register_buffer("codes", self._pack(q))
         self.register_buffer("scale", scale.half())
         self.register_buffer("zero", None if grid.symmetric else zero.to(torch.int8))
-        self.laid_out: tuple[Tensor, int, Tensor] | None = None  # what the int8 kernel made of the codes
+        self.laid_out: tuple[Tensor, int, Tensor] | None = None  # the codes as the int8 kernel needs them
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"laid_out": None}  # a copy makes its own
@@ -59,7 +63,7 @@ class Packed(nn.Module):
         return pack(level.to(torch.uint8), bits)
 
     def integers(self, rows: Int[Tensor, "r"] | None = None) -> Int8[Tensor, "r C"]:
-        """The codes, or those of some rows, a byte each. IndexError for a row that is not there."""
+        """The codes, or those of some rows, one byte each. IndexError for a missing row."""
         bits = self.grid.bits
         codes = self.codes if rows is None else self.codes.index_select(0, rows)
         if bits == 8:
