@@ -1,17 +1,17 @@
-"""Product quantization: a weight is cut into blocks of d numbers, and a codebook of K blocks stands for all.
+"""Product quantization: a weight is cut into blocks of d numbers, each replaced by one of K codewords.
 
     W (out, in) -> out x in / d blocks;   codebook (K, d), codes (out, in / d):   W_q = codebook[codes]
 
 The codebook comes from k-means (Jegou et al. 2011; for networks: Stock et al. 2019, "And the Bit Goes Down",
-arXiv 1907.05686). With K = 256 a code is a byte for d numbers: 4 d times fewer bytes than fp32, less what the
-codebook takes, 2 K d bytes. iPQ (Fan, Stock et al. 2020, arXiv 2004.07320) codes one kind of weight, trains
-codewords and whatever is left to make up for it, codes the next kind, and so on; a codeword moves by the
-*mean* gradient of its blocks. Quant-Noise, in the same paper, prepares a model while it is trained: in each
-pass a share p of the blocks is replaced by its codeword, or by a stand-in that needs no codebook, and the
-gradient passes as if it had not been.
+arXiv 1907.05686). With K = 256 a code is one byte for d numbers: 4 d times fewer bytes than fp32, plus 2 K d
+bytes for the codebook. iPQ (Fan, Stock et al. 2020, arXiv 2004.07320) quantizes one kind of weight, trains
+the codewords and the rest of the model to make up for it, quantizes the next kind, and so on; a codeword
+moves by the *mean* gradient of its blocks. Quant-Noise, in the same paper, prepares a model during training:
+in each pass a random share p of the blocks is replaced by codewords, or by stand-ins that need no codebook,
+and the gradient passes as if nothing had been replaced.
 
 Saves: bytes, 16x for d = 4 and 32x for d = 8, without codebooks. It does not save: multiplications, memory
-in use, or time, for weights are put together again in each pass. By hand, for one layer:
+at inference, or time, since weights are rebuilt in each pass. By hand, for one layer:
 
     points = blocks(layer.weight.detach(), 8)
     codebook, codes = lloyd(points, points[torch.randperm(len(points))[:256]])
@@ -41,9 +41,9 @@ PROXIES = ("zero", "mean", "exact")
 class BlockNoise(nn.Module):
     """A parametrization: in train mode each block is replaced with probability p, and the gradient passes.
 
-    By zeros, by its mean, or by its codeword ("exact"; `project` moves the codebook after the weight). In
-    eval mode all blocks are codewords if there is a codebook, which is then the one that `finalize` finds;
-    else the weight is as it is. The weight itself is never written.
+    By zeros, by its mean, or by its codeword ("exact"; `project` lets the codebook follow the weight). In
+    eval mode every block is its codeword, so that `finalize` finds the same codebook; without a codebook the
+    weight stays as it is. The weight itself is never written.
     """
 
     decides_format = True
@@ -64,7 +64,7 @@ class BlockNoise(nn.Module):
         return w_q + (w - w.detach())  # w_q, exactly: the difference is zero, and has a gradient
 
     def instead(self, parts: Float[Tensor, "N d"], chosen: Tensor) -> Float[Tensor, "N d"]:
-        """What stands for the chosen blocks."""
+        """What replaces the chosen blocks."""
         if self.proxy == "zero":
             return torch.zeros_like(parts)
         if self.proxy == "mean":
@@ -74,7 +74,7 @@ class BlockNoise(nn.Module):
         return found
 
     def follow(self, w: Float[Tensor, "R C"]) -> None:
-        """A step of k-means after the weight, in every tenth training step."""
+        """Updates the codebook by a step of k-means, in every tenth training step."""
         self.steps += 1
         if self.steps % 10 == 0:
             parts = blocks(w.detach(), self.size)
@@ -122,7 +122,7 @@ class PQEmbedding(nn.Module):
 
 
 def size_of(name: str, block: int | None) -> int:
-    """The size of a layer's blocks: 4 for what is named q, k, v or out, 8 for others, unless it is given.
+    """The block size of a layer: `block`, or if None, 4 for layers named q, k, v or out, and 8 for others.
 
     >>> size_of("blocks.layers.0.mix.inner.q", None), size_of("blocks.layers.0.feed.inner.up", None)
     (4, 8)
@@ -142,9 +142,9 @@ def apply(
 ) -> nn.Module:
     """A copy in which each block is replaced with probability `p` in train mode: Quant-Noise.
 
-    `proxy`: by "zero", by its "mean", or "exact", by the nearest of `codewords`, which then needs `project`.
-    `block` is a size for all; None: as `size_of` says. ValueError for a p that is no probability,
-    an unknown proxy, a block that does not divide a row, or when nothing matches.
+    `proxy` says by what: "zero"; "mean", its own mean; or "exact", the nearest of `codewords`, which needs
+    `project` after each step. `block` is one size for all layers; None: see `size_of`. ValueError for a p
+    that is not a probability, an unknown proxy, a block that does not divide a row, or when nothing matches.
 
     >>> model = apply(nn.Sequential(nn.Linear(16, 8)), p=1.0, block=4)
     >>> model[0].weight.count_nonzero()  # in train mode all blocks are zero
@@ -170,17 +170,17 @@ def apply(
 
 def _check_knobs(codewords: int, p: float = 0.0, proxy: str = "zero") -> None:
     if not 0 <= p <= 1 or proxy not in PROXIES:
-        raise ValueError(f"p={p}, proxy={proxy!r}: a probability from 0 to 1, and one of {PROXIES}")
+        raise ValueError(f"p={p}, proxy={proxy!r}: pick a probability from 0 to 1, and one of {PROXIES}")
     if type(codewords) is not int or not 1 <= codewords <= 256:
-        raise ValueError(f"codewords={codewords}: from 1 to the 256 that a byte can tell apart")
+        raise ValueError(f"codewords={codewords}: pick 1 to 256, as many as a byte can number")
 
 
 @torch.no_grad()
 def project(model: nn.Module) -> None:
-    """After optimizer.step(): codebooks of "exact" noise follow their weights.
+    """To call after optimizer.step(): codebooks of "exact" noise follow their weights.
 
     >>> model = apply(nn.Sequential(nn.Linear(16, 8)), block=4, proxy="exact", codewords=5)
-    >>> project(model)  # after each optimizer.step()
+    >>> project(model)
     >>> format_of(model[0]).steps
     tensor(1)
     """
@@ -203,15 +203,15 @@ def finalize(
     where: Where = matrices,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """A copy, in eval mode and 32 bits, with the weights that `where` picks as codes of `codewords` and a
-    codebook each.
+    """A copy, in eval mode and 32 bits, with each weight that `where` picks as codes and a codebook of
+    `codewords`.
 
-    A weight with fewer blocks than `codewords` has one for each, which saves no bytes against 16 bits. With
-    `shared`, one codebook serves all weights of this call with blocks of one size. The codewords are
-    parameters in 32 bits and can be trained further, with whatever is left, frozen weights too; call it again
-    for the next kind of weight (iPQ), and `store` last. A row for padding is coded as any other, and is zero
-    no more. ValueError for more codewords than a byte can tell apart, a block that does not divide a row,
-    weights with NaN, or when nothing matches.
+    A weight with fewer blocks than `codewords` has one codeword per block, which saves no bytes compared with
+    16 bits. With `shared`, all weights of this call with the same block size share one codebook. Codewords
+    are parameters in 32 bits that can be trained further, even those of frozen weights, with the rest of the
+    model; call `finalize` again for the next kind of weight (iPQ), and `store` last. A padding row is coded
+    like any other and is no longer zero. ValueError for more than 256 codewords, a block that does not divide
+    a row, weights with NaN, or when nothing matches.
 
     >>> small = finalize(nn.Sequential(nn.Linear(64, 128)), block=8, codewords=16)
     >>> small[0].code.codes.shape, small[0].code.codebook.codewords.shape
@@ -233,7 +233,7 @@ def finalize(
 
 
 def _coded(weights: dict[str, Tensor], size: int, codewords: int, cluster: Callable) -> dict[str, Coded]:
-    """Weights by name, with one codebook."""
+    """Weights, by name, as codes that share one codebook."""
     parts = torch.cat([blocks(w, size) for w in weights.values()])
     book, codes = cluster(parts, min(codewords, len(parts)))
     codebook = Codebook(book, torch.bincount(codes, minlength=len(book)))
@@ -254,7 +254,7 @@ def pq_layer(module: nn.Module, code: Coded) -> nn.Module:
 
 
 def store(model: nn.Module, *, bits: int = 16) -> nn.Module:
-    """A copy with codewords in 16 bits, or in 8 with a scale a codebook; what is left in 16 bits.
+    """A copy with codewords in 16 bits, or in 8 with one scale per codebook; the rest of the model in 16.
 
     ValueError for other bits, or when there is no codebook.
 
@@ -263,5 +263,5 @@ def store(model: nn.Module, *, bits: int = 16) -> nn.Module:
     torch.int8
     """
     if bits not in (8, 16):
-        raise ValueError(f"bits={bits}: codewords are stored in 8 or 16")
+        raise ValueError(f"bits={bits}: codewords are stored in 8 or 16 bits")
     return halve(swap(model, is_a(Codebook), IntCodebook if bits == 8 else HalfCodebook))

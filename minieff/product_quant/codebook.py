@@ -1,6 +1,6 @@
 """A weight as codes: for each of its blocks, which of the K codewords of a codebook stands for it.
 
-    W_q = codebook[codes]        codes (R, C / d), a byte each, C / d to a row; codebook (K, d)
+    W_q = codebook[codes]        codes (R, C / d), one byte each; codebook (K, d)
 
 Bytes: R C / d for the codes, and 4, 2 or 1 times K d for the codewords, which several weights may share.
 """
@@ -22,16 +22,16 @@ def blocks(w: Float[Tensor, "R C"], size: int) -> Float[Tensor, "N d"]:
             [6., 7.]])
     """
     if type(size) is not int or size < 1 or w.shape[1] % size:
-        raise ValueError(f"rows of {w.shape[1]} weights cannot be cut into block={size}; pick a divisor")
+        raise ValueError(f"rows of {w.shape[1]} weights cannot be cut with block={size}; pick a divisor")
     return w.reshape(-1, size)
 
 
 def mean_gradient(
     codebook: Float[Tensor, "K d"], codes: Int[Tensor, "*R"], counts: Int[Tensor, "K"]
 ) -> Float[Tensor, "*R d"]:
-    """codebook[codes], where the gradient of a codeword is the mean of those of its `counts` blocks.
+    """codebook[codes], but the gradient of a codeword is the mean, not the sum, over its `counts` blocks.
 
-    Their sum would let a codeword of many blocks run ahead of the others.
+    With the sum, a codeword of many blocks would move faster than the others.
 
     >>> codebook = torch.zeros(2, 1, requires_grad=True)
     >>> codes = torch.tensor([0, 0, 0, 1])
@@ -45,12 +45,12 @@ def mean_gradient(
 
 
 class Codebook(nn.Module):
-    """Codewords (K, d), of one weight or of several, that can be trained."""
+    """Codewords (K, d) of one weight or several, which can be trained."""
 
     def __init__(self, codewords: Float[Tensor, "K d"], counts: Int[Tensor, "K"]) -> None:
         super().__init__()
         self.codewords = nn.Parameter(codewords)
-        self.register_buffer("counts", counts.int())  # blocks of each
+        self.register_buffer("counts", counts.int())  # blocks per codeword
 
     def forward(self, codes: Int[Tensor, "*R"]) -> Float[Tensor, "*R d"]:
         return mean_gradient(self.codewords, codes, self.counts)
@@ -85,7 +85,7 @@ class IntCodebook(nn.Module):
 
 
 class Coded(nn.Module):
-    """A weight (R, C) as codes (R, C / d), a byte each, and their codebook."""
+    """A weight (R, C) as codes (R, C / d), one byte each, and their codebook."""
 
     def __init__(self, codes: UInt8[Tensor, "R B"], codebook: Codebook) -> None:
         super().__init__()
@@ -93,6 +93,6 @@ class Coded(nn.Module):
         self.codebook = codebook
 
     def dense(self, rows: Int[Tensor, "r"] | None = None) -> Float[Tensor, "r C"]:
-        """The weight, or some of its rows, put together again. IndexError for a row that is not there."""
+        """The weight, or some of its rows, as numbers again. IndexError for a missing row."""
         codes = self.codes if rows is None else self.codes.index_select(0, rows)
         return self.codebook(codes.long()).flatten(1)

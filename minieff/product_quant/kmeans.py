@@ -1,10 +1,10 @@
-"""k-means: K codewords that stand for N points, each for those that are nearest to it.
+"""k-means: K codewords that stand for N points, each point represented by the nearest.
 
     repeat:  code(i) = argmin over k of |b_i - c_k|^2         c_k = mean of the b_i with code(i) = k
 
 Neither step can raise the sum of squared distances (Lloyd 1982). The start decides where it ends: k-means++
-(Arthur and Vassilvitskii 2007) takes each next codeword from the points, with a probability in proportion to
-the squared distance from those taken before. A step costs N K d multiply-accumulates.
+(Arthur and Vassilvitskii 2007) picks each next codeword among the points, with a probability proportional to
+its squared distance from the nearest one so far. A step costs N K d multiply-accumulates.
 """
 
 from math import log
@@ -25,8 +25,8 @@ def kmeans(
 ) -> tuple[Float[Tensor, "K d"], Int[Tensor, "N"]]:
     """A codebook and the code of each point; at most `iterations` steps, fewer when no code changes.
 
-    With no more distinct points than codewords these are the codebook, filled up with the last of them, and
-    nothing is lost. A codeword that no point is nearest to moves to the point that is farthest from its own.
+    At most `codewords` distinct points are the codebook themselves, padded with copies of the last, and
+    nothing is lost. A codeword without points moves to the point farthest from its own codeword.
     ValueError for no points or codewords, NaN or infinity.
 
     >>> points = torch.tensor([[0.0], [1.0], [8.0], [9.0]])
@@ -38,7 +38,7 @@ def kmeans(
     few = _without_loss(points, codewords)
     if few is not None:
         return few
-    # about their mean and in units of the largest: squares neither overflow nor drown in those of an offset
+    # centred, in units of the largest: squares neither overflow nor lose their digits to an offset
     unit = points.abs().max()
     points = points / unit
     middle = points.mean(0)
@@ -50,7 +50,7 @@ def kmeans(
 def lloyd(
     points: Float[Tensor, "N d"], codebook: Float[Tensor, "K d"], iterations: int = 25
 ) -> tuple[Float[Tensor, "K d"], Int[Tensor, "N"]]:
-    """k-means from a codebook on: a better one, and the code of each point.
+    """k-means from a given codebook: a better one, and the code of each point.
 
     >>> lloyd(torch.tensor([[0.0], [1.0], [8.0], [9.0]]), torch.tensor([[0.0], [1.0]]))[0].flatten()
     tensor([0.5000, 8.5000])
@@ -67,17 +67,17 @@ def lloyd(
 def _refuse_points(points: Tensor, codewords: int) -> None:
     if type(codewords) is not int or codewords < 1 or points.numel() == 0:
         raise ValueError(
-            f"{codewords} codewords for points of shape {tuple(points.shape)}; give one at least"
+            f"{codewords} codewords for points of shape {tuple(points.shape)}; at least one of each is needed"
         )
     if not points.is_floating_point() or not points.isfinite().all():
-        raise ValueError(f"NaN, infinity or whole numbers among the points, {points.dtype}; fix them first")
+        raise ValueError(f"NaN, infinity or whole numbers among the points ({points.dtype}); fix them")
 
 
 def _without_loss(
     points: Float[Tensor, "N d"], codewords: int
 ) -> tuple[Float[Tensor, "K d"], Int[Tensor, "N"]] | None:
-    """Distinct points as codewords, if these suffice."""
-    if len(points[: 4 * codewords].unique(dim=0)) > codewords:  # looking at all of them takes long
+    """The distinct points as codewords, if there are few enough."""
+    if len(points[: 4 * codewords].unique(dim=0)) > codewords:  # a look at all of them takes long
         return None
     distinct, codes = points.unique(dim=0, return_inverse=True)
     if len(distinct) > codewords:
@@ -105,7 +105,7 @@ def start(
     chosen = [int(torch.randint(len(points), (), generator=generator))]
     reach = reach_to(points[chosen])[0]  # (N,), of each point to the nearest codeword
     for _ in range(codewords - 1):
-        odds = reach if reach.sum() > 0 else torch.ones_like(reach)  # all points are codewords
+        odds = reach if reach.sum() > 0 else torch.ones_like(reach)  # every point equals a codeword
         tried = torch.multinomial(odds, candidates, replacement=True, generator=generator)
         reached = torch.minimum(reach, reach_to(points[tried]))  # (candidates, N)
         best = int(reached.sum(1).argmin())
@@ -115,7 +115,7 @@ def start(
 
 
 def nearest(points: Float[Tensor, "N d"], codebook: Float[Tensor, "K d"]) -> Int[Tensor, "N"]:
-    """The number of the codeword nearest to each point.
+    """The code of each point: the index of the nearest codeword.
 
     >>> nearest(torch.tensor([[0.0], [4.0], [9.0]]), torch.tensor([[1.0], [8.0]]))
     tensor([0, 0, 1])
@@ -125,8 +125,8 @@ def nearest(points: Float[Tensor, "N d"], codebook: Float[Tensor, "K d"]) -> Int
 
 
 def _argmin(distances: Float[Tensor, "n K"]) -> Int[Tensor, "n"]:
-    """Where each row is least. In long rows NumPy finds it in a tenth of the time of torch.argmin, and
-    torch.min in half of it.
+    """The place of the smallest number in each row. For long rows NumPy takes a tenth of the time of
+    torch.argmin, and torch.min half of it.
     """
     if distances.is_cpu and distances.dtype == torch.float32 and distances.shape[1] >= 64:
         return torch.from_numpy(distances.detach().numpy().argmin(1))
@@ -143,7 +143,7 @@ def means(
     codes: Int[Tensor, "N"],
     codebook: Float[Tensor, "K d"],
 ) -> Float[Tensor, "K d"]:
-    """The mean of each codeword's points; for a codeword without points, one of the farthest points.
+    """The mean of each codeword's points; for one without points, a point far from its codeword.
 
     >>> points = torch.tensor([[0.0], [2.0], [9.0]])
     >>> means(points, torch.tensor([0, 0, 1]), torch.zeros(2, 1)).flatten()
