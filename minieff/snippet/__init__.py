@@ -1,10 +1,9 @@
 """A technique to take home: its idea, to paste into a training script, or all of it as one file.
 
-Both are cut out of the package's own files. A technique names in `IDEA` which of its definitions are the
-idea, and ends its docstring with `By hand, ...:` and the lines of code that use them. What a definition uses
-comes along, wherever in the package it is. A type of our own model that is only asked about, as in
-`is_a(Block)`, is left out, with the `if` that asks for it: in your project you pass `where=` with your own
-layer.
+Both are cut out of the package's own files. A technique names the definitions of its idea in `IDEA`, and ends
+its docstring with `By hand, ...:` and the lines of code that use them. What a definition uses comes along,
+wherever in the package it is. A type of our own model that only occurs in questions such as `is_a(Block)` is
+left out, with the `if` around it: in your project you pass `where=` with your own layer.
 """
 
 import ast
@@ -18,8 +17,8 @@ from minieff.snippet import cuts
 from minieff.snippet.cuts import PARAGRAPH, SENTENCE, names
 
 SHAPE = re.compile(r'\b[A-Z]\w*\[Tensor, "[^"]*"\]')
-COUNTED = ("macs",)  # methods that only minieff's `cost` asks for
-TOLD = (*COUNTED, "decides_format", "extra_repr")  # and what tells others of a module
+COUNTED = ("macs",)  # methods that only minieff's `cost` calls
+TOLD = (*COUNTED, "decides_format", "extra_repr")  # and what only describes a module
 PAPER = re.compile(r'(?:[A-Z][a-z]+(?:, | and )?)+(?: et al\.)? \d{4}, (?:"[^"]*", )?arXiv \d{4}\.\d{4,5}')
 BY_HAND = re.compile(r"\s*By hand[^:]*:\n\n(.*)", re.S)
 
@@ -39,7 +38,7 @@ class File:
             self._import(node)
         ours = {n for n, home in self.ours.items() if ".core." in home and cuts.only_asked_about(tree, n)}
         end = SENTENCE if short else PARAGRAPH
-        self.definitions = definitions(cuts.cut(text, ours, TOLD if short else COUNTED, end))
+        self.definitions = _definitions(cuts.cut(text, ours, TOLD if short else COUNTED, end))
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> None:
         origin = getattr(node, "module", "")
@@ -52,12 +51,8 @@ class File:
                 self.imports[name] = ast.unparse(line)
 
 
-def definitions(text: str) -> dict[str, str]:
-    """Functions, classes and constants by name, each with decorators and the comment right above it.
-
-    >>> list(definitions("import ast\\nA = 1\\ndef f(): ..."))
-    ['A', 'f']
-    """
+def _definitions(text: str) -> dict[str, str]:
+    """Functions, classes and constants by name, each with its decorators and the comment right above it."""
     lines, found = text.splitlines(), {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.Assign | ast.FunctionDef | ast.ClassDef):
@@ -73,7 +68,7 @@ class Snippet:
     """Definitions of several files, with all that they use."""
 
     def __init__(self, name: str, short: bool) -> None:
-        compose.find(name)  # refuses
+        compose.find(name)  # ValueError for an unknown name
         self.home, self.short = f"minieff.{name}", short
         self.file = cache(partial(File, short=short))
         self.imports: set[str] = set()
@@ -107,7 +102,7 @@ class Snippet:
                 file.definitions[name], file.imports = text, origin.imports | file.imports
 
     def files(self, home: str) -> list[str]:
-        """A file and all that it imports, each after those that it imports itself."""
+        """A file and all that it imports, each after its own imports."""
         before = [name for origin in self.file(home).ours.values() for name in self.files(origin)]
         return list(dict.fromkeys([*before, home]))
 
@@ -119,17 +114,12 @@ class Snippet:
             for name, text in self.file(home).definitions.items()
             if name in self.needed.get(home, ())
         ]
-        whole = "\n\n".join([f"{top}\n{imports(self.imports)}", *parts, bottom]).rstrip()
+        whole = "\n\n".join([f"{top}\n{_imports(self.imports)}", *parts, bottom]).rstrip()
         return re.sub(r"^([A-Z]+ = .*\n)\n(?=[A-Z]+ = )", r"\1", whole, flags=re.M) + "\n"
 
 
-def imports(lines: set[str]) -> str:
-    """In isort's order, those from one module on one line.
-
-    >>> print(imports({"import torch", "from torch import nn", "from torch import Tensor"}))
-    import torch
-    from torch import Tensor, nn
-    """
+def _imports(lines: set[str]) -> str:
+    """The lines in isort's order, those from one module merged."""
     found: dict[str, list[str]] = {}
     for line in sorted(lines):
         origin, _, name = line.partition(" import ")
@@ -140,30 +130,20 @@ def imports(lines: set[str]) -> str:
     return "\n".join([*merged[:first], *[""][: first > 0], *merged[first:]])
 
 
-def comment(*lines: str) -> str:
-    """Lines as comments.
-
-    >>> comment("one", "two")
-    '# one\\n# two'
-    """
+def _comment(*lines: str) -> str:
     return "\n".join(f"# {line}".rstrip() for line in lines)
 
 
-def licence() -> str:
-    """The line that names holder and licence.
-
-    >>> "MIT" in licence()
-    True
-    """
+def _licence() -> str:
     holder = (ROOT / "LICENSE").read_text().splitlines()[2]
     return f"From minieff. {holder}. SPDX-License-Identifier: MIT"
 
 
 def full(name: str) -> str:
-    """The technique `name` as one file that needs torch alone. ValueError where there is no technique.
+    """The technique `name` as one file that needs only torch. ValueError for an unknown technique.
 
-    >>> "class Skip(Wrap)" in full("layerdrop")
-    True
+    >>> [line for line in full("headdrop").splitlines() if line.startswith("from")]
+    ['from collections.abc import Callable', 'from typing import Any', 'from torch import Tensor, nn']
     """
     snippet = Snippet(name, short=False)
     file = snippet.file(snippet.home)
@@ -172,14 +152,14 @@ def full(name: str) -> str:
             snippet.need(snippet.home, definition)
     snippet.need("minieff.core.surgery", "is_a")  # what `where=` is given
     docstring = BY_HAND.sub("", file.docstring)
-    return snippet.text(f'{comment(licence())}\n"""{docstring}\n"""\n')
+    return snippet.text(f'{_comment(_licence())}\n"""{docstring}\n"""\n')
 
 
 def idea(name: str) -> str:
-    """The idea of the technique `name`, and the lines that use it as comments. ValueError as for `full`.
+    """The idea of the technique `name`, with the lines that use it as comments. ValueError as for `full`.
 
-    >>> "class Skip(nn.Module)" in idea("layerdrop")
-    True
+    >>> [line for line in idea("layerdrop").splitlines() if line.startswith("class")]
+    ['class Skip(nn.Module):']
     """
     snippet = Snippet(name, short=True)
     file = snippet.file(snippet.home)
@@ -195,4 +175,4 @@ def idea(name: str) -> str:
     used = names(ast.parse("\n".join(use)))
     snippet.imports |= {file.imports[name] for name in used if name in file.imports}
     use = [line.removeprefix("# ") if line.startswith("# ") else f"    {line}" for line in use]
-    return snippet.text(comment(title, *equation, *papers, licence()), comment(*use))
+    return snippet.text(_comment(title, *equation, *papers, _licence()), _comment(*use))
