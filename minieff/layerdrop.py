@@ -91,8 +91,9 @@ def apply(
     if bare:
         kind = type(model.get_submodule(bare[0])).__name__
         raise ValueError(
-            f"where picks {bare[0] or 'the root'}, a bare {kind}: skipping it would turn x + f(norm(x)) into "
-            "x + norm(x); pick the module that holds the residual connection, such as a Residual or a layer"
+            f"where picks {bare[0] or 'the root'}, a bare {kind}: skipped, it would pass on its own input, "
+            "and x + f(norm(x)) would become x + norm(x); pick what holds the residual connection, a "
+            "Residual or a whole layer"
         )
     rates = iter(_probabilities(p, len(layers)))
     return swap(model, where, lambda layer: Skip(layer, next(rates), generator))
