@@ -36,7 +36,7 @@ class Subject:
     tolerance: float = 1e-4  # of finalize: 1e-3 where what is left is stored in fp16
     lossy: bool = False  # whether apply changes what the model computes in eval mode
     verb: str = "apply"  # what changes the model before training
-    runs: tuple[type, ...] = ()  # what has to run on nn.TransformerEncoder where apply adds no type of its own
+    runs: tuple[type, ...] = ()  # on nn.TransformerEncoder, where apply adds no type of its own
 
     def __repr__(self) -> str:
         name = self.technique.__name__.removeprefix("minieff.")
@@ -77,9 +77,7 @@ SUBJECTS = [
         lossy=True,
         runs=(nn.TransformerEncoderLayer,),
     ),
-    Subject(
-        weight_sharing, None, {"steps": 3}, foreign={"steps": 3, **LAYERS}, lossy=True, verb="universal"
-    ),
+    Subject(weight_sharing, None, {"steps": 3}, foreign={"steps": 3, **LAYERS}, lossy=True, verb="universal"),
 ]
 
 # a seam of attention, the format in which a weight is stored, and what runs a stack are held once: these

@@ -56,7 +56,7 @@ def apply(model: nn.Module, *, every: int, where: Where = is_a(Block)) -> nn.Mod
 
 
 def _again(layer: nn.Module, number: int) -> nn.Module:
-    """The layer itself; or, where its parts know their number, a copy with that number and the same weights.
+    """The layer itself; or, where its parts are numbered, a copy with that number and the same weights.
 
     A cache of transformers is indexed by that number (`layer_idx`): two uses would write into one place.
     """

@@ -15,22 +15,17 @@ steps and y = 0 at first, the shares sum to 0.657.
 import torch
 from torch import Tensor, nn
 
-from minieff.core.past import Fresh, fresh
+from minieff.core.past import Past
 from minieff.core.surgery import Wrap
 
 
-def is_remembered(*args) -> bool:
-    """Whether one of the arguments of a call is a memory: later calls will then read what this one leaves.
+def refuse_cache(*args) -> None:
+    """ValueError for a cache of transformers, which has one place for each layer and none for each step.
 
-    ValueError for a cache of transformers, which has one place for each layer and none for each step.
-
-    >>> from minieff.core.past import Past
-    >>> is_remembered(fresh), is_remembered(Past())
-    (False, True)
+    >>> refuse_cache(1, None)
     """
     if any("Cache" in type(value).__name__ for value in args):
         raise ValueError("a transformers cache has one place a layer, none a step; call with use_cache=False")
-    return any(isinstance(value, Fresh) and value is not fresh for value in args)
 
 
 class Loop(Wrap):
@@ -41,7 +36,7 @@ class Loop(Wrap):
         self.time = nn.Parameter(torch.zeros(steps, dim))
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        is_remembered(*args, *kwargs.values())  # refuses
+        refuse_cache(*args, *kwargs.values())
         for time in self.time:
             x = self.inner(x + time, *args, **kwargs)
         return x
@@ -50,7 +45,8 @@ class Loop(Wrap):
         return f"steps={len(self.time)}"
 
     def macs(self, inputs: tuple, output: Tensor) -> int:
-        return 0  # its parts are counted, once a step
+        # its parts are counted, once a step
+        return 0
 
 
 class Ponder(Wrap):
@@ -65,7 +61,7 @@ class Ponder(Wrap):
         self.cost: Tensor | None = None
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        remembered = is_remembered(*args, *kwargs.values())
+        refuse_cache(*args, *kwargs.values())
         y, cost, spent = torch.zeros_like(x), x.new_zeros(x.shape[:-1]), x.new_zeros(x.shape[:-1])
         running = torch.ones_like(spent, dtype=torch.bool)
         for left, time in zip(range(len(self.time), 0, -1), self.time, strict=True):
@@ -77,8 +73,11 @@ class Ponder(Wrap):
             cost = cost + running + share * halts
             spent = spent + share
             running = running & ~halts
-            if not (remembered or running.any()):  # a memory needs every step of every token
-                break
+            if running.any():
+                continue
+            if any(isinstance(value, Past) for value in (*args, *kwargs.values())):
+                continue  # later tokens read every step of these
+            break
         self.cost = cost
         return y
 
