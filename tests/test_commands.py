@@ -108,6 +108,22 @@ assert torch.equal(model(x), want)
 model(x).square().sum().backward()
 assert model.layers[0].time.grad.shape == (6, 16) and model.layers[0].self_attn is block.self_attn
 """,
+    "dynamic_conv": """
+self, dim = nn.Module(), 16
+x = start = torch.randn(2, 40, 16)
+{0}
+{1}
+before, x = y, torch.cat([start[:, :20], start[:, 20:] + 1], 1)
+{1}
+assert torch.allclose(y[:, :20], before[:, :20], atol=1e-6) and not torch.allclose(y, before)
+y.sum().backward()
+assert self.taps.query.weight.grad.any()
+nn.init.zeros_(self.taps.query.weight)
+x = start
+{1}
+inside = F.pad(F.glu(self.into(start), dim=-1), (0, 0, 6, 0))
+assert torch.allclose(y, self.out(inside.unfold(1, 7, 1).mean(-1)), atol=1e-6)
+""",
     "product_quant": """
 layer = nn.Linear(64, 96)
 {0}
@@ -181,6 +197,23 @@ except ValueError as error:
 else:
     raise AssertionError("half a tie")
 """,
+    "dynamic_conv": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads, self.out = 4, nn.Linear(16, 16)
+
+model, x = nn.Sequential(Mine(), Mine()), torch.randn(2, 40, 16)
+mixed = apply(model, width=7, where=is_a(Mine))
+later = x.clone()
+later[:, 20:] += 1
+assert torch.allclose(mixed(x)[:, :20], mixed(later)[:, :20])
+light = finalize(apply(model, width=5, ahead=2, dynamic=False, p=0.1, where=is_a(Mine)))[0]
+kernel = light.taps.weight.softmax(-1).repeat_interleave(4, 0)[:, None]
+inside = F.glu(light.into(x), dim=-1).mT
+want = light.out(F.conv1d(inside, kernel, padding=2, groups=16).mT)
+assert torch.allclose(light(x, Mask(lambda b, h, q, k: k == k)), want, atol=1e-5)
+""",
     "product_quant": """
 model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
 trained = apply(model, p=0.5, block=4, proxy="exact", codewords=8).train()
@@ -210,6 +243,7 @@ LINES = {
     "scalar_quant": (60, 700),
     "product_quant": (60, 550),
     "weight_sharing": (60, 380),  # layers, loops, embeddings and ties in one
+    "dynamic_conv": (60, 280),  # with a mask and a past
 }
 
 
