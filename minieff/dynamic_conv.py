@@ -10,9 +10,10 @@ computed from the position (dynamic): w[t] = x[t] Q, with Q (C, H W). The softma
 those are left out that the mask hides or that lie outside of the sequence, as in a convolution with zeros
 around its input. DropConnect, with probability p, leaves out others in training.
 
-Saves: time and activations in long sequences, O(T W) in place of O(T^2), and a quarter of the parameters; a
-decoder would need the last W - 1 inputs only (`Past` keeps all, to be able to rewind). It does not save: the
-linears, most of the cost in short sequences. Costs: nothing beyond (W - 1) L positions is seen. By hand:
+Saves: time in long sequences, O(T W) in place of O(T^2), and about a quarter of attention's parameters; a
+decoder needs the last W - 1 inputs only (`Past` keeps all, to be able to rewind). It does not save: the
+linears, most of the cost in short sequences. Costs: L layers see no more than L (W - 1) positions back.
+By hand:
 
     # in __init__
     self.into, self.out = nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
@@ -40,6 +41,7 @@ def convolve(x: Float[Tensor, "B S C"], taps: Float[Tensor, "#B H T W"]) -> Floa
 
     As products of matrices: n positions see n + W - 1 inputs, through a matrix with their taps on its
     diagonals. Reading rows of taps and n zeros as rows that are one shorter moves each one step to the right.
+    Most of these matrices are zeros, and still that is faster than a sum over W shifted copies of x.
 
     >>> convolve(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[[[1.0, 1.0], [0.0, 10.0]]]])).flatten()
     tensor([ 3., 30.])

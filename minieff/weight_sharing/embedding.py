@@ -18,9 +18,9 @@ class FactorizedEmbedding(nn.Module):
 
     def __init__(self, weight: Float[Tensor, "V C"], rank: int, padding_idx: int | None = None) -> None:
         super().__init__()
-        u, s, w = torch.linalg.svd(weight.detach(), full_matrices=False)
+        u, s, w = torch.linalg.svd(weight.detach().double(), full_matrices=False)
         root, trains = s[:rank].sqrt(), weight.requires_grad
-        a, b = u[:, :rank] * root, w[:rank].mT * root  # (V, r), (C, r)
+        a, b = ((part * root).to(weight) for part in (u[:, :rank], w[:rank].mT))  # (V, r), (C, r)
         self.tokens = nn.Embedding.from_pretrained(a, freeze=not trains, padding_idx=padding_idx)
         self.project = nn.Linear(rank, weight.shape[1], bias=False, device="meta")
         self.project.weight = nn.Parameter(b, trains)

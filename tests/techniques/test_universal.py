@@ -6,7 +6,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from minieff import weight_sharing
+from minieff import headdrop, layerdrop, weight_sharing
 from minieff.core import cost
 from minieff.core.attention import Mask, causal, itself
 from minieff.core.past import Past
@@ -90,6 +90,8 @@ def test_pondering_decodes_and_hides_padding(model, ids):
         looped, past = pondering(model, bias=bias), Past()
         chunks = [looped(chunk, past=past) for chunk in ids.split([5, 1, 7, 3], dim=1)]
         torch.testing.assert_close(torch.cat(chunks, 1), looped(ids), atol=1e-4, rtol=1e-4)
+    for other in (layerdrop.apply(looped, p=0.5), headdrop.apply(looped, p=0.5)):
+        torch.testing.assert_close(other.eval()(ids, past=Past()), looped(ids))
     real = torch.arange(16) >= torch.tensor([[0], [3]])
     mask = causal & (Mask(lambda b, h, q, k: real[b, k], "real") | itself)
     other = torch.where(real, ids, (ids + 1) % 50)
