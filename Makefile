@@ -40,6 +40,7 @@ zoo: .venv/course
 bench: .venv/test
 	MINIEFF_RESULTS="$(CURDIR)/results" $(BIN)/python benchmarks/bench_transformer.py
 	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_layerdrop.py
+	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_dynamic_conv.py
 	MINIEFF_RESULTS="$(CURDIR)/results" $(BIN)/python benchmarks/bench_quant.py
 	$(BIN)/python benchmarks/table.py
 

@@ -85,6 +85,45 @@ layer = model[0]
 {1}
 assert torch.allclose(scale * codes, layer.weight, atol=1e-6) and codes.abs().amax(1).eq(127).all()
 """,
+    "weight_sharing": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) for _ in range(6))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+model, x = Mine().eval(), torch.randn(2, 5, 16)
+{0}
+assert len(model.layers) == 6 and len(set(model.layers)) == 3
+block = model.layers[0]
+{1}
+want = x
+for _ in range(6):
+    want = block(want)
+assert torch.equal(model(x), want)
+model(x).square().sum().backward()
+assert model.layers[0].time.grad.shape == (6, 16) and model.layers[0].self_attn is block.self_attn
+""",
+    "dynamic_conv": """
+self, dim = nn.Module(), 16
+x = start = torch.randn(2, 40, 16)
+{0}
+{1}
+before, x = y, torch.cat([start[:, :20], start[:, 20:] + 1], 1)
+{1}
+assert torch.allclose(y[:, :20], before[:, :20], atol=1e-6) and not torch.allclose(y, before)
+y.sum().backward()
+assert self.taps.query.weight.grad.any()
+nn.init.zeros_(self.taps.query.weight)
+x = start
+{1}
+inside = F.pad(F.glu(self.into(start), dim=-1), (0, 0, 6, 0))
+assert torch.allclose(y, self.out(inside.unfold(1, 7, 1).mean(-1)), atol=1e-6)
+""",
     "product_quant": """
 layer = nn.Linear(64, 96)
 {0}
@@ -138,6 +177,43 @@ assert torch.allclose(small(x), trained.eval()(x), atol=0.02)
 static = calibrate(apply(model, activations="static"), [x])
 assert torch.allclose(finalize(static)(x), model(x), atol=0.1)
 """,
+    "weight_sharing": """
+layer = is_a(nn.TransformerEncoderLayer)
+encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True), 4)
+model, ids = nn.Sequential(nn.Embedding(50, 16), encoder, nn.Linear(16, 50)), torch.randint(50, (2, 5))
+shared = apply(model, every=2, where=layer)
+assert len(set(shared[1].layers)) == 2
+looped = universal(model, steps=3, halt=0.01, price=0.5, where=layer)
+(looped(ids).square().mean() + penalty(looped)).backward()
+assert 1 <= penalty(looped) <= 2 and looped[1].layers[0].share.weight.grad.any()
+ends = is_a(nn.Embedding), lambda name, module: name in ("0", "2")
+tied = finalize(tie(shared, where=ends[1]))
+small = factorize(tied, rank=16, where=ends[1])
+assert torch.allclose(small(ids), tied(ids), atol=1e-4) and not small.training
+try:
+    factorize(tied, rank=4, where=ends[0])
+except ValueError as error:
+    assert "pick both" in str(error)
+else:
+    raise AssertionError("half a tie")
+""",
+    "dynamic_conv": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads, self.out = 4, nn.Linear(16, 16)
+
+model, x = nn.Sequential(Mine(), Mine()), torch.randn(2, 40, 16)
+mixed = apply(model, width=7, where=is_a(Mine))
+later = x.clone()
+later[:, 20:] += 1
+assert torch.allclose(mixed(x)[:, :20], mixed(later)[:, :20])
+light = finalize(apply(model, width=5, ahead=2, dynamic=False, p=0.1, where=is_a(Mine)))[0]
+kernel = light.taps.weight.softmax(-1).repeat_interleave(4, 0)[:, None]
+inside = F.glu(light.into(x), dim=-1).mT
+want = light.out(F.conv1d(inside, kernel, padding=2, groups=16).mT)
+assert torch.allclose(light(x, Mask(lambda b, h, q, k: k == k)), want, atol=1e-5)
+""",
     "product_quant": """
 model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
 trained = apply(model, p=0.5, block=4, proxy="exact", codewords=8).train()
@@ -161,7 +237,14 @@ from torch import nn
 torch.manual_seed(0)
 """
 
-LINES = {"layerdrop": (40, 250), "headdrop": (40, 250), "scalar_quant": (60, 700), "product_quant": (60, 550)}
+LINES = {
+    "layerdrop": (40, 250),
+    "headdrop": (40, 250),
+    "scalar_quant": (60, 700),
+    "product_quant": (60, 550),
+    "weight_sharing": (60, 380),  # layers, loops, embeddings and ties in one
+    "dynamic_conv": (60, 280),  # with a mask and a past
+}
 
 
 def techniques() -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from minieff import compose, headdrop, layerdrop, product_quant, scalar_quant
+from minieff import compose, dynamic_conv, headdrop, layerdrop, product_quant, scalar_quant, weight_sharing
 from minieff.core import cost
 from minieff.core.adopt import adopt
 from minieff.core.attention import Mask, causal, itself
@@ -25,7 +25,7 @@ class Subject:
     """A technique and the knobs under which each law is asked."""
 
     technique: ModuleType
-    rest: dict  # apply: changes nothing
+    rest: dict | None  # apply: changes nothing; None for an architecture, which has anchors instead
     busy: dict  # apply: at work
     final: dict = field(default_factory=dict)  # finalize: keeps the function
     cheaper: dict = field(default_factory=dict)  # finalize: lowers the cost, may change the function
@@ -35,9 +35,15 @@ class Subject:
     explicit: bool = False  # whether it computes attention by the explicit path, equal up to 1e-5
     tolerance: float = 1e-4  # of finalize: 1e-3 where what is left is stored in fp16
     lossy: bool = False  # whether apply changes what the model computes in eval mode
+    verb: str = "apply"  # what changes the model before training
+    runs: tuple[type, ...] = ()  # on nn.TransformerEncoder, where apply adds no type of its own
 
     def __repr__(self) -> str:
-        return self.technique.__name__.removeprefix("minieff.")
+        name = self.technique.__name__.removeprefix("minieff.")
+        return name if self.verb == "apply" else f"{name}.{self.verb}"
+
+    def apply(self, model: nn.Module, knobs: dict) -> nn.Module:
+        return getattr(self.technique, self.verb)(model, **knobs)
 
 
 LAYERS = {"where": is_a(nn.TransformerEncoderLayer)}
@@ -63,16 +69,40 @@ SUBJECTS = [
         cost="stored_bytes",
         foreign={"where": named("linear1", "linear2")},
     ),
+    Subject(
+        weight_sharing,
+        {"every": 1},
+        {"every": 2},
+        foreign={"every": 2, **LAYERS},
+        lossy=True,
+        runs=(nn.TransformerEncoderLayer,),
+    ),
+    Subject(weight_sharing, None, {"steps": 3}, foreign={"steps": 3, **LAYERS}, lossy=True, verb="universal"),
+    Subject(
+        dynamic_conv,
+        None,
+        {"width": 4},
+        cost="macs",
+        foreign={"width": 3, "ahead": 1},
+        adopted=True,
+        lossy=True,
+    ),
 ]
 
-# a seam of attention and the format in which a weight is stored are held once: these pairs are refused
-ONCE = [{headdrop}, {scalar_quant}, {product_quant}, {scalar_quant, product_quant}]
+# a seam of attention, the format in which a weight is stored, and what runs a stack are held once: these
+# pairs are refused
+ONCE = [{headdrop}, {scalar_quant}, {product_quant}, {scalar_quant, product_quant}, {weight_sharing}]
+# a convolution has no attention's seams, and there is none left to replace by another
+ONCE += [{dynamic_conv}, {dynamic_conv, headdrop}]
+# replacing an attention whose weights another technique has changed would drop that: refused in this order
+AFTER = [(scalar_quant, dynamic_conv), (product_quant, dynamic_conv)]
 
 each = pytest.mark.parametrize("subject", SUBJECTS, ids=repr)
 
 
 def held_once(pair: tuple[Subject, Subject]) -> bool:
-    return {subject.technique for subject in pair} in ONCE
+    techniques = tuple(subject.technique for subject in pair)
+    return set(techniques) in ONCE or techniques in AFTER
 
 
 PAIRS = [pair for pair in product(SUBJECTS, SUBJECTS) if not held_once(pair)]
@@ -81,7 +111,7 @@ each_pair = pytest.mark.parametrize("pair", PAIRS, ids=repr)
 
 def apply(model: nn.Module, *subjects: Subject) -> nn.Module:
     for subject in subjects:
-        model = subject.technique.apply(model, **subject.busy)
+        model = subject.apply(model, subject.busy)
     return model
 
 
@@ -189,7 +219,9 @@ def test_pure(subject, model, ids, training):
 @each
 def test_neutral(subject, model, ids):
     """A knob at rest equals the model without the technique, in train mode."""
-    rested = subject.technique.apply(model.train(), **subject.rest)
+    if subject.rest is None:
+        return
+    rested = subject.apply(model.train(), subject.rest)
     tolerance = 1e-5 if subject.explicit else 0.0
     torch.testing.assert_close(rested(ids), model(ids), atol=tolerance, rtol=tolerance)
 
@@ -230,9 +262,10 @@ def test_foreign(subject, norm_first, grad):
     theirs = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
     x, hidden = torch.randn(2, 7, 32), torch.arange(7) >= torch.tensor([[7], [4]])
     start = adopt(theirs) if subject.adopted else theirs
-    applied = subject.technique.apply(start, **subject.foreign)
+    applied = subject.apply(start, subject.foreign)
     never_called = {nn.ModuleDict}
     new = {type(m) for m in applied.modules()} - {type(m) for m in start.modules()} - never_called
+    new = new or set(subject.runs)
     # in train mode there is no fused path, and what is lossy rounds all weights there, too
     wanted = (clone(applied).train() if subject.lossy else theirs)(x, src_key_padding_mask=hidden)
     with torch.set_grad_enabled(grad), record(applied, is_a(*new)) as calls:

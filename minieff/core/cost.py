@@ -59,7 +59,9 @@ def _attention_macs(attention: nn.Module, inputs: tuple, output: Tensor) -> int:
 
 
 def _head_macs(model: nn.Module, inputs: tuple, output: Tensor) -> int:
-    return output.numel() * model.config.dim
+    """Of `tok.logits`, which is no call of a module; an embedding in another form knows its own."""
+    own = getattr(model.tok, "head_macs", None)
+    return output[..., 0].numel() * own() if own else output.numel() * model.config.dim
 
 
 FREE = (nn.LayerNorm, nn.Embedding, ParametrizationList)  # additions and look-ups are not counted

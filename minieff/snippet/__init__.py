@@ -17,7 +17,7 @@ from minieff.snippet import cuts
 from minieff.snippet.cuts import PARAGRAPH, SENTENCE, names
 
 SHAPE = re.compile(r'\b[A-Z]\w*\[Tensor, "[^"]*"\]')
-COUNTED = ("macs",)  # methods that only minieff's `cost` calls
+COUNTED = ("macs", "head_macs")  # methods that only minieff's `cost` calls
 TOLD = (*COUNTED, "decides_format", "extra_repr")  # and what only describes a module
 PAPER = re.compile(r'(?:[A-Z][a-z]+(?:, | and )?)+(?: et al\.)? \d{4}, (?:"[^"]*", )?arXiv \d{4}\.\d{4,5}')
 BY_HAND = re.compile(r"\s*By hand[^:]*:\n\n(.*)", re.S)
