@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from minieff import compose, headdrop, layerdrop, product_quant, scalar_quant
+from minieff import compose, headdrop, layerdrop, product_quant, scalar_quant, sparse_weights
 from minieff.core import cost
 from minieff.core.adopt import adopt
 from minieff.core.attention import Mask, causal, itself
@@ -63,10 +63,19 @@ SUBJECTS = [
         cost="stored_bytes",
         foreign={"where": named("linear1", "linear2")},
     ),
+    Subject(
+        sparse_weights,
+        {"sparsity": 0.0},
+        {"sparsity": 0.9},
+        cost="stored_bytes",
+        foreign={"sparsity": 0.9, "where": named("linear1", "linear2")},
+        lossy=True,
+    ),
 ]
 
 # a seam of attention and the format in which a weight is stored are held once: these pairs are refused
-ONCE = [{headdrop}, {scalar_quant}, {product_quant}, {scalar_quant, product_quant}]
+STORED = [scalar_quant, product_quant, sparse_weights]
+ONCE = [{headdrop}, *({one, other} for one, other in product(STORED, STORED))]
 
 each = pytest.mark.parametrize("subject", SUBJECTS, ids=repr)
 
@@ -231,7 +240,7 @@ def test_foreign(subject, norm_first, grad):
     x, hidden = torch.randn(2, 7, 32), torch.arange(7) >= torch.tensor([[7], [4]])
     start = adopt(theirs) if subject.adopted else theirs
     applied = subject.technique.apply(start, **subject.foreign)
-    never_called = {nn.ModuleDict}
+    never_called = {nn.ModuleDict, sparse_weights.Schedule}
     new = {type(m) for m in applied.modules()} - {type(m) for m in start.modules()} - never_called
     # in train mode there is no fused path, and what is lossy rounds all weights there, too
     wanted = (clone(applied).train() if subject.lossy else theirs)(x, src_key_padding_mask=hidden)
