@@ -72,13 +72,7 @@ def apply(
     >>> model[0].weight.count_nonzero()
     tensor(16)
     """
-    if not 0 <= sparsity < 1 or scope not in ("matrix", "global") or steps < 0:
-        raise ValueError(
-            f"sparsity={sparsity}, scope={scope!r}, steps={steps}: a share from 0 to less than 1, "
-            '"matrix" or "global", and a number of training steps, 0 for a mask at once'
-        )
-    if pattern == "2:4" and sparsity not in (0, 0.5):
-        raise ValueError(f'sparsity={sparsity}: pattern="2:4" makes half of the weights zero; give 0.5')
+    _refuse_share(sparsity, pattern, scope, steps)
     _refuse(model, where, pattern)
     shared, made = Schedule(pattern, sparsity, steps), []
 
@@ -145,6 +139,17 @@ def gate(
         return Gate(log_alpha, r * c, price, pattern, generator)
 
     return parametrize(model, where, gated)
+
+
+def _refuse_share(sparsity: float, pattern: str | int, scope: str, steps: int) -> None:
+    """ValueError for an impossible share, or way to reach it."""
+    if not 0 <= sparsity < 1 or scope not in ("matrix", "global") or steps < 0:
+        raise ValueError(
+            f"sparsity={sparsity}, scope={scope!r}, steps={steps}: a share from 0 to less than 1, "
+            '"matrix" or "global", and a number of training steps, 0 for a mask at once'
+        )
+    if pattern == "2:4" and sparsity not in (0, 0.5):
+        raise ValueError(f'sparsity={sparsity}: pattern="2:4" makes half of the weights zero; give 0.5')
 
 
 def _refuse_price(price: float, pattern: str | int) -> None:
@@ -245,6 +250,9 @@ def finalize(
         if type(module).forward is not nn.Linear.forward:
             raise ValueError(f"{name} is of type {type(module).__name__}; only nn.Linear is stored sparse")
         sizes[name] = _block(module, name, block) if layout == "bsr" else 1
+
+    if (keep or {}).keys() - sizes:
+        raise ValueError(f"keep has {sorted(keep.keys() - sizes)}; the layers are {sorted(sizes)}")
 
     def encode(w: Tensor, name: str) -> Stored:
         size = norms(w, unit_of(sizes[name], w.shape))

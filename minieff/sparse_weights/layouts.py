@@ -28,12 +28,12 @@ class Stored(nn.Module):
     def __init__(self, w: Num[Tensor, "R C"], values: Num[Tensor, "..."]) -> None:
         super().__init__()
         self.shape = tuple(w.shape)
-        self.values = nn.Parameter(values.contiguous(), requires_grad=values.is_floating_point())
+        self.entries = nn.Parameter(values.contiguous(), requires_grad=values.is_floating_point())
 
     @property
     def units(self) -> int:
         """How many are stored: values, or blocks."""
-        return len(self.values)
+        return len(self.entries)
 
     def dense(self) -> Num[Tensor, "R C"]:
         raise NotImplementedError
@@ -45,13 +45,18 @@ class Stored(nn.Module):
         return len(inputs[0]) * self.shape[0] * self.shape[1]
 
     def extra_repr(self) -> str:
-        return f"{self.shape[0]} x {self.shape[1]}, {self.values.numel()} values stored"
+        return f"{self.shape[0]} x {self.shape[1]}, {self.entries.numel()} values stored"
 
 
 class CSR(Stored):
     """Values row after row, each with its column; and where each row starts."""
 
     def __init__(self, w: Num[Tensor, "R C"], keep: Bool[Tensor, "R C"]) -> None:
+        if w.element_size() < 4 and w.device.type == "cpu":
+            raise ValueError(
+                f"a weight of {w.dtype}: on a CPU torch has no CSR product in 16 bits; finalize in 32, and "
+                "core.storage.halve stores the values in 16"
+            )
         super().__init__(w, w[keep])
         self.register_buffer("starts", row_starts(keep))
         self.register_buffer("columns", keep.nonzero()[:, 1].int())
@@ -62,18 +67,18 @@ class CSR(Stored):
     def sparse(self) -> Tensor:
         """As torch's sparse tensor."""
         return torch.sparse_csr_tensor(
-            self.starts, self.columns, self.values, self.shape, check_invariants=False
+            self.starts, self.columns, self.entries, self.shape, check_invariants=False
         )
 
     def dense(self) -> Num[Tensor, "R C"]:
         rows = rows_of(self.starts)
-        return self.values.new_zeros(self.shape).index_put((rows, self.columns.long()), self.values)
+        return self.entries.new_zeros(self.shape).index_put((rows, self.columns.long()), self.entries)
 
     def forward(self, x: Float[Tensor, "N C"]) -> Float[Tensor, "N R"]:
         return (self.sparse() @ x.T).T  # F.linear(x, self.sparse()) is several times slower
 
     def macs(self, inputs: tuple, output: Tensor) -> int:
-        return len(inputs[0]) * self.values.numel()
+        return len(inputs[0]) * self.entries.numel()
 
 
 class BSR(Stored):
@@ -87,9 +92,9 @@ class BSR(Stored):
         self.register_buffer("rows", keep.T.nonzero()[:, 1].int())
 
     def dense(self) -> Num[Tensor, "R C"]:
-        (R, C), b = self.shape, self.values.shape[1]
-        blocks = self.values.new_zeros(R // b, C // b, b, b)
-        blocks = blocks.index_put((self.rows.long(), rows_of(self.starts)), self.values)
+        (R, C), b = self.shape, self.entries.shape[1]
+        blocks = self.entries.new_zeros(R // b, C // b, b, b)
+        blocks = blocks.index_put((self.rows.long(), rows_of(self.starts)), self.entries)
         return blocks.transpose(1, 2).reshape(R, C)
 
     def forward(self, x: Float[Tensor, "N C"]) -> Float[Tensor, "N R"]:
@@ -97,16 +102,16 @@ class BSR(Stored):
 
         Three times as fast as torch's own product with a BSR matrix.
         """
-        b, counts = self.values.shape[1], self.starts.diff().tolist()
+        b, counts = self.entries.shape[1], self.starts.diff().tolist()
         y = x.new_zeros(self.shape[0] // b, b, len(x))
         for blocks, rows, part in zip(
-            self.values.split(counts), self.rows.split(counts), x.split(b, 1), strict=True
+            self.entries.split(counts), self.rows.split(counts), x.split(b, 1), strict=True
         ):
             y.index_add_(0, rows, (blocks.flatten(0, 1) @ part.T).unflatten(0, (-1, b)))
         return y.flatten(0, 1).T
 
     def macs(self, inputs: tuple, output: Tensor) -> int:
-        return len(inputs[0]) * self.values.numel()
+        return len(inputs[0]) * self.entries.numel()
 
 
 class Bitmask(Stored):
@@ -119,7 +124,9 @@ class Bitmask(Stored):
     def dense(self) -> Num[Tensor, "R C"]:
         keep = unpack(self.bits, 1)[: self.shape[0] * self.shape[1]].bool()
         return (
-            self.values.new_zeros(keep.shape).index_put((keep.nonzero()[:, 0],), self.values).view(self.shape)
+            self.entries.new_zeros(keep.shape)
+            .index_put((keep.nonzero()[:, 0],), self.entries)
+            .view(self.shape)
         )
 
 
@@ -137,10 +144,10 @@ class TwoOfFour(Stored):
         self.register_buffer("places", pack(chosen.view(-1, 4).nonzero()[:, 1].byte(), 2))
 
     def dense(self) -> Num[Tensor, "R C"]:
-        n = self.values.numel()
+        n = self.entries.numel()
         places = unpack(self.places, 2)[:n].view(-1, 2).long()
-        groups = self.values.new_zeros(n // 2, 4)
-        return groups.scatter(1, places, self.values.view(-1, 2)).view(self.shape)
+        groups = self.entries.new_zeros(n // 2, 4)
+        return groups.scatter(1, places, self.entries.view(-1, 2)).view(self.shape)
 
 
 LAYOUTS = {"csr": CSR, "bsr": BSR, "bitmask": Bitmask, "2:4": TwoOfFour}

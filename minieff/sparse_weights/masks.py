@@ -69,11 +69,13 @@ def spread(grid: Shaped[Tensor, "r c"], shape: torch.Size) -> Shaped[Tensor, "R 
 def keep_largest(scores: Real[Tensor, "*n"], zeros: int) -> Bool[Tensor, "*n"]:
     """False for the `zeros` smallest, exactly; of equal ones the first go first, so that masks nest.
 
-    A threshold alone would drop all that equal it, or none.
+    A threshold alone would drop all that equal it, or none. ValueError for more zeros than there are scores.
 
     >>> keep_largest(torch.tensor([1.0, 1.0, 3.0, 1.0]), zeros=2)
     tensor([False, False,  True,  True])
     """
+    if not 0 <= zeros <= scores.numel():
+        raise ValueError(f"{zeros} of {scores.numel()} cannot be zero, nor all others kept; count again")
     if zeros == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     flat = scores.flatten()

@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from minieff.sparse_weights.masks import norms, spread
 
-BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+BETA = 2 / 3
+GAMMA = -0.1
+ZETA = 1.1
 SHIFT = BETA * log(-GAMMA / ZETA)
 FURTHEST = log(100)  # of log_alpha from 0: beyond, a gate hardly moves any more
 
