@@ -198,7 +198,7 @@ LINES = {
     "headdrop": (40, 250),
     "scalar_quant": (60, 700),
     "product_quant": (60, 550),
-    "sparse_weights": (60, 650),
+    "sparse_weights": (60, 660),
 }
 
 

@@ -10,8 +10,8 @@ are left. `apply` drops them at once, or a growing share of them over `steps` tr
 (Zhu and Gupta 2017, arXiv 1710.01878). Sparsity can be part of the loss instead: `shrink` takes a little off
 every weight in each step (L1), `gate` learns which to use (L0); see penalties.py.
 
-Saves: bytes, once fewer than half of fp32 weights are left (`csr`) or nearly always (`bitmask`); with CSR
-time, below about 20 % of the weights, and with blocks of 32 x 32 (`bsr`) below about half. It does not save:
+Saves: bytes, where less than half of fp32 weights are left (`csr`) or nearly always (`bitmask`); and time,
+where less than about a fifth is left, or with blocks of 32 x 32 (`bsr`) about half. It does not save:
 anything while training, nor time where zeros have no structure and are few. 2:4 is a pattern of Nvidia's
 tensor cores (Mishra et al. 2021, arXiv 2104.08378; `torch.sparse.to_sparse_semi_structured`): on a CPU it
 saves bytes alone. Torch's one line, `prune.l1_unstructured(layer, "weight", 0.9)`, makes files larger
@@ -73,7 +73,7 @@ def apply(
     tensor(16)
     """
     _refuse_share(sparsity, pattern, scope, steps)
-    _refuse(model, where, pattern)
+    _refuse(model, where, pattern, sparsity)
     shared, made = Schedule(pattern, sparsity, steps), []
 
     def mask(weight: Tensor) -> Pruned:
@@ -116,7 +116,7 @@ def gate(
     where: Where = is_a(nn.Linear),
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """A copy in which each weight, "row", "column" or block has a gate, learned from the loss and `penalty`.
+    """A copy in which each weight, "row", "column" or block has a gate, learned from loss and `penalty`.
 
     `price` is that of a weight; `start`, the probability that a gate is open in the beginning. Gates are
     drawn once per pass, for all tokens alike. ValueError as for `apply`, and for a start of 0 or 1.
@@ -161,7 +161,7 @@ def _refuse_price(price: float, pattern: str | int) -> None:
         )
 
 
-def _refuse(model: nn.Module, where: Where, pattern: str | int) -> None:
+def _refuse(model: nn.Module, where: Where, pattern: str | int, sparsity: float = 0.0) -> None:
     """ValueError for weights that cannot be made sparse so."""
     for module, name in pick(model, where).items():
         if parametrizations(module).get("weight"):
@@ -170,7 +170,14 @@ def _refuse(model: nn.Module, where: Where, pattern: str | int) -> None:
                 f"{name}.weight has a {kind} already; make it sparse once, and before other formats"
             )
         if source(module) is not None:
-            norms(module.weight.detach(), unit_of(pattern, module.weight.shape))
+            try:
+                units = norms(module.weight.detach(), unit_of(pattern, module.weight.shape)).numel()
+                if round(sparsity * units) == units:
+                    raise ValueError(
+                        f"sparsity={sparsity} of {units} units is all of them; take smaller units"
+                    )
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
 
 
 def _parts(model: nn.Module, kind: type) -> dict[nn.Module, Tensor]:
@@ -184,10 +191,11 @@ def _parts(model: nn.Module, kind: type) -> dict[nn.Module, Tensor]:
 
 
 def _masks(model: nn.Module) -> dict[Schedule, dict[Pruned, Tensor]]:
-    """The masks of each schedule, with their weights."""
+    """The masks of each schedule, with their weights; not those that stay."""
     found: dict[Schedule, dict[Pruned, Tensor]] = {}
     for mask, weight in _parts(model, Pruned).items():
-        found.setdefault(mask.schedule, {})[mask] = weight
+        if mask.schedule is not None:
+            found.setdefault(mask.schedule, {})[mask] = weight
     return found
 
 
@@ -250,7 +258,6 @@ def finalize(
         if type(module).forward is not nn.Linear.forward:
             raise ValueError(f"{name} is of type {type(module).__name__}; only nn.Linear is stored sparse")
         sizes[name] = _block(module, name, block) if layout == "bsr" else 1
-
     if (keep or {}).keys() - sizes:
         raise ValueError(f"keep has {sorted(keep.keys() - sizes)}; the layers are {sorted(sizes)}")
 

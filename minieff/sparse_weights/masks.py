@@ -97,7 +97,7 @@ def two_of_four(w: Num[Tensor, "R C"]) -> Bool[Tensor, "R C"]:
 
 
 class Schedule(nn.Module):
-    """The share of zeros after `step` of `steps` steps: s (1 - (1 - step / steps)^3); of 0 steps, s at once.
+    """The share of zeros after `step` of `steps` steps: s (1 - (1 - step / steps)^3); without steps, s.
 
     Masks with one schedule share one threshold. The step is part of the state dict.
 

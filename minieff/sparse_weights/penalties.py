@@ -82,7 +82,7 @@ def open_probability(log_alpha: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 
 class Gate(nn.Module):
-    """A parametrization: w times a gate per unit, drawn anew in each pass in train mode, fixed in eval mode.
+    """A parametrization: w times a gate per unit, drawn in each pass in train mode, fixed in eval mode.
 
     `log_alpha`, the same for all in the beginning, is learned with the weights. `size`: weights per gate.
     """
@@ -108,6 +108,9 @@ class Gate(nn.Module):
     def penalty(self) -> Float[Tensor, ""]:
         """The price of the expected number of weights that are not zero."""
         return self.price * self.size * open_probability(self.log_alpha).sum()
+
+    def macs(self, inputs: tuple, output: Tensor) -> int:
+        return 0
 
     def extra_repr(self) -> str:
         return f"{self.log_alpha.numel()} gates of {self.size}, price={self.price}"

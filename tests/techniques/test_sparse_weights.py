@@ -274,6 +274,7 @@ def test_a_small_file_is_rebuilt_from_the_counts(model, ids):
     assert len(set(counts.values())) > 2  # it follows from the values
     blank = sparse_weights.finalize(model, keep=counts, where=linears)
     assert torch.equal(unpack(blank, load(save(pack(small))))(ids), small(ids))
+    assert cost.macs(sparse_weights.gate(model, price=0.1), 16) == cost.macs(model, 16)
     multiplied = sum(p.count_nonzero() for n, p in small.named_parameters() if n.endswith("entries"))
     assert cost.macs(small, 16) == cost.macs(model, 16) - 3 * 12 * 32 * 32 + multiplied
 
@@ -289,7 +290,8 @@ def test_a_small_file_is_rebuilt_from_the_counts(model, ids):
         ({"sparsity": 0.5, "scope": "layer"}, "matrix"),
         ({"sparsity": 0.5, "steps": -1}, "training steps"),
         ({"sparsity": 0.5, "pattern": "4:8"}, "size of a square block"),
-        ({"sparsity": 0.5, "pattern": 5}, "blocks of 5; pick a divisor"),
+        ({"sparsity": 0.5, "pattern": 5}, "inner.q: .* blocks of 5; pick a divisor"),
+        ({"sparsity": 0.9, "pattern": 32}, "of 1 units is all of them"),
         ({"sparsity": 0.7, "pattern": "2:4"}, "give 0.5"),
         ({"sparsity": 0.5, "where": is_a(nn.Conv2d)}, "matched no module"),
         ({"sparsity": 0.5, "where": is_a(nn.LayerNorm)}, "only matrices"),
