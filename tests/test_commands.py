@@ -132,6 +132,18 @@ assert torch.equal(w_q, codebook[codes].view(96, 64)) and (w_q - layer.weight).v
 w_q.sum().backward()
 assert torch.allclose(codebook.grad, torch.ones(256, 8))  # a mean of ones
 """,
+    "sparse_weights": """
+layer, x = nn.Linear(16, 8), torch.randn(5, 16)
+w = layer.weight.detach().clone()
+{0}
+assert layer.weight.count_nonzero() == 13 and torch.equal(layer.weight[layer.weight != 0], w[keep])
+layer(x).square().sum().backward()
+assert torch.equal(layer.parametrizations.weight.original.grad != 0, keep)
+import warnings
+warnings.simplefilter("ignore")  # torch says that its sparse tensors are in beta
+{1}
+assert torch.allclose(y, layer(x), atol=1e-6)
+""",
 }
 WHOLE = {
     "layerdrop": re.search(r"```python\n(.*?)```", README.partition("## Take a technique home")[2], re.S)[1]
@@ -225,6 +237,26 @@ assert torch.allclose(coded(x), trained.eval()(x), atol=1e-5)
 small = store(coded, bits=8)
 assert small[0].code.codes.shape == (32, 4) and torch.allclose(small(x), coded(x), atol=0.1)
 """,
+    "sparse_weights": """
+def named(number):
+    return lambda name, module: name == number
+
+model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8))
+x = torch.randn(9, 16)
+trained = apply(model, sparsity=0.75, pattern=4, steps=2).train()
+for _ in range(2):
+    trained(x).square().sum().backward()
+    project(trained)
+small = finalize(trained, layout="bsr")
+assert stored(small) == {"0": 8, "2": 4} and torch.allclose(small(x), trained.eval()(x), atol=1e-5)
+shrunk = shrink(gate(model, price=0.1, where=named("0")), price=0.1, where=named("2"))
+(shrunk(x).square().sum() + penalty(shrunk)).backward()
+project(shrunk)
+for layout in ("csr", "bitmask"):
+    assert torch.allclose(finalize(shrunk, layout=layout)(x), shrunk.eval()(x), atol=1e-5)
+halves = finalize(apply(model, sparsity=0.5, pattern="2:4"), layout="2:4")
+assert halves[0].code.entries.shape == (32, 8)
+""",
 }
 
 ALONE = """
@@ -244,6 +276,7 @@ LINES = {
     "product_quant": (60, 550),
     "weight_sharing": (60, 380),  # layers, loops, embeddings and ties in one
     "dynamic_conv": (60, 280),  # with a mask and a past
+    "sparse_weights": (60, 660),
 }
 
 

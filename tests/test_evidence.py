@@ -109,6 +109,14 @@ def test_quantized_layers_are_measured_against_peers_and_a_limit(tmp_path):
     assert page.count("onednn.qlinear_pointwise alone") == 2 and "of scikit-learn's" in page
 
 
+def test_sparse_products_are_measured_over_density_and_layouts(tmp_path):
+    found = quick("benchmarks.bench_sparse_weights", tmp_path)
+    page = table.section(found)
+    assert len(found["comparisons"]) == 2 * 2 + 2 and len(found["limits"]) == 4
+    assert all(part["what"] in page and part["note"] in page for part in found["comparisons"])
+    assert found["bytes"]["csr, 8 x 32 to 64, 0.5 left"]["2:4"] == {"fp32": 4352, "fp16": 2304}  # 9/16
+
+
 def test_two_ranks_drop_the_same_layers(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     script, path = (

@@ -9,7 +9,16 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from minieff import compose, dynamic_conv, headdrop, layerdrop, product_quant, scalar_quant, weight_sharing
+from minieff import (
+    compose,
+    dynamic_conv,
+    headdrop,
+    layerdrop,
+    product_quant,
+    scalar_quant,
+    sparse_weights,
+    weight_sharing,
+)
 from minieff.core import cost
 from minieff.core.adopt import adopt
 from minieff.core.attention import Mask, causal, itself
@@ -87,15 +96,23 @@ SUBJECTS = [
         adopted=True,
         lossy=True,
     ),
+    Subject(
+        sparse_weights,
+        {"sparsity": 0.0},
+        {"sparsity": 0.9},
+        cost="stored_bytes",
+        foreign={"sparsity": 0.9, "where": named("linear1", "linear2")},
+        lossy=True,
+    ),
 ]
 
-# a seam of attention, the format in which a weight is stored, and what runs a stack are held once: these
-# pairs are refused
-ONCE = [{headdrop}, {scalar_quant}, {product_quant}, {scalar_quant, product_quant}, {weight_sharing}]
-# a convolution has no attention's seams, and there is none left to replace by another
-ONCE += [{dynamic_conv}, {dynamic_conv, headdrop}]
+# Held once, so that these pairs are refused: a seam of attention; the format in which a weight is stored;
+# what runs a stack. A convolution has no seams, and leaves no attention to replace.
+STORED = [scalar_quant, product_quant, sparse_weights]
+ONCE = [{headdrop}, {weight_sharing}, {dynamic_conv}, {dynamic_conv, headdrop}]
+ONCE += [{one, other} for one, other in product(STORED, STORED)]
 # replacing an attention whose weights another technique has changed would drop that: refused in this order
-AFTER = [(scalar_quant, dynamic_conv), (product_quant, dynamic_conv)]
+AFTER = [(technique, dynamic_conv) for technique in STORED]
 
 each = pytest.mark.parametrize("subject", SUBJECTS, ids=repr)
 
@@ -263,7 +280,7 @@ def test_foreign(subject, norm_first, grad):
     x, hidden = torch.randn(2, 7, 32), torch.arange(7) >= torch.tensor([[7], [4]])
     start = adopt(theirs) if subject.adopted else theirs
     applied = subject.apply(start, subject.foreign)
-    never_called = {nn.ModuleDict}
+    never_called = {nn.ModuleDict, sparse_weights.Schedule}
     new = {type(m) for m in applied.modules()} - {type(m) for m in start.modules()} - never_called
     new = new or set(subject.runs)
     # in train mode there is no fused path, and what is lossy rounds all weights there, too

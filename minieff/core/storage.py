@@ -57,6 +57,24 @@ def refuse_other_layers(chosen: dict[nn.Module, str], decided: type | None = Non
         raise ValueError(f"{name}, of type {kind.__name__}, {why}; pick others, with where=")
 
 
+def refuse_nested(x: Tensor) -> None:
+    """ValueError for a nested tensor, which nn.TransformerEncoder makes of a padded batch by default.
+
+    >>> refuse_nested(torch.zeros(2, 3))  # an ordinary tensor passes
+    """
+    if x.is_nested:
+        raise ValueError("inputs are nested tensors; build nn.TransformerEncoder(enable_nested_tensor=False)")
+
+
+def disable_fast_path(module: nn.Module, inputs: tuple) -> None:
+    """A hook that does nothing: its presence makes nn.TransformerEncoder call its layers.
+
+    Without a hook the encoder's fused path reads the weights and calls no layer.
+
+    >>> hook = nn.Linear(2, 2).register_forward_pre_hook(disable_fast_path)
+    """
+
+
 class Widened(nn.Module):
     """A parametrization: a weight stored in 16 bits, used in 32."""
 

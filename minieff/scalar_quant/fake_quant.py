@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
+from minieff.core.storage import disable_fast_path, refuse_nested
 from minieff.core.surgery import Wrap
 from minieff.scalar_quant.grid import int8, row_scale
 
@@ -91,15 +92,6 @@ def input_codes(
     return codes if static is None else codes.clamp_(-127, 127), scale
 
 
-def refuse_nested(x: Tensor) -> None:
-    """ValueError for a nested tensor, which nn.TransformerEncoder makes of a padded batch by default.
-
-    >>> refuse_nested(torch.zeros(2, 3))  # an ordinary tensor passes
-    """
-    if x.is_nested:
-        raise ValueError("inputs are nested tensors; build nn.TransformerEncoder(enable_nested_tensor=False)")
-
-
 def in_bytes(
     x: Float[Tensor, "N C"], static: Float[Tensor, ""] | None
 ) -> tuple[Int8[Tensor, "N C"], Float[Tensor, "N 1"]]:
@@ -110,15 +102,6 @@ def in_bytes(
     """
     parts = [input_codes(some, static) for some in x.split(max(1, CACHED // x.shape[1]))]
     return torch.cat([x_q.to(torch.int8) for x_q, _ in parts]), torch.cat([scale for _, scale in parts])
-
-
-def disable_fast_path(module: nn.Module, inputs: tuple) -> None:
-    """A hook that does nothing: its presence makes nn.TransformerEncoder call its layers.
-
-    Without a hook the encoder's fused path reads the weights and calls no layer.
-
-    >>> hook = nn.Linear(2, 2).register_forward_pre_hook(disable_fast_path)
-    """
 
 
 class FakeQuantInput(Wrap):

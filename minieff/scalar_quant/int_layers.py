@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minieff.core.storage import half
-from minieff.scalar_quant.fake_quant import disable_fast_path, in_bytes, input_codes, refuse_nested
+from minieff.core.storage import disable_fast_path, half, refuse_nested
+from minieff.scalar_quant.fake_quant import in_bytes, input_codes
 from minieff.scalar_quant.int8_kernel import KERNEL, bytes_multiply, product
 from minieff.scalar_quant.packing import Packed
 
