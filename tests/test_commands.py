@@ -93,6 +93,21 @@ assert torch.equal(w_q, codebook[codes].view(96, 64)) and (w_q - layer.weight).v
 w_q.sum().backward()
 assert torch.allclose(codebook.grad, torch.ones(256, 8))  # a mean of ones
 """,
+    "fast_decoding": """
+model, small = (nn.Embedding.from_pretrained(torch.randn(9, 9)) for _ in range(2))  # the last token decides
+ids = [0]
+while len(ids) < 40:
+    drafted, q, last = [], [], torch.tensor([ids[-1]])
+    for _ in range(3):
+        q.append(small(last).softmax(-1))
+        last = draw(q[-1])[0]
+        drafted.append(last)
+    drafted, q = torch.cat(drafted), torch.cat(q)
+    p = model(torch.cat([torch.tensor(ids[-1:]), drafted])).softmax(-1)
+    {0}
+    assert 1 <= len(new) <= 4 and torch.equal(new[:-1], drafted[:len(new) - 1])
+    ids += new.tolist()
+""",
 }
 WHOLE = {
     "layerdrop": re.search(r"```python\n(.*?)```", README.partition("## Take a technique home")[2], re.S)[1]
@@ -149,6 +164,19 @@ assert torch.allclose(coded(x), trained.eval()(x), atol=1e-5)
 small = store(coded, bits=8)
 assert small[0].code.codes.shape == (32, 4) and torch.allclose(small(x), coded(x), atol=0.1)
 """,
+    "fast_decoding": """
+model = Transformer(Config(vocab=50, context=24, layers=3, heads=4, dim=32)).eval()
+for p in model.parameters():
+    nn.init.normal_(p, std=0.3)
+fast, ids = fuse(model), torch.randint(50, (1, 4))
+wanted = generate(model, ids, 20)
+assert torch.equal(generate(fast, ids, 20), wanted)
+assert torch.equal(generate(exits(model, threshold=2.0), ids, 20), wanted)
+assert torch.equal(speculate(fast, fast.keep([0, 1]), ids, 20, ahead=3).ids, wanted)
+past = Int8Past(24)
+generate(group(model, heads=2, where=is_a(Attention)), ids, 20, temperature=0.8, top_k=9, past=past)
+assert past.nbytes() == 3 * 2 * 24 * (16 + 2 * 4)
+""",
 }
 
 ALONE = """
@@ -161,7 +189,13 @@ from torch import nn
 torch.manual_seed(0)
 """
 
-LINES = {"layerdrop": (40, 250), "headdrop": (40, 250), "scalar_quant": (60, 700), "product_quant": (60, 550)}
+LINES = {
+    "layerdrop": (40, 250),
+    "headdrop": (40, 250),
+    "scalar_quant": (60, 700),
+    "product_quant": (60, 550),
+    "fast_decoding": (40, 1000),  # with the architecture
+}
 
 
 def techniques() -> list[str]:

@@ -183,7 +183,7 @@ def _positions(T: int, S: int, start: int, device: torch.device) -> tuple[Tensor
 
 
 def widen(x: Float[Tensor, "B G S D"], heads: int) -> Float[Tensor, "B H S D"]:
-    """Keys or values of G heads, each repeated for H / G neighbouring heads of the queries (grouped queries).
+    """Keys or values of G heads, each repeated for H / G neighbouring heads of queries.
 
     >>> widen(torch.tensor([1.0, 2.0]).view(1, 2, 1, 1), heads=4).flatten()
     tensor([1., 1., 2., 2.])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minieff.core.attention import Attention, Mask, causal
 from minieff.core.past import Fresh, fresh
-from minieff.core.surgery import Wrap, is_a, swap
+from minieff.core.surgery import Wrap, swap
 from minieff.core.transformer import Block, Stack, Transformer
 
 
@@ -55,7 +55,7 @@ def remember(layer: nn.Module, x: Float[Tensor, "B T C"], mask: Mask, past: Fres
     """Fills the slot of a skipped block: keys and values of x, or by running a mixer that has others."""
     mix = unwrapped(unwrapped(layer).mix)
     mixer, x = unwrapped(mix.inner), mix.norm(x)
-    if isinstance(mixer, Attention):
+    if type(mixer) is Attention:
         past.slot().extend(mixer.split(mixer.k(x)), mixer.split(mixer.v(x)))
     else:
         mixer(x, mask, past)
@@ -103,4 +103,4 @@ def exits(model: nn.Module, *, threshold: float | int) -> nn.Module:
         root.blocks = Exit(root.blocks.layers, root.norm, root.tok, threshold)
         return root
 
-    return swap(model, is_a(Transformer), runner)
+    return swap(model, lambda name, module: type(module) is Transformer, runner)

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +20,7 @@ def probabilities(
     top_k: int | None = None,
     top_p: float | int | None = None,
 ) -> Float[Tensor, "*B V"]:
-    """The distribution that a token is drawn from: softmax(logits / temperature), cut off and renormalized.
+    """What a token is drawn from: softmax(logits / temperature), cut off and renormalized.
 
     Temperature 0 is its limit, the likeliest token alone. `top_k` keeps that many tokens (more where some are
     equal); after it `top_p` keeps the fewest that reach this probability together, at least one.
@@ -50,17 +51,41 @@ def draw(p: Float[Tensor, "B V"], generator: torch.Generator | None = None) -> I
     return torch.multinomial(p, 1, generator=generator)
 
 
-def check_sampling(temperature: float | int, top_k: int | None, top_p: float | int | None) -> None:
-    """ValueError for what is no temperature, number of tokens or probability.
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen from logits. ValueError for what is no temperature, number or probability.
 
-    >>> check_sampling(0.8, top_k=50, top_p=0.9)
+    >>> Sampling(temperature=0.0).choose(torch.tensor([[1.0, 3.0, 2.0]]))
+    tensor([[1]])
     """
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature}: 0 takes the likeliest token, 1 samples as trained")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k}: keep at least 1 token, or None for all")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p}: a probability above 0 and up to 1, or None for all tokens")
+
+    temperature: float | int = 0.0
+    top_k: int | None = None
+    top_p: float | int | None = None
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(
+                f"temperature={self.temperature}: 0 takes the likeliest token, 1 samples as trained"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k}: keep at least 1 token, or None for all")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: a probability above 0 and up to 1, or None for all tokens")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return self.temperature == 0
+
+    def probabilities(self, logits: Float[Tensor, "*B V"]) -> Float[Tensor, "*B V"]:
+        return probabilities(logits, self.temperature, self.top_k, self.top_p)
+
+    def choose(self, logits: Float[Tensor, "B V"]) -> Int[Tensor, "B 1"]:
+        if self.greedy:
+            return logits.argmax(-1, keepdim=True)
+        return draw(self.probabilities(logits), self.generator)
 
 
 def check_room(model: Callable, ids: Int[Tensor, "B T"], tokens: int) -> None:
@@ -76,6 +101,32 @@ def check_room(model: Callable, ids: Int[Tensor, "B T"], tokens: int) -> None:
             f"tokens={tokens} after a prompt of {have}, context={context}: the prompt needs a token, and "
             "all tokens must fit into the context"
         )
+
+
+class Rows:
+    """What is written: each row from the end of its own prompt on, and up to its own stop token."""
+
+    def __init__(
+        self, ids: Int[Tensor, "B T"], tokens: int, lengths: Int[Tensor, "R"] | None, stop: Sequence[int]
+    ) -> None:
+        B, T = ids.shape
+        if lengths is not None and not (len(lengths) == B and 1 <= lengths.min() <= lengths.max() <= T):
+            raise ValueError(f"lengths={lengths.tolist()} of ids {(B, T)}: one a row, from 1 to {T}")
+        self.ids = torch.cat([ids, ids.new_zeros(B, tokens)], dim=1)
+        self.lengths, self.first = lengths, T if lengths is None else int(lengths.min())
+        self.stops = torch.tensor(list(stop), device=ids.device)
+        self.stopped = torch.zeros(B, dtype=torch.bool, device=ids.device)
+
+    def put(self, at: int, new: Int[Tensor, "B 1"]) -> Int[Tensor, "B 1"]:
+        """`new` at this position, or what is there of a longer prompt, or the stop token again."""
+        if self.lengths is not None:
+            new = torch.where(at < self.lengths[:, None], self.ids[:, at, None], new)
+        if len(self.stops):
+            new = torch.where(self.stopped[:, None], self.ids[:, at - 1, None], new)
+            written = self.lengths is None or at >= self.lengths  # a stop token in a prompt stops nothing
+            self.stopped = self.stopped | torch.isin(new[:, 0], self.stops) & written
+        self.ids[:, at, None] = new
+        return new
 
 
 def generate(
@@ -106,30 +157,16 @@ def generate(
     >>> generate(model, torch.zeros(2, 5, dtype=torch.long), 3, lengths=torch.tensor([5, 2])).shape
     torch.Size([2, 8])
     """
-    check_sampling(temperature, top_k, top_p)
+    sampling = Sampling(temperature, top_k, top_p, generator)
     check_room(model, ids, tokens)
-    width = ids.shape[1] + tokens
-    past = _empty(past, width)
-    first = ids.shape[1] if lengths is None else _shortest(lengths, ids)
-    stops, stopped = torch.tensor(list(stop), device=ids.device), ids[:, 0] != ids[:, 0]
-    found = torch.cat([ids, ids.new_zeros(ids.shape[0], tokens)], dim=1)
-    new = ids[:, :first]
+    rows = Rows(ids, tokens, lengths, stop)
+    past, new = _empty(past, rows.ids.shape[1]), ids[:, : rows.first]
     with torch.inference_mode():
-        for at in range(first, width):
-            logits = model(new, past=past)[:, -1]  # (B, V)
-            if temperature == 0:
-                new = logits.argmax(-1, keepdim=True)
-            else:
-                new = draw(probabilities(logits, temperature, top_k, top_p), generator)
-            if lengths is not None:
-                new = torch.where(at < lengths[:, None], found[:, at, None], new)
-            if stop:
-                new = torch.where(stopped[:, None], found[:, at - 1, None], new)
-                stopped = stopped | torch.isin(new[:, 0], stops) & (lengths is None or at >= lengths)
-            found[:, at, None] = new
-            if stop and stopped.all():
-                return found[:, : at + 1].clone()
-    return found
+        for at in range(rows.first, rows.ids.shape[1]):
+            new = rows.put(at, sampling.choose(model(new, past=past)[:, -1]))
+            if stop and rows.stopped.all():
+                return rows.ids[:, : at + 1].clone()
+    return rows.ids
 
 
 def _empty(past: Past | None, width: int) -> Past:
@@ -139,12 +176,3 @@ def _empty(past: Past | None, width: int) -> Past:
     if past.length:
         raise ValueError(f"past holds {past.length} tokens; give an empty one, and all tokens as ids")
     return past
-
-
-def _shortest(lengths: Int[Tensor, "R"], ids: Int[Tensor, "B T"]) -> int:
-    """The length of the shortest prompt."""
-    if lengths.shape != ids.shape[:1] or not 1 <= lengths.min() <= lengths.max() <= ids.shape[1]:
-        raise ValueError(
-            f"lengths={lengths.tolist()} of ids {tuple(ids.shape)}: one a row, from 1 to {ids.shape[1]}"
-        )
-    return int(lengths.min())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minieff.core.past import Past
 from minieff.fast_decoding.cache import StaticPast
-from minieff.fast_decoding.generate import check_room, check_sampling, draw, probabilities
+from minieff.fast_decoding.generate import Sampling, check_room, draw
 
 
 def residual(p: Float[Tensor, "*B V"], q: Float[Tensor, "*B V"]) -> Float[Tensor, "*B V"]:
@@ -31,7 +31,7 @@ def verify(
     q: Float[Tensor, "N V"],
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "K"]:
-    """The accepted ones of `drafted`, tokens drawn from q, and one more drawn by p: 1 to N + 1 tokens of p.
+    """The accepted ones of `drafted`, drawn from q, and one more drawn by p: 1 to N + 1 tokens of p.
 
     Row i of p (N + 1, V) and q (N, V) is the distribution of drafted[i]; p's last row follows all of them.
 
@@ -57,7 +57,7 @@ def verify_greedy(drafted: Int[Tensor, "N"], logits: Float[Tensor, "M V"]) -> In
 
 
 def tokens_per_pass(acceptance: float, ahead: int) -> float:
-    """Tokens a pass of the model gives on average, if each drafted token is accepted with this probability.
+    """Tokens per pass of the model, on average, if each drafted one is accepted with this probability.
 
     >>> round(tokens_per_pass(0.8, ahead=4), 4)
     3.3616
@@ -82,7 +82,7 @@ class Speculation(NamedTuple):
 def speculate(
     model: Callable,
     draft: Callable,
-    ids: Int[Tensor, "1 T"],
+    ids: Int[Tensor, "R T"],
     tokens: int,
     *,
     ahead: int = 4,
@@ -104,27 +104,17 @@ def speculate(
     >>> found.ids.shape, found.passes, found.accepted  # a draft that is always right
     (torch.Size([1, 14]), 2, 8)
     """
+    sampling = Sampling(temperature, top_k, top_p, generator)
     _check(model, draft, ids, tokens, ahead)
-    check_sampling(temperature, top_k, top_p)
-    knobs = (temperature, top_k, top_p)
-    end = ids.shape[1] + tokens
+    end, drafted, accepted = ids.shape[1] + tokens, [], []
     pasts = StaticPast(end), StaticPast(end)
-    passes = drafted = accepted = 0
     with torch.inference_mode():
         while ids.shape[1] < end:
-            ahead = min(ahead, end - ids.shape[1] - 1)  # the pass itself gives one more
-            guesses, q = _ahead(draft, ids, ahead, pasts[1], knobs, generator)
-            unread = torch.cat([ids[:, pasts[0].length :], guesses[None]], dim=1)
-            logits = model(unread, past=pasts[0])[0, -ahead - 1 :]
-            if temperature == 0:
-                new = verify_greedy(guesses, logits)
-            else:
-                new = verify(guesses, probabilities(logits, *knobs), torch.cat([logits[:0], *q]), generator)
+            drafted.append(min(ahead, end - ids.shape[1] - 1))  # the pass itself gives one more
+            new = _round(model, draft, ids, drafted[-1], pasts, sampling)
+            accepted.append(len(new) - 1)
             ids = torch.cat([ids, new[None]], dim=1)
-            for past in pasts:
-                past.rewind(min(past.length, ids.shape[1] - 1))
-            passes, drafted, accepted = passes + 1, drafted + ahead, accepted + len(new) - 1
-    return Speculation(ids.clone(), passes, drafted, accepted)
+    return Speculation(ids.clone(), len(drafted), sum(drafted), sum(accepted))
 
 
 def _check(model: Callable, draft: Callable, ids: Tensor, tokens: int, ahead: int) -> None:
@@ -142,22 +132,39 @@ def _check(model: Callable, draft: Callable, ids: Tensor, tokens: int, ahead: in
     check_room(draft, ids, tokens)
 
 
-def _ahead(
+def _round(
+    model: Callable,
     draft: Callable,
     ids: Int[Tensor, "1 T"],
     ahead: int,
-    past: Past,
-    knobs: tuple,
-    generator: torch.Generator | None,
+    pasts: tuple[Past, Past],
+    sampling: Sampling,
+) -> Int[Tensor, "K"]:
+    """A draft and a pass of the model over it: what is accepted, and one more. Both remember just that."""
+    drafted, q = _ahead(draft, ids, ahead, pasts[1], sampling)
+    unread = torch.cat([ids[:, pasts[0].length :], drafted[None]], dim=1)
+    logits = model(unread, past=pasts[0])[0, -ahead - 1 :]
+    if sampling.greedy:
+        new = verify_greedy(drafted, logits)
+    else:
+        p = sampling.probabilities(logits)
+        new = verify(drafted, p, torch.cat([p[:0], *q]), sampling.generator)
+    for past in pasts:
+        past.rewind(min(past.length, ids.shape[1] + len(new) - 1))
+    return new
+
+
+def _ahead(
+    draft: Callable, ids: Int[Tensor, "1 T"], ahead: int, past: Past, sampling: Sampling
 ) -> tuple[Int[Tensor, "N"], list[Tensor]]:
     """`ahead` tokens of the draft, and the distributions (1, V) that they are from (none if greedy)."""
     first, q = ids.shape[1], []
     for _ in range(ahead):
         logits = draft(ids[:, past.length :], past=past)[:, -1]
-        if knobs[0] == 0:
-            new = logits.argmax(-1, keepdim=True)
+        if sampling.greedy:
+            new = sampling.choose(logits)
         else:
-            q.append(probabilities(logits, *knobs))
-            new = draw(q[-1], generator)
+            q.append(sampling.probabilities(logits))
+            new = draw(q[-1], sampling.generator)
         ids = torch.cat([ids, new], dim=1)
     return ids[0, first:], q
