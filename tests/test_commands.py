@@ -194,7 +194,7 @@ LINES = {
     "headdrop": (40, 250),
     "scalar_quant": (60, 700),
     "product_quant": (60, 550),
-    "fast_decoding": (40, 1000),  # with the architecture
+    "fast_decoding": (40, 1050),  # with the architecture
 }
 
 

@@ -88,13 +88,15 @@ class Sampling:
         return draw(self.probabilities(logits), self.generator)
 
 
-def check_room(model: Callable, ids: Int[Tensor, "B T"], tokens: int) -> None:
+def check_room(model: Callable, ids: Int[Tensor, "..."], tokens: int) -> None:
     """ValueError unless there is a prompt, and it fits with `tokens` more into the model's context.
 
     >>> from minieff.core.transformer import Config, Transformer
     >>> model = Transformer(Config(vocab=50, context=16, layers=2, heads=2, dim=8))
     >>> check_room(model, torch.zeros(1, 5, dtype=torch.long), tokens=11)
     """
+    if ids.dim() != 2:
+        raise ValueError(f"ids of shape {tuple(ids.shape)}; give (B, T): for a single sequence, ids[None]")
     have, context = ids.shape[1], model.config.context
     if have == 0 or not 0 <= tokens <= context - have:
         raise ValueError(
@@ -131,7 +133,7 @@ class Rows:
 
 def generate(
     model: Callable,
-    ids: Int[Tensor, "B T"],
+    ids: Int[Tensor, "*B T"],
     tokens: int,
     *,
     temperature: float | int = 0.0,
@@ -141,7 +143,7 @@ def generate(
     generator: torch.Generator | None = None,
     lengths: Int[Tensor, "R"] | None = None,
     past: Past | None = None,
-) -> Int[Tensor, "B S"]:
+) -> Int[Tensor, "*B S"]:
     """`ids` (B, T) continued by `tokens` new ones, or by fewer once each row has a token of `stop`.
 
     A row repeats its stop token until the last one has its own. Prompts of unequal length are padded on the

@@ -205,6 +205,7 @@ BAD = {
     "top_p": (dict(top_p=1.5), "top_p=1.5"),
     "context": (dict(tokens=9), "context=24"),
     "lengths": (dict(lengths=torch.tensor([0, 3])), "from 1 to 16"),
+    "sequence": (dict(ids=torch.zeros(3).long()), "ids\\[None\\]"),
     "rows": (dict(lengths=torch.tensor([3])), "one a row"),
 }
 
@@ -212,7 +213,7 @@ BAD = {
 @pytest.mark.parametrize("knobs, text", BAD.values(), ids=BAD)
 def test_impossible_knobs_are_refused(model, ids, knobs, text):
     with pytest.raises(ValueError, match=text):
-        generate(model, ids, **({"tokens": 4} | knobs))
+        generate(model, **({"ids": ids, "tokens": 4} | knobs))
 
 
 def test_a_past_that_is_not_empty_and_no_prompt_are_refused(model, ids):
