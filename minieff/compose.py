@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from minieff.core import transformer
 from minieff.core.surgery import Where, is_a
 
-STAGES = ("mixer", "stack", "depth", "seam", "weight")
+STAGES = ("mixer", "stack", "depth", "seam", "weight", "decoding")
 
 Techniques = list[tuple[ModuleType, dict]]
 
@@ -58,6 +58,8 @@ def find(name: str) -> ModuleType:
 def _knobs(table: dict) -> dict:
     """The knobs of a recipe's technique. ValueError for one that is unknown, missing or of a wrong type."""
     name, knobs = table.get("name", ""), {key: value for key, value in table.items() if key != "name"}
+    if not hasattr(find(name), "apply"):
+        raise ValueError(f"{name} has nothing to apply before training; leave it out of the techniques")
     parameters = inspect.signature(find(name).apply).parameters
     known = {key: p for key, p in parameters.items() if key not in ("model", "generator")}
     if knobs.keys() - known:

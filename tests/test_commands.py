@@ -144,6 +144,21 @@ warnings.simplefilter("ignore")  # torch says that its sparse tensors are in bet
 {1}
 assert torch.allclose(y, layer(x), atol=1e-6)
 """,
+    "fast_decoding": """
+model, small = (nn.Embedding.from_pretrained(torch.randn(9, 9)) for _ in range(2))  # the last token decides
+ids = [0]
+while len(ids) < 40:
+    drafted, q, last = [], [], torch.tensor([ids[-1]])
+    for _ in range(3):
+        q.append(small(last).softmax(-1))
+        last = draw(q[-1])[0]
+        drafted.append(last)
+    drafted, q = torch.cat(drafted), torch.cat(q)
+    p = model(torch.cat([torch.tensor(ids[-1:]), drafted])).softmax(-1)
+    {0}
+    assert 1 <= len(new) <= 4 and torch.equal(new[:-1], drafted[:len(new) - 1])
+    ids += new.tolist()
+""",
 }
 WHOLE = {
     "layerdrop": re.search(r"```python\n(.*?)```", README.partition("## Take a technique home")[2], re.S)[1]
@@ -257,6 +272,19 @@ for layout in ("csr", "bitmask"):
 halves = finalize(apply(model, sparsity=0.5, pattern="2:4"), layout="2:4")
 assert halves[0].code.entries.shape == (32, 8)
 """,
+    "fast_decoding": """
+model = Transformer(Config(vocab=50, context=24, layers=3, heads=4, dim=32)).eval()
+for p in model.parameters():
+    nn.init.normal_(p, std=0.3)
+fast, ids = fuse(model), torch.randint(50, (1, 4))
+wanted = generate(model, ids, 20)
+assert torch.equal(generate(fast, ids, 20), wanted)
+assert torch.equal(generate(exits(model, threshold=2.0), ids, 20), wanted)
+assert torch.equal(speculate(fast, fast.keep([0, 1]), ids, 20, ahead=3).ids, wanted)
+past = Int8Past(24)
+generate(group(model, heads=2, where=is_a(Attention)), ids, 20, temperature=0.8, top_k=9, past=past)
+assert past.nbytes() == 3 * 2 * 24 * (16 + 2 * 4)
+""",
 }
 
 ALONE = """
@@ -277,6 +305,7 @@ LINES = {
     "weight_sharing": (60, 380),  # layers, loops, embeddings and ties in one
     "dynamic_conv": (60, 280),  # with a mask and a past
     "sparse_weights": (60, 660),
+    "fast_decoding": (40, 1050),  # with the architecture
 }
 
 

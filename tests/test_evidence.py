@@ -117,6 +117,17 @@ def test_sparse_products_are_measured_over_density_and_layouts(tmp_path):
     assert found["bytes"]["csr, 8 x 32 to 64, 0.5 left"]["2:4"] == {"fp32": 4352, "fp16": 2304}  # 9/16
 
 
+def test_decoding_is_measured_against_peers_and_over_the_length_of_drafts(tmp_path):
+    pytest.importorskip("transformers")
+    found = quick("benchmarks.bench_decoding", tmp_path)
+    page = table.section(found)
+    assert len(found["comparisons"]) == 1 + 2 * 2 and len(found["limits"]) == 1
+    assert page.count("fuse alone") == 4 and "| fused GELU, static cache |" in page
+    for row in found["speculation"]:
+        assert 0 <= row["acceptance"] <= 1 <= row["per_pass"] <= row["ahead"] + 1 and ordered(row["times"])
+    assert [row["ahead"] for row in found["passes"]] == [1, 3]
+
+
 def test_two_ranks_drop_the_same_layers(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     script, path = (

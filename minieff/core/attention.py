@@ -182,6 +182,15 @@ def _positions(T: int, S: int, start: int, device: torch.device) -> tuple[Tensor
     return torch.arange(start, end, device=device)[:, None], torch.arange(end - S, end, device=device)
 
 
+def widen(x: Float[Tensor, "B G S D"], heads: int) -> Float[Tensor, "B H S D"]:
+    """Keys or values of G heads, each repeated for H / G neighbouring heads of queries.
+
+    >>> widen(torch.tensor([1.0, 2.0]).view(1, 2, 1, 1), heads=4).flatten()
+    tensor([1., 1., 2., 2.])
+    """
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
+
+
 class Attention(nn.Module):
     """Multi-head attention over x (B, T, C): separate q, k, v projections, contiguous heads, D = C // H.
 
@@ -199,19 +208,19 @@ class Attention(nn.Module):
             raise ValueError(
                 f"dim={dim} is not a multiple of heads={heads}; pick a number of heads that divides {dim}"
             )
-        self.heads = heads
+        self.heads, self.width = heads, dim // heads
         self.dropout = dropout
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim, bias=bias) for _ in range(4))
         self.mask, self.normalize, self.reweight, self.kernel = everything, softmax, unchanged, fused
 
-    def split(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B H T D"]:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def split(self, x: Float[Tensor, "B T F"]) -> Float[Tensor, "B G T D"]:
+        return x.unflatten(-1, (-1, self.width)).transpose(1, 2)
 
     def forward(
         self, x: Float[Tensor, "B T C"], mask: Mask = causal, past: Fresh = fresh
     ) -> Float[Tensor, "B T C"]:
         q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
-        k, v = past.slot().extend(k, v)
+        k, v = (widen(t, self.heads) for t in past.slot().extend(k, v))
         y = self.kernel(self, q, k, v, mask & self.mask, past.start)  # (B, H, T, D)
         return self.out(y.transpose(1, 2).flatten(2))
 

@@ -22,7 +22,7 @@ from minieff.core.past import Fresh, Past, fresh
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a Transformer; `context` is its longest sequence, `ffn` its feed-forward width (None: 4 dim).
+    """Sizes of a Transformer; `context` is its longest sequence, `ffn` its inner width (None: 4 dim).
 
     >>> Config(vocab=2048, context=128, layers=8, heads=4, dim=128).ffn
     512
