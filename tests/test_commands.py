@@ -71,6 +71,19 @@ heads = torch.stack([model(x).sum((0, 2, 3)) for _ in range(50)])  # 10 where a 
 assert set(heads.round().unique().tolist()) == {{0.0, 10.0}} and 0.3 < (heads == 0).float().mean() < 0.7
 assert (model.eval()(x).sum(-1) > 0.99).all()
 """,
+    "distill": """
+model, teacher, ids = nn.Embedding(9, 9), nn.Embedding(9, 9), torch.arange(9)
+targets = torch.full_like(ids, -100)
+optimizer = torch.optim.Adam(model.parameters(), 0.1)
+{0}
+for _ in range(100):
+    {1}
+    optimizer.zero_grad()
+    error.backward()
+    optimizer.step()
+assert error < 1e-2 and torch.allclose(model(ids).softmax(-1), teacher(ids).softmax(-1), atol=0.1)
+assert teacher.weight.grad is None
+""",
     "scalar_quant": """
 model, x = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)), torch.randn(9, 16)
 w = model[0].weight.detach().clone()
@@ -127,6 +140,30 @@ assert not dropped.train()(x).any() and torch.equal(dropped.eval()(x), model(x))
 final = finalize(dropped.train())
 assert not final.training and torch.equal(final(x), model(x)) and final[0].reweight is unchanged
 """,
+    "distill": """
+class Teacher(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.tok = nn.Embedding(9, 16)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(layers))
+
+    def forward(self, ids, past):  # each token from the one before it
+        x = self.tok(ids)
+        for layer in self.layers:
+            x = x + layer(x).tanh()
+        return x @ self.tok.weight.T
+
+teacher, ids = Teacher(4), torch.randint(9, (3, 2))
+written = write(teacher, ids, 5, beams=2)
+assert written.shape == (3, 7) and torch.equal(written[:, :2], ids)
+student = from_layers(Teacher(2), teacher, layers=[0, 3], where=is_a(nn.Linear))
+assert torch.equal(student.layers[1].bias, teacher.layers[3].bias)
+assert torch.equal(student.tok.weight, teacher.tok.weight)
+inputs, targets = augment(written[:, :-1], written[:, 1:], rows=0.5)
+found = loss(student(inputs, None), teacher(inputs, None), targets, temperature=4.0)
+found.backward()
+assert found > 0 and teacher.tok.weight.grad is None and student.tok.weight.grad.any()
+""",
     "scalar_quant": """
 model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
 trained = apply(model, bits=4, p=0.5, generator=torch.Generator().manual_seed(0)).train()
@@ -161,7 +198,13 @@ from torch import nn
 torch.manual_seed(0)
 """
 
-LINES = {"layerdrop": (40, 250), "headdrop": (40, 250), "scalar_quant": (60, 700), "product_quant": (60, 550)}
+LINES = {
+    "layerdrop": (40, 250),
+    "headdrop": (40, 250),
+    "distill": (60, 300),
+    "scalar_quant": (60, 700),
+    "product_quant": (60, 550),
+}
 
 
 def techniques() -> list[str]:
