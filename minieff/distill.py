@@ -92,7 +92,8 @@ def loss(
     soft = soft_loss(student_logits, teacher_logits, temperature=temperature)
     if targets is None:
         return weight * soft
-    hard = F.cross_entropy(student_logits.flatten(0, -2), targets.flatten(), reduction="sum")
+    logits = student_logits.to(soft.dtype).flatten(0, -2)
+    hard = F.cross_entropy(logits, targets.flatten(), reduction="sum")
     return weight * soft + (1 - weight) * hard / (targets != -100).sum().clamp(min=1)
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minieff import distill
+from minieff.core.attention import causal
 from minieff.core.surgery import is_a
 from minieff.core.transformer import Config, Transformer, generate
 
@@ -82,6 +83,8 @@ def test_half_precision_is_computed_in_single():
     assert found.dtype == torch.float32
     wanted = distill.soft_loss(student.double(), teacher.double(), temperature=100.0)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-2)
+    labelled = distill.loss(student, teacher, torch.zeros(50, dtype=torch.long))
+    assert labelled.dtype == torch.float32
 
 
 def test_augmented_rows_are_for_the_teacher_to_label():
@@ -140,6 +143,7 @@ def test_beams_equal_those_of_transformers(stops):
         **knobs,
     )
     found = distill.write(teacher, prompts, 6, beams=3, stop=stop)
+    assert torch.equal(teacher(prompts, causal), theirs(prompts).logits)
     length = wanted.shape[1]  # theirs ends with the longest
     assert torch.equal(found[:, :length], wanted)
     assert not stops or found[:, length:].eq(stop).all() and found[:, 4:].eq(stop).any()
