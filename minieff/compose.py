@@ -10,7 +10,7 @@ A technique is a module with some of four verbs; a list of (technique, knobs) go
 
 Each technique states its `STAGE`. What is replaced must be replaced before it is decorated, so mixers come
 before the stack, the stack before skipped layers, then attention's seams, then weights; `finalize` takes the
-same order.
+same order. A loss, such as distillation, changes no model and has none of the verbs.
 """
 
 import inspect
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from minieff.core import transformer
 from minieff.core.surgery import Where, is_a
 
-STAGES = ("mixer", "stack", "depth", "seam", "weight", "decoding")
+STAGES = ("mixer", "stack", "depth", "seam", "weight", "loss", "decoding")
 
 Techniques = list[tuple[ModuleType, dict]]
 
@@ -59,7 +59,7 @@ def _knobs(table: dict) -> dict:
     """The knobs of a recipe's technique. ValueError for one that is unknown, missing or of a wrong type."""
     name, knobs = table.get("name", ""), {key: value for key, value in table.items() if key != "name"}
     if not hasattr(find(name), "apply"):
-        raise ValueError(f"{name} has nothing to apply before training; leave it out of the techniques")
+        raise ValueError(f"technique {name!r} changes no model before training; leave it out of [[techniques]]")
     parameters = inspect.signature(find(name).apply).parameters
     known = {key: p for key, p in parameters.items() if key not in ("model", "generator")}
     if knobs.keys() - known:

@@ -71,6 +71,31 @@ heads = torch.stack([model(x).sum((0, 2, 3)) for _ in range(50)])  # 10 where a 
 assert set(heads.round().unique().tolist()) == {{0.0, 10.0}} and 0.3 < (heads == 0).float().mean() < 0.7
 assert (model.eval()(x).sum(-1) > 0.99).all()
 """,
+    "distill": """
+model, teacher, ids = nn.Embedding(9, 9), nn.Embedding(9, 9), torch.arange(9)
+targets = torch.full_like(ids, -100)
+optimizer = torch.optim.Adam(model.parameters(), 0.1)
+{0}
+for _ in range(100):
+    {1}
+    optimizer.zero_grad()
+    error.backward()
+    optimizer.step()
+assert error < 1e-2 and torch.allclose(model(ids).softmax(-1), teacher(ids).softmax(-1), atol=0.1)
+assert teacher.weight.grad is None
+""",
+    "distill_inside": """
+own, theirs = [torch.randn(2, 5, 312) for _ in range(4)], [torch.randn(2, 5, 768) for _ in range(12)]
+{0}
+{1}
+error.backward()
+assert project.weight.grad.any()
+own = [torch.randn(2, 5, 8) for _ in range(12)]
+theirs = [3 * h for h in own]
+own[:5] = [theirs[i] / 3 for i in (1, 3, 5, 7, 9)]
+{2}
+assert patient < 1e-6 and mobile > 1
+""",
     "scalar_quant": """
 model, x = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)), torch.randn(9, 16)
 w = model[0].weight.detach().clone()
@@ -193,6 +218,56 @@ assert not dropped.train()(x).any() and torch.equal(dropped.eval()(x), model(x))
 final = finalize(dropped.train())
 assert not final.training and torch.equal(final(x), model(x)) and final[0].reweight is unchanged
 """,
+    "distill": """
+class Teacher(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.tok = nn.Embedding(9, 16)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(layers))
+
+    def forward(self, ids, past):  # each token from the one before it
+        x = self.tok(ids)
+        for layer in self.layers:
+            x = x + layer(x).tanh()
+        return x @ self.tok.weight.T
+
+teacher, ids = Teacher(4), torch.randint(9, (3, 2))
+written = write(teacher, ids, 5, beams=2)
+assert written.shape == (3, 7) and torch.equal(written[:, :2], ids)
+student = from_layers(Teacher(2), teacher, layers=[0, 3], where=is_a(nn.Linear))
+assert torch.equal(student.layers[1].bias, teacher.layers[3].bias)
+assert torch.equal(student.tok.weight, teacher.tok.weight)
+inputs, targets = augment(written[:, :-1], written[:, 1:], rows=0.5)
+found = loss(student(inputs, None), teacher(inputs, None), targets, temperature=4.0)
+found.backward()
+assert found > 0 and teacher.tok.weight.grad is None and student.tok.weight.grad.any()
+""",
+    "distill_inside": """
+class Layer(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
+
+    def forward(self, x):
+        return x + (self.query(x) @ self.key(x).mT).softmax(-1) @ self.value(x)
+
+student = nn.Sequential(nn.Embedding(9, 8), *(Layer(8) for _ in range(2)))
+teacher = nn.Sequential(nn.Embedding(9, 16), *(Layer(16) for _ in range(4)))
+hidden, ids = HiddenLoss(layers=uniform(4, 2), dim=8, teacher_dim=16), torch.arange(9)[None]
+where = {"layers": is_a(Layer), "attention": named("query", "key")}
+with inside(student, **where) as (own, own_qk), inside(teacher, **where) as (theirs, theirs_qk):
+    student(ids), teacher(ids)
+error = hidden(own, theirs) + score_loss(own_qk, theirs_qk, layers=uniform(4, 2), heads=2)
+error.backward()
+assert student[1].query.weight.grad.any() and student[0].weight.grad.any() and teacher[0].weight.grad is None
+assert attention_loss(own_qk, own_qk, layers=[0], heads=2).abs() < 1e-6
+try:
+    patient_loss(own, theirs, layers=[9])
+except ValueError as wrong:
+    assert "layers=[9]" in str(wrong)
+else:
+    raise AssertionError
+""",
     "scalar_quant": """
 model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
 trained = apply(model, bits=4, p=0.5, generator=torch.Generator().manual_seed(0)).train()
@@ -306,6 +381,10 @@ LINES = {
     "dynamic_conv": (60, 280),  # with a mask and a past
     "sparse_weights": (60, 660),
     "fast_decoding": (40, 1050),  # with the architecture
+    "distill": (60, 300),
+    "distill_inside": (60, 250),
+    "scalar_quant": (60, 700),
+    "product_quant": (60, 550),
 }
 
 

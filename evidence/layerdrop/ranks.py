@@ -21,8 +21,9 @@ from benchmarks.turns import in_turns
 from minieff import layerdrop
 from minieff.core.data import loss
 from minieff.core.files import save_results
+from minieff.core.optimizer import adamw
+from minieff.core.processes import processes
 from minieff.core.surgery import is_a, record
-from minieff.core.train import adamw, processes
 from minieff.core.transformer import Block, Config, Transformer
 
 P = 0.2

@@ -1,4 +1,4 @@
-"""A training run as a TOML file: data, model, training, techniques.
+"""A training run as a TOML file: data, model, training, techniques, a teacher.
 
     [data]
     corpus = "speeches"            # or "masked", "pronunciations", "files" with paths = [...]
@@ -13,6 +13,8 @@
     [[techniques]]                 # any number, in any order
     name = "layerdrop"
     p = 0.2
+    [distill]                      # for a student
+    teacher = "speeches-base"      # of the zoo, or of the recipe's own folder
 
 A file may hold several runs that differ in a few keys, such as seeds: [runs] names them and what differs.
 
@@ -96,6 +98,24 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Distill:
+    """A teacher, and what minieff.distill makes of it. It is asked where the corpus has a target."""
+
+    teacher: str
+    temperature: float = 2.0
+    weight: float = 0.5  # of the teacher; the rest is that of the targets
+    augment: float = 0.0  # share of the sequences with replaced tokens, which only the teacher labels
+    layers: list = field(default_factory=list)  # of the teacher, with which the student starts
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < inf:
+            raise ValueError(f"temperature={self.temperature}: must be more than 0, and finite")
+        for name in ("weight", "augment"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: a share lies from 0 to 1")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A training run: its name, the folder of its file, and the tables of the file."""
 
@@ -105,6 +125,7 @@ class Recipe:
     model: dict[str, Any]
     train: Training
     techniques: list[dict]
+    distill: Distill | None = None
 
     @property
     def steps(self) -> int:
@@ -120,7 +141,7 @@ class Recipe:
             "model": self.model,
             "train": asdict(self.train),
             "techniques": self.techniques,
-        }
+        } | ({"distill": asdict(self.distill)} if self.distill else {})
 
     def same_as(self, tables: dict[str, Any]) -> bool:
         """Whether the tables of a card or a checkpoint are this recipe's; a missing key has its default."""
@@ -165,6 +186,7 @@ def parse(name: str, folder: Path, tables: dict[str, Any]) -> Recipe:
             tables["model"],
             _fit(Training, tables["train"]),
             techniques,
+            _fit(Distill, tables["distill"]) if "distill" in tables else None,
         )
     except ValueError as error:
         raise ValueError(f"recipe {name}: {error}") from None
@@ -172,15 +194,16 @@ def parse(name: str, folder: Path, tables: dict[str, Any]) -> Recipe:
 
 def _check_tables(tables: dict[str, Any]) -> None:
     """ValueError unless these are the tables of a recipe, each of the right type."""
-    unknown = sorted(tables.keys() - {"data", "model", "train", "techniques"})
+    unknown = sorted(tables.keys() - {"data", "model", "train", "techniques", "distill"})
     missing = sorted({"data", "model", "train"} - tables.keys())
     if unknown or missing:
         raise ValueError(
             f"unknown tables {unknown}, missing tables {missing}; "
-            "a recipe has data, model and train, and may have techniques"
+            "a recipe has data, model and train, and may have techniques and distill"
         )
     techniques = tables.get("techniques", [])
-    plain = [name for name in ("data", "model", "train") if not isinstance(tables[name], dict)]
+    known = [name for name in ("data", "model", "train", "distill") if name in tables]
+    plain = [name for name in known if not isinstance(tables[name], dict)]
     if plain or not isinstance(techniques, list) or not all(isinstance(t, dict) for t in techniques):
         raise ValueError(
             "data, model and train are tables, as in [data]; techniques is a list of them, [[techniques]]"

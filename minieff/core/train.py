@@ -6,13 +6,11 @@ bit-identical weights. Under `torchrun` each process draws the same global batch
 that two processes compute what one would.
 """
 
-import gc
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from math import cos, isfinite, pi
+from contextlib import nullcontext
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -34,44 +32,26 @@ from minieff.core.checkpoint import (
 )
 from minieff.core.data import SILENT, Trainable, loss
 from minieff.core.files import cache, write
+from minieff.core.optimizer import adamw, rate_at
+from minieff.core.processes import processes
 from minieff.core.recipe import Recipe
 from minieff.core.transformer import Transformer
-
-
-@contextmanager
-def processes() -> Iterator[tuple[int, int, torch.device]]:
-    """(rank, number of processes, device): of this process alone, or of those that torchrun started.
-
-    >>> with processes() as (rank, world, device):
-    ...     print(rank, world)
-    0 1
-    """
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world == 1:
-        yield 0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)  # random states are on the CPU
-    else:
-        device = torch.device("cpu")
-        dist.init_process_group("gloo")
-    try:
-        yield dist.get_rank(), world, device
-        dist.barrier()  # no process leaves while another still sends
-    finally:
-        gc.collect()  # frees DistributedDataParallel, whose threads must end before the process
-        dist.destroy_process_group()
 
 
 class Run:
     """All that a step changes, and the folder where it is saved."""
 
     def __init__(
-        self, recipe: Recipe, corpus: Trainable, rank: int, world: int, device: torch.device
+        self,
+        recipe: Recipe,
+        corpus: Trainable,
+        rank: int,
+        world: int,
+        device: torch.device,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.recipe, self.rank, self.world = recipe, rank, world
+        self.teacher = None if teacher is None else teacher.to(device).eval()
         self.text, self.mask = corpus.fingerprint(), corpus.mask
         self.folder = cache() / "train" / recipe.name
         self.techniques = compose.parse(recipe.techniques)
@@ -79,6 +59,8 @@ class Run:
         torch.manual_seed(seed)  # all processes start from the same weights
         coins = torch.Generator().manual_seed(seed + 1)  # and draw the same random numbers
         model = Transformer(recipe.config(corpus.vocab)).to(device, getattr(torch, recipe.train.dtype))
+        if recipe.distill and recipe.distill.layers:
+            model = compose.find("distill").from_layers(model, teacher, layers=recipe.distill.layers)
         self.model = compose.apply(model, self.techniques, coins).train()
         self.optimizer = adamw(self.model, recipe.train.decay)
         self.draw = torch.Generator().manual_seed(seed + 2)
@@ -146,29 +128,6 @@ class Run:
         return [row for row in rows if row["step"] <= self.step]
 
 
-def adamw(model: nn.Module, decay: float) -> torch.optim.AdamW:
-    """AdamW with weight decay for matrices and embeddings, none for vectors. Each step sets the rate.
-
-    >>> [group["weight_decay"] for group in adamw(nn.Linear(3, 2), decay=0.1).param_groups]
-    [0.1, 0.0]
-    """
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.95), fused=True)
-
-
-def rate_at(step: int, steps: int, warmup: int, highest: float) -> float:
-    """The learning rate: linear from 0 over `warmup` steps, then half a cosine down to 0 at `steps`.
-
-    >>> [round(rate_at(step, steps=10, warmup=2, highest=1.0), 3) for step in (0, 1, 2, 6, 10)]
-    [0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-    if step < warmup:
-        return highest * (step + 1) / warmup
-    return highest * 0.5 * (1 + cos(pi * (step - warmup) / max(1, steps - warmup)))
-
-
 def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
     """One optimizer step on a global batch; returns its mean loss, without penalties.
 
@@ -184,13 +143,17 @@ def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tenso
     plan = run.recipe.train
     for group in run.optimizer.param_groups:
         group["lr"] = rate_at(run.step, run.recipe.steps, plan.warmup, plan.rate)
-    count = (targets != SILENT).sum()
-    own = [t[run.rank :: run.world].chunk(plan.accumulate) for t in (ids, targets)]
+    asked, distill = targets != SILENT, run.recipe.distill
+    if distill and distill.augment:  # else no coins: the same batches as without a teacher
+        augment = compose.find("distill").augment
+        ids, targets = augment(ids, targets, rows=distill.augment, generator=run.draw)
+    counts = (targets != SILENT).sum().clamp(min=1), asked.sum()
+    own = [t[run.rank :: run.world].chunk(plan.accumulate) for t in (ids, targets, asked)]
     total = torch.zeros((), dtype=torch.float64)
-    for piece, (x, y) in enumerate(zip(*own, strict=True), start=1):
+    for piece, batch in enumerate(zip(*own, strict=True), start=1):
         last = piece == plan.accumulate
         with nullcontext() if last or run.world == 1 else model.no_sync():
-            part = loss(model(x, run.mask), y, "sum") / count
+            part = _loss(run, model, *batch, *counts)
             total += part.detach().double().cpu()
             part = part * run.world  # gradients are averaged over processes
             (part + compose.penalty(run.model, run.techniques) if last else part).backward()
@@ -203,8 +166,25 @@ def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tenso
     return total
 
 
-def train(recipe: Recipe, *, resume: bool = False) -> Run:
+def _loss(
+    run: Run, model: nn.Module, ids: Tensor, targets: Tensor, asked: Tensor, labelled: Tensor, tokens: Tensor
+) -> Tensor:
+    """What some rows add to the loss of a batch with so many `labelled` of the `tokens` that are `asked`."""
+    logits = model(ids, run.mask)
+    hard = loss(logits, targets, "sum") / labelled
+    if run.teacher is None:
+        return hard
+    with torch.no_grad():
+        theirs = run.teacher(ids, run.mask)
+    plan = run.recipe.distill
+    soft = compose.find("distill").soft_loss(logits[asked], theirs[asked], temperature=plan.temperature)
+    return plan.weight * soft * asked.sum() / tokens + (1 - plan.weight) * hard
+
+
+def train(recipe: Recipe, *, resume: bool = False, teacher: nn.Module | None = None) -> Run:
     """Trains, with `resume` from a checkpoint of this recipe if there is one; returns the finished run.
+
+    A recipe with [distill] needs its `teacher`, which is called as `teacher(ids, mask)`; `zoo.make` loads it.
 
     The log is `log.jsonl` beside the checkpoint. FileExistsError when there is a checkpoint and `resume` is
     False: nothing trained is overwritten silently. The variable TQDM_DISABLE=1 hides the progress bar.
@@ -218,9 +198,11 @@ def train(recipe: Recipe, *, resume: bool = False) -> Run:
     ...     train(parse("tiny", Path("."), tables)).step  # of 16 sequences of 4 tokens
     1
     """
+    if (teacher is None) != (recipe.distill is None):
+        raise ValueError(f"{recipe.name}: a recipe with [distill] needs teacher=, and no other takes one")
     with processes() as (rank, world, device):
         corpus = recipe.check(world)
-        run = Run(recipe, corpus, rank, world, device)
+        run = Run(recipe, corpus, rank, world, device, teacher)
         if resume:
             run.restore()
         elif run.checkpoint.exists():

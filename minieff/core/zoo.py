@@ -48,12 +48,24 @@ def make(path: str | Path, run: str | None = None, *, resume: bool = False) -> d
     recipe = read(path, run)
     if resume and finished(recipe):
         return card(recipe.name, recipe.folder)
-    trained = train(recipe, resume=resume)
+    trained = train(recipe, resume=resume, teacher=teacher(recipe))
     if trained.rank > 0:
         return None
     made = _publish(trained)
     write_json(recipe.folder / f"{recipe.name}.json", made)
     return made
+
+
+def teacher(recipe: Recipe) -> nn.Module | None:
+    """The model that [distill] names: of the recipe's own folder, else of the zoo. None without the table.
+
+    >>> teacher(read(FOLDER / "speeches-depth-1.toml")) is None
+    True
+    """
+    if recipe.distill is None:
+        return None
+    name = recipe.distill.teacher
+    return load(name, recipe.folder if (recipe.folder / f"{name}.json").exists() else FOLDER)
 
 
 def _publish(run: Run) -> dict:
@@ -219,7 +231,7 @@ def table(folder: Path = FOLDER) -> str:
 def queue(paths: list[str | Path], workers: int = 2) -> int:
     """Makes several models, `workers` at a time with one thread each; returns how many failed.
 
-    Finished ones are skipped and stopped ones resumed. The largest start first.
+    Finished ones are skipped and stopped ones resumed. The largest start first, students after all others.
 
     >>> queue([])
     0
@@ -240,5 +252,6 @@ def queue(paths: list[str | Path], workers: int = 2) -> int:
         ]
         return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
+    waves = [[pair for pair in runs if (pair[1].distill is not None) == taught] for taught in (False, True)]
     with ThreadPoolExecutor(workers) as pool:
-        return sum(code != 0 for code in pool.map(work, runs))
+        return sum(code != 0 for wave in waves for code in pool.map(work, wave))

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from minieff import distill
 from minieff.__main__ import main
-from minieff.core import data
+from minieff.core import data, zoo
 from minieff.core.checkpoint import read_tensors
 from minieff.core.recipe import parse, read
 from minieff.core.train import Run, adamw, rate_at, take_step, train
@@ -48,7 +49,9 @@ def recipe(folder: Path, techniques: list[dict] = (), **changes: dict) -> Path:
     tables["train"] = {key: value for key, value in tables["train"].items() if value is not ...}
     if tables["data"]["corpus"] == "files":
         tables["data"].setdefault("paths", [str(folder / "own.txt")])
-    (folder / "tiny.toml").write_text(toml(tables | ({"techniques": list(techniques)} if techniques else {})))
+    tables |= {"techniques": list(techniques)} if techniques else {}
+    tables |= {"distill": changes["distill"]} if "distill" in changes else {}
+    (folder / "tiny.toml").write_text(toml(tables))
     return folder / "tiny.toml"
 
 
@@ -184,6 +187,75 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, cache, length):
         train(read(file), resume=True)
 
 
+# with a teacher
+
+
+def student(folder: Path, teacher: dict = (), **changes: dict) -> Path:
+    """A recipe whose teacher lies beside it."""
+    changes.setdefault("model", {"layers": 1})
+    distill = {"teacher": "sage", "augment": 0.5, **dict(teacher)}
+    file = recipe(folder, distill=distill, **changes)
+    if not (folder / "sage.json").exists():
+        zoo.make(recipe(folder).rename(folder / "sage.toml"))
+        file = recipe(folder, distill=distill, **changes)
+    return file
+
+
+def test_a_student_stopped_and_resumed_ends_bit_identically(tmp_path, cache, monkeypatch):
+    file = student(tmp_path, train={"save": 3}, model={"layers": 1, "dropout": 0.1})
+
+    def stop_at_8(run, *rest):
+        if run.step == 8:
+            raise InterruptedError
+        return take_step(run, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr("minieff.core.train.take_step", stop_at_8)
+        zoo.make(file)
+    assert zoo.make(file, resume=True)["recipe"]["distill"]["teacher"] == "sage"
+    resumed = weights(cache)
+    checkpoint(cache).unlink()
+    zoo.make(file)
+    assert distance(resumed, weights(cache)) == 0
+    assert zoo.finished(read(file)) and zoo.load("tiny", tmp_path).config.layers == 1
+
+
+def test_with_all_weight_on_the_teacher_it_comes_closer_and_labels_do_not_matter(tmp_path, monkeypatch):
+    """The loss that is logged is its distance; a start from the teacher's own layers has none."""
+    plan = {"train": {"tokens": 6400}, "model": {}}
+    taught = train(read(student(tmp_path, {"weight": 1.0}, **plan)), teacher=zoo.load("sage", tmp_path))
+    rows = [row["train"] for row in taught.log()]
+    assert rows[-1] < 0.1 * rows[0]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    teach = {"weight": 1.0, "layers": [0, 1]}
+    file = read(student(tmp_path, teach, model={}, train={"tokens": 64}))
+    assert train(file, teacher=zoo.load("sage", tmp_path)).log()[0]["train"] < 1e-6
+
+
+def test_pieces_of_a_batch_add_up_to_its_distillation_loss(tmp_path):
+    """Also when the pieces have different numbers of targets, and the teacher is asked where there is one."""
+    ids, targets = torch.randint(256, (8, 16)), torch.randint(256, (8, 16))
+    targets[:3, 5:] = data.SILENT
+    found = []
+    for n in (1, 4):
+        plan = {"batch": 8, "dtype": "float64", "clip": 1e9, "accumulate": n}
+        tiny = read(student(tmp_path, {"augment": 0.0, "weight": 0.3}, train=plan))
+        teacher = zoo.load("sage", tmp_path)
+        found.append(gradients(tiny, ids, targets, teacher))
+    run, asked = Run(tiny, tiny.data.load(), 0, 1, torch.device("cpu"), teacher), targets != data.SILENT
+    wanted = distill.loss(run.model(ids)[asked], teacher(ids)[asked], targets[asked], weight=0.3)
+    assert found[0][0] == pytest.approx(wanted.item(), abs=1e-12)
+    assert found[1][0] == pytest.approx(wanted.item(), abs=1e-12)
+    assert distance(found[0][1], found[1][1]) <= 1e-12
+
+
+def test_a_teacher_that_is_missing_or_of_no_use_is_refused(tmp_path):
+    taught, alone = read(student(tmp_path)), read(recipe(tmp_path))
+    for tiny, teacher in ((taught, None), (alone, torch.nn.Identity())):
+        with pytest.raises(ValueError, match="needs teacher="):
+            train(tiny, teacher=teacher)
+
+
 # several processes
 
 
@@ -210,9 +282,11 @@ def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
 # the step
 
 
-def gradients(tiny, ids: Tensor, targets: Tensor) -> tuple[float, dict[str, Tensor]]:
+def gradients(
+    tiny, ids: Tensor, targets: Tensor, teacher: torch.nn.Module | None = None
+) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of a first step, as the optimizer is given them."""
-    run, seen = Run(tiny, tiny.data.load(), 0, 1, torch.device("cpu")), {}
+    run, seen = Run(tiny, tiny.data.load(), 0, 1, torch.device("cpu"), teacher), {}
     run.optimizer.register_step_pre_hook(
         lambda *_: seen.update((name, p.grad.clone()) for name, p in run.model.named_parameters())
     )
@@ -361,6 +435,7 @@ WRONG = {
         r"layerdrop has no knob \['q'\].*\['p', 'where'\]",
     ),
     "missing knob": ([{"name": "layerdrop"}], {}, r"layerdrop needs a value for \['p'\]"),
+    "a loss": ([{"name": "distill"}], {}, "technique 'distill' is a loss"),
     "knob of another type": ([{"name": "layerdrop", "p": "x"}], {}, "layerdrop: p='x'"),
     "truth as a number": ([{"name": "layerdrop", "p": True}], {}, "layerdrop: p=True"),
     "unknown where": ([{"name": "layerdrop", "p": 0.1, "where": "Blok"}], {}, "where='Blok': name a module"),
@@ -391,6 +466,12 @@ WRONG = {
     "negative warmup": ([], {"train": {"warmup": -1}}, "warmup=-1"),
     "negative seed": ([], {"train": {"seed": -1}}, "seed=-1"),
     "endless seed": ([], {"train": {"seed": 10**30}}, "seed=1000000"),
+    "no teacher": ([], {"distill": {}}, r"missing keys \['teacher'\]"),
+    "unknown teacher": ([], {"distill": {"teacher": "sage"}}, "sage.json is missing"),
+    "weight": ([], {"distill": {"teacher": "x", "weight": 2.0}}, "weight=2.0: a share"),
+    "temperature": ([], {"distill": {"teacher": "x", "temperature": 0.0}}, "temperature=0.0: must"),
+    "vocabulary": ([], {"distill": {"teacher": "speeches-depth-1"}}, "one vocabulary"),
+    "layers": ([], {"distill": {"teacher": "speeches-depth-1", "layers": [0]}}, r"layers=\[0\]"),
     "precision": ([], {"train": {"dtype": "float16"}}, "dtype='float16'"),
     "short pronunciations": ([], {"data": {"corpus": "pronunciations"}}, "needs context=57, not 16"),
 }

@@ -1,0 +1,211 @@
+"""Distillation from the teacher's logits, and from text that it writes."""
+
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minieff import distill
+from minieff.core.attention import causal
+from minieff.core.surgery import is_a
+from minieff.core.transformer import Config, Transformer, generate
+
+C = 7  # words of the vocabulary
+
+
+def logits(*shape: int, scale: float = 1.0) -> torch.Tensor:
+    return (scale * torch.randn(*shape, C, dtype=torch.float64)).requires_grad_()
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3)])
+def test_the_loss_is_the_papers(shape):
+    student, teacher, targets = logits(*shape), logits(*shape), torch.randint(C, shape)
+    p = [(z / 3).softmax(-1) for z in (student, teacher)]
+    divergence = (p[1] * (p[1] / p[0]).log()).sum(-1)
+    hard = -student.log_softmax(-1).gather(-1, targets[..., None])
+    found = distill.loss(student, teacher, targets, temperature=3.0, weight=0.3)
+    torch.testing.assert_close(found, 0.3 * 9 * divergence.mean() + 0.7 * hard.mean())
+    found.backward()
+    assert teacher.grad is None
+
+
+def test_a_student_that_equals_its_teacher_has_no_loss_and_no_gradient():
+    student = logits(5)
+    found = distill.loss(student, student.detach() + 3, temperature=4.0, weight=1.0)
+    found.backward()
+    assert found.abs() < 1e-14 and student.grad.abs().max() < 1e-14
+
+
+def test_at_a_high_temperature_it_is_the_distance_of_the_logits():
+    student, teacher = logits(5), logits(5)
+    found = distill.soft_loss(student, teacher, temperature=1000.0)
+    found.backward()
+    apart = (student - student.mean(-1, keepdim=True)) - (teacher - teacher.mean(-1, keepdim=True))
+    assert found.item() == pytest.approx(apart.square().sum(-1).mean().item() / (2 * C), rel=1e-2)
+    torch.testing.assert_close(student.grad, (apart / C / 5).detach(), rtol=1e-2, atol=1e-4)
+
+
+def test_the_mean_is_per_token_and_not_per_word_of_the_vocabulary():
+    """The mistake: KLDivLoss(reduction="mean"), with which a weight's meaning depends on C."""
+    student, teacher = logits(5), logits(5)
+    with pytest.warns(UserWarning, match="support size"):
+        wrong = nn.KLDivLoss(reduction="mean")(student.log_softmax(-1), teacher.softmax(-1))
+    assert distill.soft_loss(student, teacher).item() == pytest.approx(C * wrong.item())
+
+
+def test_the_gradient_keeps_its_size_at_other_temperatures():
+    norms = []
+    for temperature in (1.0, 20.0):
+        torch.manual_seed(0)
+        student, teacher = logits(50), logits(50)
+        distill.soft_loss(student, teacher, temperature=temperature).backward()
+        norms.append(student.grad.norm())
+    assert 0.5 < norms[0] / norms[1] < 2  # without the factor T^2 it were 400
+
+
+def test_tokens_without_a_label_have_the_soft_part_alone():
+    student, teacher, targets = logits(2, 3), logits(2, 3), torch.randint(C, (2, 3))
+    targets[0] = -100
+    soft = distill.soft_loss(student, teacher, temperature=2.0)
+    hard = F.cross_entropy(student[1], targets[1])
+    torch.testing.assert_close(distill.loss(student, teacher, targets), (soft + hard) / 2)
+    nothing = torch.full_like(targets, -100)
+    for none in (nothing, None):
+        assert distill.loss(student, teacher, none) == soft / 2
+    assert distill.soft_loss(student[:0], teacher[:0]) == 0  # and not 0 / 0
+
+
+def test_half_precision_is_computed_in_single():
+    student, teacher = logits(50).detach().bfloat16(), logits(50).detach().bfloat16()
+    found = distill.soft_loss(student, teacher, temperature=100.0)
+    assert found.dtype == torch.float32
+    wanted = distill.soft_loss(student.double(), teacher.double(), temperature=100.0)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-2)
+    labelled = distill.loss(student, teacher, torch.zeros(50, dtype=torch.long))
+    assert labelled.dtype == torch.float32
+
+
+def test_augmented_rows_are_for_the_teacher_to_label():
+    ids, coins = torch.arange(4000).view(40, 100), torch.Generator().manual_seed(0)
+    changed, targets = distill.augment(ids, ids, rows=0.5, p=0.2, generator=coins)
+    unlabelled = (targets == -100).all(1)
+    assert 10 < unlabelled.sum() < 30
+    for kept, original in ((changed, ids), (targets, ids)):
+        assert torch.equal(kept[~unlabelled], original[~unlabelled])
+    assert 0.15 < (changed != ids)[unlabelled].float().mean() < 0.25
+
+
+# --- text that the teacher writes
+
+
+def likelihood(teacher: nn.Module, whole: torch.Tensor, start: int) -> torch.Tensor:
+    """Of each row's tokens after the first `start`."""
+    log_p = teacher(whole)[:, start - 1 : -1].log_softmax(-1)
+    return log_p.gather(-1, whole[:, start:, None]).sum((1, 2))
+
+
+@pytest.fixture
+def teacher() -> Transformer:
+    model = Transformer(Config(vocab=C, context=16, layers=2, heads=2, dim=8)).eval()
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.5)
+    return model
+
+
+def test_one_beam_is_greedy_and_all_beams_find_the_most_likely(teacher):
+    prompts = torch.randint(C, (3, 4))
+    assert torch.equal(distill.write(teacher, prompts, 6), generate(teacher, prompts, 6))
+    every = torch.tensor(list(product(range(C), repeat=3)))
+    best = distill.write(teacher, prompts, 3, beams=C**2)
+    for prompt, found in zip(prompts, best, strict=True):
+        whole = torch.cat([prompt.expand(len(every), -1), every], 1)
+        assert torch.equal(found, whole[likelihood(teacher, whole, 4).argmax()])
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_beams_equal_those_of_transformers(stops):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=C, n_positions=16, n_embd=8, n_layer=2, n_head=2)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    for p in theirs.parameters():
+        nn.init.normal_(p, std=0.5)
+    teacher, prompts = distill.Logits(theirs), torch.randint(C, (8, 4))
+    stop = distill.write(teacher, prompts, 3)[:, 6].mode().values.item() if stops else None
+    knobs = {"num_beams": 3, "length_penalty": 0.0, "do_sample": False, "early_stopping": "never"}
+    wanted = theirs.generate(
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        max_new_tokens=6,
+        eos_token_id=stop,
+        pad_token_id=stop or 0,
+        **knobs,
+    )
+    found = distill.write(teacher, prompts, 6, beams=3, stop=stop)
+    assert torch.equal(teacher(prompts, causal), theirs(prompts).logits)
+    length = wanted.shape[1]  # theirs ends with the longest
+    assert torch.equal(found[:, :length], wanted)
+    assert not stops or found[:, length:].eq(stop).all() and found[:, 4:].eq(stop).any()
+
+
+def test_what_is_sampled_has_the_teachers_distribution(teacher):
+    prompts, coins = torch.tensor([[2, 5]]).expand(4000, -1), torch.Generator().manual_seed(0)
+    drawn = distill.write(teacher, prompts, 1, temperature=1.5, generator=coins)[:, 2]
+    p = (teacher(prompts[:1])[0, -1] / 1.5).softmax(-1)
+    assert (drawn.bincount(minlength=C) / 4000 - p).abs().max() < 0.03
+    stopped = distill.write(teacher, prompts, 9, temperature=1.0, stop=1, generator=coins)[:, 2:]
+    assert stopped.eq(1).cummax(1).values.eq(stopped.eq(1)).all()  # after `stop`, nothing else
+
+
+# --- a start from the teacher's layers
+
+
+def test_a_student_starts_from_the_chosen_layers(model, ids):
+    own = Config(vocab=50, context=24, layers=2, heads=4, dim=32)
+    student = Transformer(own)
+    before = {name: t.clone() for name, t in student.state_dict().items()}
+    started = distill.from_layers(student, model, layers=[0, 2])
+    del model.blocks.layers[1]
+    torch.testing.assert_close(started(ids), model(ids))
+    assert all(torch.equal(t, before[name]) for name, t in student.state_dict().items())
+
+
+def test_models_of_transformers_start_from_layers_too():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
+    large, small = (
+        transformers.BertModel(transformers.BertConfig(num_hidden_layers=layers, **sizes), pooler)
+        for layers, pooler in ((12, True), (6, False))
+    )
+    layer = is_a(type(large.encoder.layer[0]))
+    started = distill.from_layers(small, large, layers=[0, 2, 4, 7, 9, 11], where=layer).eval()
+    large.encoder.layer = nn.ModuleList(large.encoder.layer[i] for i in (0, 2, 4, 7, 9, 11))
+    ids = torch.randint(50, (2, 5))
+    torch.testing.assert_close(started(ids)[0], large.eval()(ids)[0])
+
+
+# --- what goes wrong
+
+Z, PROMPT = torch.zeros(2, 5), torch.zeros(2, 3, dtype=torch.long)
+WRONG = {
+    "no temperature": (lambda m: distill.loss(Z, Z, temperature=0.0), "temperature=0.0: give a finite"),
+    "nan": (lambda m: distill.soft_loss(Z, Z, temperature=float("nan")), "temperature=nan"),
+    "weight": (lambda m: distill.loss(Z, Z, weight=2.0), "weight=2.0"),
+    "vocabularies": (lambda m: distill.loss(Z, Z[:, 1:]), r"\(2, 5\).*\(2, 4\).*one vocabulary"),
+    "shares": (lambda m: distill.augment(PROMPT, PROMPT, rows=1.5), "rows=1.5"),
+    "empty prompt": (lambda m: distill.write(m, PROMPT[:, :0], 2), "prompts of 0 tokens"),
+    "beams drawn": (lambda m: distill.write(m, PROMPT, 2, beams=2, temperature=1.0), "not both"),
+    "few layers": (lambda m: distill.from_layers(m, m, layers=[0, 2]), r"layers=\[0, 2\].*student's 3"),
+    "no such layer": (lambda m: distill.from_layers(m, m, layers=[0, 1, 3]), "0 to 2"),
+    "narrow": (
+        lambda m: distill.from_layers(Transformer(Config(50, 24, 1, 2, 16)), m, layers=[0]),
+        r"has the shape \(50, 16\), the teacher's tok.weight \(50, 32\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("call, message", WRONG.values(), ids=WRONG)
+def test_bad_input_is_refused(model, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model)
