@@ -7,7 +7,6 @@ are from Peters, Niculae, Martins 2019, arXiv 1905.05702. Of scores z, alpha-ent
 
 alpha = 1, in the limit, is softmax; alpha = 2 is sparsemax (Martins, Astudillo 2016, arXiv 1602.02068). The
 larger alpha, the fewer weights are above zero; one is left where the best score leads by 1 / (alpha - 1).
-
 The threshold tau is found without sorting. For r = 1 / (alpha - 1) >= 1 the norm N(tau) = |[x - tau]_+|_r is
 convex and falls, so Newton's method on N = 1, begun at tau = max x - 1, where N >= 1, never steps past the
 solution, and 4 to 8 steps reach it. Backward, with s_i = p_i ^ (2 - alpha) where p_i > 0, and else 0:
@@ -15,20 +14,20 @@ solution, and 4 to 8 steps reach it. Backward, with s_i = p_i ^ (2 - alpha) wher
     dp_i / dz_j = s_i [i = j] - s_i s_j / sum s,     dp_i / dalpha = c_i - s_i sum c / sum s,
     c_i = (p_i - s_i) / (alpha - 1)^2 - p_i log p_i / (alpha - 1)
 
-Saves: nothing by itself, since all scores are computed first. What it gives are weights that can be read, and
-heads that differ. Costs: the explicit attention path, and an `entmax` takes many times as long as a softmax.
-Dropout of the weights, where there is any, comes after it, and they then no longer sum to 1. By hand, in an
+Saves: nothing by itself, since all scores are computed first; it gives weights that can be read, and heads
+that differ. Costs: the explicit attention path, and many times the time of a softmax. By hand, in an
 attention of your own:
 
-    # in __init__
-    self.normalize = LearnedEntmax(heads=4)
-    # in forward, in place of scores.softmax(-1); the scores (B, H, T, S) are -inf where they are masked
-    attn = self.normalize(scores)
+    # in __init__, for an alpha of each head's own
+    self.a = nn.Parameter(torch.zeros(4, 1, 1))
+    # in forward, in place of scores.softmax(-1): scores (B, H, T, S), -inf where they are masked
+    attn = entmax(scores, 1 + self.a.sigmoid())
 """
 
 from math import log
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -38,7 +37,7 @@ from minieff.core.data import SILENT
 from minieff.core.surgery import Where, is_a, swap
 
 STAGE = "seam"
-IDEA = ("LearnedEntmax",)
+IDEA = ("entmax",)
 
 STEPS = 50  # at most; few are needed
 TINY = 1e-30
@@ -73,130 +72,108 @@ def entmax(scores: Float[Tensor, "*B S"], alpha: float | Float[Tensor, "..."]) -
     tensor([[0.3775, 0.6225],
             [0.2500, 0.7500]])
     """
-    values = torch.as_tensor(alpha)
-    if not ((values >= 1) & (values <= 2)).all():
-        raise ValueError(f"alpha={alpha}: it lies from 1, softmax, to 2, sparsemax")
-    if values.dim() and values.shape[-1] != 1:
-        raise ValueError(
-            f"alpha of shape {tuple(values.shape)} differs along a row; its last dimension must be 1: "
-            "for one alpha per head and scores (B, H, T, S), alpha[:, None, None]"
-        )
-    return _Entmax.apply(scores, alpha if isinstance(alpha, Tensor) else float(alpha))
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    alpha = torch.as_tensor(alpha, dtype=dtype, device=scores.device)
+    if not ((alpha >= 1) & (alpha <= 2)).all():
+        raise ValueError(f"alpha={alpha.tolist()}: it lies from 1, softmax, to 2, sparsemax")
+    if alpha.dim() and alpha.shape[-1] != 1:
+        raise ValueError(f"alpha of shape {tuple(alpha.shape)} differs along a row: give it (..., 1)")
+    z = scores.to(dtype).expand(torch.broadcast_shapes(scores.shape, alpha.shape))
+    return _Entmax.apply(z, alpha).to(scores.dtype)
 
 
 class _Entmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, scores: Tensor, alpha: float | Tensor) -> Tensor:
-        p = _solve(_upcast(scores), alpha).to(scores.dtype)
-        ctx.shape, ctx.alpha = scores.shape, None if isinstance(alpha, Tensor) else alpha
-        ctx.save_for_backward(p, *([alpha] if ctx.alpha is None else []))
+    def forward(ctx, z: Tensor, alpha: Tensor) -> Tensor:
+        p = _solve(z, alpha)
+        ctx.save_for_backward(p, alpha)
         return p
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-        p, *learned = ctx.saved_tensors
-        alpha = learned[0] if learned else ctx.alpha
-        p, grad_alpha = _upcast(p), None
-        s, centred = _slopes(p, alpha), torch.empty_like(p)
-        mean = torch.mul(s, grad, out=centred).sum(-1, keepdim=True) / _total(s)
-        torch.sub(grad, mean, out=centred)
+        p, alpha = ctx.saved_tensors
+        s, by_alpha = _slopes(p, alpha), None
+        centred = grad - (s * grad).sum(-1, keepdim=True) / _total(s)
         if ctx.needs_input_grad[1]:
-            grad_alpha = (centred * _along_alpha(p, s, alpha)).sum_to_size(alpha.shape).to(alpha.dtype)
-        return centred.mul_(s).sum_to_size(ctx.shape).to(grad.dtype), grad_alpha
+            by_alpha = (centred * _along_alpha(p, s, alpha)).sum_to_size(alpha.shape)
+        return centred.mul_(s), by_alpha
 
 
-def _upcast(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _above_one(alpha: float | Tensor, x: Tensor) -> float | Tensor:
-    """alpha - 1, at alpha = 1 the smallest step above: that differs from softmax by less than a rounding."""
-    eps = torch.finfo(x.dtype).eps
-    return (alpha.to(x) - 1).clamp_min(eps) if isinstance(alpha, Tensor) else max(alpha - 1, eps)
-
-
-def _total(x: Tensor) -> Tensor:
-    return x.sum(-1, keepdim=True).clamp_min(1)  # no total is less, except in a row that is masked as a whole
-
-
-def _solve(z: Tensor, alpha: float | Tensor) -> Tensor:
-    """Newton's method for tau, counted from where the largest weight would be 1."""
-    b, eps = _above_one(alpha, z), torch.finfo(z.dtype).eps
-    fill = {1.5: _fill_15, 2.0: _fill_2}.get(alpha, _fill) if isinstance(alpha, float) else _fill
-    largest = z.amax(-1, keepdim=True).clamp_min(torch.finfo(z.dtype).min)  # -inf - -inf would be NaN
-    x = (z - largest) * b
+def _solve(z: Tensor, alpha: Tensor) -> Tensor:
+    """Newton's method for tau, which is counted from where the largest weight would be 1."""
+    b, limits = _above_one(alpha), torch.finfo(z.dtype)
+    x = (z - z.amax(-1, keepdim=True).clamp_min(limits.min)) * b  # -inf - -inf would be NaN
     tau, p, s = torch.zeros_like(x[..., :1]), torch.empty_like(x), torch.empty_like(x)
     for _ in range(STEPS):
-        fill(x, tau, b, p, s)
+        _fill(x, tau, alpha, p, s)
         mass = _total(p)
-        if not (mass > 1 + 8 * eps).any():
+        # (N - 1) / -N' of the norm N = mass^b, which has N' = -mass^(b - 1) sum s
+        further = tau - torch.expm1(-b * mass.log()) * mass / _total(s)
+        if not (mass > 1 + 8 * limits.eps).any() or torch.equal(further, tau):  # as near as rounding allows
             break
-        # of the norm N = mass^b, with N' = -mass^(b - 1) sum s: (N - 1) / -N'
-        before, tau = tau, tau - torch.expm1(-b * mass.log()) * mass / _total(s)
-        if torch.equal(before, tau):  # as near as rounding allows
-            break
+        tau = further
     return p.div_(mass)
 
 
-def _fill(x: Tensor, tau: Tensor, b: float | Tensor, p: Tensor, s: Tensor) -> None:
-    """p = u^(1 / b) and s = p / u for u = [1 + x - tau]_+. log1p keeps p exact as alpha nears 1."""
-    torch.sub(x, tau, out=s).clamp_min_(-1)
-    torch.log1p(s, out=p).mul_(1 / (b * log(2))).exp2_()  # exp is slow where it gives 0, exp2 is not
-    torch.div(p, s.add_(1).clamp_min_(TINY), out=s)
+def _fill(x: Tensor, tau: Tensor, alpha: Tensor, p: Tensor, s: Tensor) -> None:
+    """p = u^(1 / (alpha - 1)) and s = p / u, for u = [1 + x - tau]_+, with no new memory."""
+    if alpha.dim() == 0 and alpha == 2.0:
+        torch.sub(x, tau - 1, out=p).relu_()
+        torch.sign(p, out=s)
+    elif alpha.dim() == 0 and alpha == 1.5:
+        torch.sub(x, tau - 1, out=s).relu_()
+        torch.mul(s, s, out=p)
+    else:
+        # log1p keeps p exact as alpha nears 1; exp2 is as fast where it gives 0 as elsewhere, exp is not
+        torch.sub(x, tau, out=s).clamp_min_(-1)
+        torch.log1p(s, out=p).mul_(1 / (_above_one(alpha) * log(2))).exp2_()
+        torch.div(p, s.add_(1).clamp_min_(TINY), out=s)
 
 
-def _fill_15(x: Tensor, tau: Tensor, b: float, p: Tensor, s: Tensor) -> None:
-    torch.sub(x, tau - 1, out=s).relu_()
-    torch.mul(s, s, out=p)
-
-
-def _fill_2(x: Tensor, tau: Tensor, b: float, p: Tensor, s: Tensor) -> None:
-    torch.sub(x, tau - 1, out=p).relu_()
-    torch.sign(p, out=s)
-
-
-def _slopes(p: Tensor, alpha: float | Tensor) -> Tensor:
+def _slopes(p: Tensor, alpha: Tensor) -> Tensor:
     """s = p^(2 - alpha), and 0 where p = 0."""
-    if isinstance(alpha, float) and alpha == 1.5:
+    if alpha.dim() == 0 and alpha == 2.0:
+        return p.sign()
+    if alpha.dim() == 0 and alpha == 1.5:
         return p.clamp_min(TINY).rsqrt_().mul_(p)  # sqrt is slow where it is asked for that of 0
-    return p.pow(2 - (alpha.to(p) if isinstance(alpha, Tensor) else alpha)).mul_(p.sign())
+    return p.pow(2 - alpha).mul_(p.sign())
 
 
 def _along_alpha(p: Tensor, s: Tensor, alpha: Tensor) -> Tensor:
     """c. With a = -b log p it is -p (e^a - 1 - a) / b^2, a difference that cancels where a is small."""
-    b = _above_one(alpha, p)
-    surprise = -p.clamp_min(TINY).log()
-    a = b * surprise
+    b = _above_one(alpha)
+    a = -b * p.clamp_min(TINY).log()
     series = 1 / 2 + a * (1 / 6 + a * (1 / 24 + a * (1 / 120 + a * (1 / 720 + a / 5040))))
-    return torch.where(a < 0.2, -p * surprise**2 * series, (p - s + p * a) / b**2)
+    return torch.where(a < 0.2, -p * a**2 * series, p - s + p * a) / b**2
 
 
-def loss(
-    logits: Float[Tensor, "*B V"], targets: Int[Tensor, "*B"], *, alpha: float, reduction: str = "mean"
-) -> Float[Tensor, "..."]:
-    """The Fenchel-Young loss of entmax, over the targets that are not -100; at alpha = 1 it is cross-entropy.
+def _above_one(alpha: Tensor) -> Tensor:
+    """b = alpha - 1. Softmax, at 0, is replaced by the smallest step, which no rounding shows."""
+    return (alpha - 1).clamp_min(torch.finfo(alpha.dtype).eps)
 
-        <p - e_y, z> + sum_j (p_j - p_j^alpha) / (alpha (alpha - 1)),   p = entmax(z),   gradient p - e_y
 
-    It is 0 where p is all on the target. `reduction` is "mean", "sum" or "none". ValueError for another
-    reduction, and for an alpha outside [1, 2].
+def _total(x: Tensor) -> Tensor:
+    return x.sum(-1, keepdim=True).clamp_min(1)  # it is less only in a row that is masked as a whole
 
-    >>> loss(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 0]), alpha=2.0, reduction="none")
-    tensor([0.0000, 0.2500])
+
+def loss(logits: Float[Tensor, "*B V"], targets: Int[Tensor, "*B"], *, alpha: float) -> Float[Tensor, ""]:
+    """The Fenchel-Young loss of entmax, as a mean over the targets that are not -100.
+
+        -z_y + <p, z> + sum_j (p_j - p_j^alpha) / (alpha (alpha - 1)),   p = entmax(z),   gradient p - e_y
+
+    At alpha = 1 it is cross-entropy; it is 0 where p is all on the target. ValueError for an alpha outside
+    [1, 2].
+
+    >>> loss(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 0]), alpha=2.0)
+    tensor(0.1250)
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction={reduction!r}: choose "mean", "sum" or "none"')
-    z = _upcast(logits)
-    p, b = entmax(z.detach(), alpha), _above_one(alpha, z)
-    z = z - z.detach().amax(-1, keepdim=True)  # changes nothing, for p and e_y have equal sums
-    counted = targets != SILENT
-    score = z.gather(-1, targets.where(counted, 0)[..., None]).squeeze(-1)
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    z = z - z.detach().amax(-1, keepdim=True)  # cancels, for p sums to 1
+    p, b = entmax(z.detach(), alpha), max(alpha - 1, torch.finfo(z.dtype).eps)
     entropy = -(p * torch.expm1(b * p.clamp_min(TINY).log())).sum(-1) / (b * alpha)
-    losses = ((p * z.masked_fill(p == 0, 0.0)).sum(-1) - score + entropy) * counted
-    if reduction == "none":
-        return losses
-    return losses.sum() / (counted.sum() if reduction == "mean" else 1)
+    rest = (p * z.masked_fill(p == 0, 0.0)).sum(-1) + entropy
+    return F.nll_loss(z.flatten(0, -2), targets.flatten()) + rest[targets != SILENT].mean()
 
 
 class Entmax(nn.Module):
@@ -228,7 +205,8 @@ class LearnedEntmax(nn.Module):
         return entmax(scores, self.alpha[:, None, None])
 
     def macs(self, inputs: tuple, output: Tensor) -> int:
-        return 0  # as of softmax
+        """Not counted, as softmax is not."""
+        return 0
 
     def extra_repr(self) -> str:
         return f"alpha={[round(alpha, 2) for alpha in self.alpha.tolist()]}"
@@ -250,14 +228,9 @@ def apply(model: nn.Module, *, alpha: float | str = 1.5, where: Where = is_a(Att
 
     def take(attention: nn.Module) -> nn.Module:
         if attention.normalize is not softmax:
-            raise ValueError(
-                f"normalize={attention.normalize}: the seam is taken; a technique holds it alone"
-            )
-        if alpha == "learned":
-            device = next(attention.parameters()).device
-            attention.normalize = LearnedEntmax(attention.heads).to(device)
-        else:
-            attention.normalize = Entmax(float(alpha))
+            raise ValueError(f"normalize={attention.normalize}: the seam is taken, and held only once")
+        device, fixed = next(attention.parameters()).device, alpha != "learned"
+        attention.normalize = Entmax(alpha) if fixed else LearnedEntmax(attention.heads).to(device)
         return attention
 
     return swap(model, where, take)

@@ -71,6 +71,26 @@ heads = torch.stack([model(x).sum((0, 2, 3)) for _ in range(50)])  # 10 where a 
 assert set(heads.round().unique().tolist()) == {{0.0, 10.0}} and 0.3 < (heads == 0).float().mean() < 0.7
 assert (model.eval()(x).sum(-1) > 0.99).all()
 """,
+    "entmax": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        {0}
+
+    def forward(self, scores):
+        {1}
+        return attn
+
+model, scores = Mine(), torch.randn(2, 4, 5, 6)
+scores[..., 4:] = float("-inf")
+attn = model(scores)
+assert torch.allclose(attn.sum(-1), torch.ones(2, 4, 5)) and not attn[..., 4:].any()
+attn[..., 0].sum().backward()
+assert (model.a.grad != 0).all()
+two = torch.tensor([-2.0, 0.0, 0.5])
+assert torch.allclose(entmax(two, 2.0), torch.tensor([0.0, 0.25, 0.75]))
+assert torch.allclose(entmax(two, 1.0), two.softmax(-1))
+""",
     "scalar_quant": """
 model, x = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)), torch.randn(9, 16)
 w = model[0].weight.detach().clone()
@@ -127,6 +147,27 @@ assert not dropped.train()(x).any() and torch.equal(dropped.eval()(x), model(x))
 final = finalize(dropped.train())
 assert not final.training and torch.equal(final(x), model(x)) and final[0].reweight is unchanged
 """,
+    "entmax": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads, self.normalize = 4, softmax
+        self.qk = nn.Linear(16, 32)
+
+    def forward(self, x):
+        q, k = self.qk(x).unflatten(-1, (2, 4, 4)).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        return self.normalize(q @ k.mT)
+
+model, x = nn.Sequential(Mine()), torch.randn(2, 5, 16)
+assert torch.allclose(apply(model, alpha=1.0, where=is_a(Mine))(x), model(x), atol=1e-6)
+sparse = apply(model, alpha=2.0, where=is_a(Mine))
+assert (sparse(x) == 0).any() and torch.allclose(sparse(x).sum(-1), torch.ones(2, 4, 5))
+learned = apply(model, alpha="learned", where=is_a(Mine))
+learned(x)[..., 0].sum().backward()
+assert (learned[0].normalize.a.grad != 0).all()
+logits, targets = torch.randn(9, 5), torch.randint(5, (9,))
+assert torch.allclose(loss(logits, targets, alpha=1.0), nn.functional.cross_entropy(logits, targets))
+""",
     "scalar_quant": """
 model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
 trained = apply(model, bits=4, p=0.5, generator=torch.Generator().manual_seed(0)).train()
@@ -161,7 +202,13 @@ from torch import nn
 torch.manual_seed(0)
 """
 
-LINES = {"layerdrop": (40, 250), "headdrop": (40, 250), "scalar_quant": (60, 700), "product_quant": (60, 550)}
+LINES = {
+    "layerdrop": (40, 250),
+    "headdrop": (40, 250),
+    "entmax": (100, 250),  # its gradients are the idea, too
+    "scalar_quant": (60, 700),
+    "product_quant": (60, 550),
+}
 
 
 def techniques() -> list[str]:

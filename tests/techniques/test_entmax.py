@@ -190,15 +190,13 @@ def test_a_vocabulary_of_near_ties():
 def test_the_loss():
     z, targets = random(2, 5, 9).requires_grad_(), torch.randint(9, (2, 5))
     targets[0, 3] = SILENT
-    for reduction in ("mean", "sum", "none"):
-        wanted = F.cross_entropy(z.mT, targets, reduction=reduction)
-        torch.testing.assert_close(loss(z, targets, alpha=1.0, reduction=reduction), wanted)
+    torch.testing.assert_close(loss(z, targets, alpha=1.0), F.cross_entropy(z.mT, targets))
     for alpha in ALPHAS:
-        losses = loss(z, targets, alpha=alpha, reduction="none")
-        (grad,) = torch.autograd.grad(losses.sum(), z)
-        wanted = entmax(z, alpha) - F.one_hot(targets.clamp(0), 9)
+        value = loss(z, targets, alpha=alpha)
+        (grad,) = torch.autograd.grad(value, z)
+        wanted = (entmax(z, alpha) - F.one_hot(targets.clamp(0), 9)) / 9
         torch.testing.assert_close(grad, wanted * (targets != SILENT)[..., None])
-        assert (losses >= 0).all() and losses[0, 3] == 0
+        assert value > 0
 
 
 def test_heads_learn_their_alpha(model, ids):
@@ -222,13 +220,11 @@ def test_an_impossible_alpha_is_refused(model, alpha):
 
 def test_mistakes_are_refused(model):
     z, targets = torch.randn(2, 4), torch.tensor([0, 1])
-    with pytest.raises(ValueError, match=r"(?s)alpha=tensor.*from 1, softmax, to 2, sparsemax"):
+    with pytest.raises(ValueError, match=r"alpha=\[\[1.5\], \[2.5\]\]: it lies from 1"):
         entmax(z, torch.tensor([[1.5], [2.5]]))
-    with pytest.raises(ValueError, match=r"shape \(4,\) differs along a row.*alpha\[:, None, None\]"):
+    with pytest.raises(ValueError, match=r"shape \(4,\) differs along a row"):
         entmax(z, torch.full((4,), 1.5))
     with pytest.raises(ValueError, match="alpha=3.0"):
         loss(z, targets, alpha=3.0)
-    with pytest.raises(ValueError, match="reduction='average': choose"):
-        loss(z, targets, alpha=1.5, reduction="average")
     with pytest.raises(ValueError, match=r"normalize=Entmax\(alpha=1.5\): the seam is taken"):
         technique.apply(technique.apply(model), alpha=2.0)
