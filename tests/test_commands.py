@@ -71,6 +71,28 @@ heads = torch.stack([model(x).sum((0, 2, 3)) for _ in range(50)])  # 10 where a 
 assert set(heads.round().unique().tolist()) == {{0.0, 10.0}} and 0.3 < (heads == 0).float().mean() < 0.7
 assert (model.eval()(x).sum(-1) > 0.99).all()
 """,
+    "adaptive_span": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        {0}
+
+    def forward(self, scores):
+        attn, q_idx, kv_idx = scores.softmax(-1), torch.arange(5), torch.arange(5)
+        distance = q_idx[:, None] - kv_idx
+        {1}
+        return attn
+
+attention, scores = Mine(), torch.randn(2, 4, 5, 5)
+attention.span.ramp = 3
+attn = attention(scores)
+assert torch.allclose(attn.sum(-1), torch.ones(2, 4, 5))
+assert not attn[:, :, 4, :2].any() and attn[0, 0, 4, 2] > 0
+loss = attn[..., 0].sum()
+{2}
+loss.backward()
+assert (attention.span.z.grad != 0).all() and attention.span.reach == 3
+""",
     "entmax": """
 class Mine(nn.Module):
     def __init__(self):
@@ -147,6 +169,33 @@ assert not dropped.train()(x).any() and torch.equal(dropped.eval()(x), model(x))
 final = finalize(dropped.train())
 assert not final.training and torch.equal(final(x), model(x)) and final[0].reweight is unchanged
 """,
+    "adaptive_span": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.heads = nn.Linear(16, 48), 4
+        self.normalize, self.reweight, self.kernel = softmax, unchanged, plain
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        return self.kernel(self, q, k, v, causal, 0)
+
+def plain(attention, q, k, v, mask, start):
+    idx = torch.arange(q.shape[2])
+    scores = (q @ k.mT / 2).masked_fill(idx[:, None] < idx, float("-inf"))
+    return attention.reweight(attention.normalize(scores), idx[:, None] - idx) @ v
+
+model, x = nn.Sequential(Mine()), torch.randn(2, 50, 16)
+assert torch.allclose(apply(model, max_span=50, start=1.0, where=is_a(Mine))(x), model(x), atol=1e-6)
+near = apply(model, max_span=50, ramp=4, price=0.1, start=0.1, where=is_a(Mine))
+(near(x).sum() + penalty(near)).backward()
+assert (near[0].reweight.z.grad != 0).all()
+small = finalize(near)
+assert small[0].kernel.reach == 9 and torch.allclose(small(x), near(x), atol=1e-6)
+nn.init.constant_(near[0].reweight.z, -1.0)
+project(near)
+assert finalize(near)[0].kernel.reach == 4
+""",
     "entmax": """
 class Mine(nn.Module):
     def __init__(self):
@@ -205,6 +254,7 @@ torch.manual_seed(0)
 LINES = {
     "layerdrop": (40, 250),
     "headdrop": (40, 250),
+    "adaptive_span": (45, 275),  # its kernel is asked about masks
     "entmax": (100, 250),  # its gradients are the idea, too
     "scalar_quant": (60, 700),
     "product_quant": (60, 550),

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from minieff import compose, entmax, headdrop, layerdrop, product_quant, scalar_quant
+from minieff import adaptive_span, compose, entmax, headdrop, layerdrop, product_quant, scalar_quant
 from minieff.core import cost
 from minieff.core.adopt import adopt
 from minieff.core.attention import Mask, causal, itself
@@ -55,6 +55,15 @@ SUBJECTS = [
         explicit=True,
     ),
     Subject(
+        adaptive_span,
+        {"max_span": 24, "start": 1.0},
+        {"max_span": 24, "ramp": 4, "price": 1e-3, "start": 0.1},
+        cost="macs",
+        foreign={"max_span": 8, "start": 1.0},
+        adopted=True,
+        explicit=True,
+    ),
+    Subject(
         scalar_quant,
         {"p": 0.0},
         {"bits": 4, "p": 0.5, "activations": "none"},  # rounded ones: test_scalar_quant.py
@@ -75,7 +84,16 @@ SUBJECTS = [
 ]
 
 # a seam of attention and the format in which a weight is stored are held once: these pairs are refused
-ONCE = [{headdrop}, {entmax}, {scalar_quant}, {product_quant}, {scalar_quant, product_quant}]
+ONCE = [
+    {headdrop},
+    {entmax},
+    {adaptive_span},
+    {headdrop, adaptive_span},
+    {entmax, adaptive_span},  # keys can be left out only before softmax
+    {scalar_quant},
+    {product_quant},
+    {scalar_quant, product_quant},
+]
 
 each = pytest.mark.parametrize("subject", SUBJECTS, ids=repr)
 
@@ -224,7 +242,7 @@ def test_the_named_cost_falls(subject, model):
 
 @pytest.mark.parametrize("pair", [pair for pair in product(SUBJECTS, SUBJECTS) if held_once(pair)], ids=repr)
 def test_what_is_held_once_is_refused_twice(pair, model):
-    with pytest.raises(ValueError, match="already|taken|matched no module"):
+    with pytest.raises(ValueError, match="already|taken|matched no module|only before softmax"):
         finalize(apply(model, *pair), *pair)
 
 
