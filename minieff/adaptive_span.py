@@ -109,7 +109,7 @@ class Near(nn.Module):
         return torch.cat(parts, -2)
 
     def blocks(self, T: int, S: int, mask: Mask) -> Iterator[tuple[slice, slice, slice]]:
-        """Of each block: its queries, its keys (of S, the last T are the queries'), and its columns of bias."""
+        """Of each block: its queries, its keys (of S, the last T are the queries'), its columns of bias."""
         ahead = 0 if mask is causal else self.reach - 1  # any other mask may show the future
         for first in range(0, T, self.reach):
             last, nearest = min(first + self.reach, T), S - T + first - self.reach + 1

@@ -109,6 +109,16 @@ def test_quantized_layers_are_measured_against_peers_and_a_limit(tmp_path):
     assert page.count("onednn.qlinear_pointwise alone") == 2 and "of scikit-learn's" in page
 
 
+def test_entmax_is_measured_forward_and_backward_at_a_small_error(tmp_path):
+    found = quick("benchmarks.bench_entmax", tmp_path)
+    page = table.section(found)
+    assert list(found["errors"]) == ["sparsemax", "1.5-entmax", "alpha = 1.33", "alpha learned"]
+    assert all(errors["ours"] < 1e-6 for errors in found["errors"].values())
+    for part in found["comparisons"]:
+        assert part["what"] in page and all(ordered(peer["times"]) for peer in part["peers"])
+    assert page.count("by sorting") == 2 * 2 and page.count("forward and backward") >= 4
+
+
 def test_two_ranks_drop_the_same_layers(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     script, path = (
