@@ -96,6 +96,48 @@ own[:5] = [theirs[i] / 3 for i in (1, 3, 5, 7, 9)]
 {2}
 assert patient < 1e-6 and mobile > 1
 """,
+    "adaptive_span": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        {0}
+
+    def forward(self, scores):
+        attn, q_idx, kv_idx = scores.softmax(-1), torch.arange(5), torch.arange(5)
+        distance = q_idx[:, None] - kv_idx
+        {1}
+        return attn
+
+attention, scores = Mine(), torch.randn(2, 4, 5, 5)
+attention.span.ramp = 3
+attn = attention(scores)
+assert torch.allclose(attn.sum(-1), torch.ones(2, 4, 5))
+assert not attn[:, :, 4, :2].any() and attn[0, 0, 4, 2] > 0
+loss = attn[..., 0].sum()
+{2}
+loss.backward()
+assert (attention.span.z.grad != 0).all() and attention.span.reach == 3
+""",
+    "entmax": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        {0}
+
+    def forward(self, scores):
+        {1}
+        return attn
+
+model, scores = Mine(), torch.randn(2, 4, 5, 6)
+scores[..., 4:] = float("-inf")
+attn = model(scores)
+assert torch.allclose(attn.sum(-1), torch.ones(2, 4, 5)) and not attn[..., 4:].any()
+attn[..., 0].sum().backward()
+assert (model.a.grad != 0).all()
+two = torch.tensor([-2.0, 0.0, 0.5])
+assert torch.allclose(entmax(two, 2.0), torch.tensor([0.0, 0.25, 0.75]))
+assert torch.allclose(entmax(two, 1.0), two.softmax(-1))
+""",
     "scalar_quant": """
 model, x = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)), torch.randn(9, 16)
 w = model[0].weight.detach().clone()
@@ -268,6 +310,54 @@ except ValueError as wrong:
 else:
     raise AssertionError
 """,
+    "adaptive_span": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.heads = nn.Linear(16, 48), 4
+        self.normalize, self.reweight, self.kernel = softmax, unchanged, plain
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        return self.kernel(self, q, k, v, causal, 0)
+
+def plain(attention, q, k, v, mask, start):
+    idx = torch.arange(q.shape[2])
+    scores = (q @ k.mT / 2).masked_fill(idx[:, None] < idx, float("-inf"))
+    return attention.reweight(attention.normalize(scores), idx[:, None] - idx) @ v
+
+model, x = nn.Sequential(Mine()), torch.randn(2, 50, 16)
+assert torch.allclose(apply(model, max_span=50, start=1.0, where=is_a(Mine))(x), model(x), atol=1e-6)
+near = apply(model, max_span=50, ramp=4, price=0.1, start=0.1, where=is_a(Mine))
+(near(x).sum() + penalty(near)).backward()
+assert (near[0].reweight.z.grad != 0).all()
+small = finalize(near)
+assert small[0].kernel.reach == 9 and torch.allclose(small(x), near(x), atol=1e-6)
+nn.init.constant_(near[0].reweight.z, -1.0)
+project(near)
+assert finalize(near)[0].kernel.reach == 4
+""",
+    "entmax": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads, self.normalize = 4, softmax
+        self.qk = nn.Linear(16, 32)
+
+    def forward(self, x):
+        q, k = self.qk(x).unflatten(-1, (2, 4, 4)).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        return self.normalize(q @ k.mT)
+
+model, x = nn.Sequential(Mine()), torch.randn(2, 5, 16)
+assert torch.allclose(apply(model, alpha=1.0, where=is_a(Mine))(x), model(x), atol=1e-6)
+sparse = apply(model, alpha=2.0, where=is_a(Mine))
+assert (sparse(x) == 0).any() and torch.allclose(sparse(x).sum(-1), torch.ones(2, 4, 5))
+learned = apply(model, alpha="learned", where=is_a(Mine))
+learned(x)[..., 0].sum().backward()
+assert (learned[0].normalize.a.grad != 0).all()
+logits, targets = torch.randn(9, 5), torch.randint(5, (9,))
+assert torch.allclose(loss(logits, targets, alpha=1.0), nn.functional.cross_entropy(logits, targets))
+""",
     "scalar_quant": """
 model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
 trained = apply(model, bits=4, p=0.5, generator=torch.Generator().manual_seed(0)).train()
@@ -383,6 +473,8 @@ LINES = {
     "fast_decoding": (40, 1050),  # with the architecture
     "distill": (60, 300),
     "distill_inside": (60, 250),
+    "adaptive_span": (45, 275),  # its kernel is asked about masks
+    "entmax": (100, 250),  # its gradients are the idea, too
     "scalar_quant": (60, 700),
     "product_quant": (60, 550),
 }

@@ -128,6 +128,16 @@ def test_decoding_is_measured_against_peers_and_over_the_length_of_drafts(tmp_pa
     assert [row["ahead"] for row in found["passes"]] == [1, 3]
 
 
+def test_entmax_is_measured_forward_and_backward_at_a_small_error(tmp_path):
+    found = quick("benchmarks.bench_entmax", tmp_path)
+    page = table.section(found)
+    assert list(found["errors"]) == ["sparsemax", "1.5-entmax", "alpha = 1.33", "alpha learned"]
+    assert all(errors["ours"] < 1e-6 for errors in found["errors"].values())
+    for part in found["comparisons"]:
+        assert part["what"] in page and all(ordered(peer["times"]) for peer in part["peers"])
+    assert page.count("by sorting") == 2 * 2 and page.count("forward and backward") >= 4
+
+
 def test_two_ranks_drop_the_same_layers(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     script, path = (

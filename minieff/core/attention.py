@@ -212,6 +212,7 @@ class Attention(nn.Module):
         self.dropout = dropout
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim, bias=bias) for _ in range(4))
         self.mask, self.normalize, self.reweight, self.kernel = everything, softmax, unchanged, fused
+        self.keep: int | None = None  # old keys that a kernel asks a past for; None: all
 
     def split(self, x: Float[Tensor, "B T F"]) -> Float[Tensor, "B G T D"]:
         return x.unflatten(-1, (-1, self.width)).transpose(1, 2)
@@ -220,7 +221,7 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "B T C"], mask: Mask = causal, past: Fresh = fresh
     ) -> Float[Tensor, "B T C"]:
         q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
-        k, v = (widen(t, self.heads) for t in past.slot().extend(k, v))
+        k, v = (widen(t, self.heads) for t in past.slot().extend(k, v, keep=self.keep))
         y = self.kernel(self, q, k, v, mask & self.mask, past.start)  # (B, H, T, D)
         return self.out(y.transpose(1, 2).flatten(2))
 

@@ -435,7 +435,7 @@ WRONG = {
         r"layerdrop has no knob \['q'\].*\['p', 'where'\]",
     ),
     "missing knob": ([{"name": "layerdrop"}], {}, r"layerdrop needs a value for \['p'\]"),
-    "a loss": ([{"name": "distill"}], {}, "technique 'distill' is a loss"),
+    "a loss": ([{"name": "distill"}], {}, "technique 'distill' changes no model"),
     "knob of another type": ([{"name": "layerdrop", "p": "x"}], {}, "layerdrop: p='x'"),
     "truth as a number": ([{"name": "layerdrop", "p": True}], {}, "layerdrop: p=True"),
     "unknown where": ([{"name": "layerdrop", "p": 0.1, "where": "Blok"}], {}, "where='Blok': name a module"),
