@@ -9,15 +9,16 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from minieff import compose, headdrop, layerdrop, product_quant, scalar_quant
+from minieff import compose, headdrop, layerdrop, product_quant, scalar_quant, sparse_attention
 from minieff.core import cost
 from minieff.core.adopt import adopt
-from minieff.core.attention import Mask, causal, itself
+from minieff.core.attention import Mask, causal, everything, itself
 from minieff.core.checkpoint import pack, unpack
 from minieff.core.data import loss
 from minieff.core.past import Past
 from minieff.core.surgery import clone, is_a, named, record
 from minieff.core.transformer import Transformer
+from minieff.sparse_attention import fixed, head, local
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Subject:
     final: dict = field(default_factory=dict)  # finalize: keeps the function
     cheaper: dict = field(default_factory=dict)  # finalize: lowers the cost, may change the function
     cost: str | None = "parameters"  # a function in minieff.core.cost; None for what saves nothing by itself
-    foreign: dict | None = None  # apply on nn.TransformerEncoder, None where that cannot be
+    foreign: dict | None = None  # apply on nn.TransformerEncoder, None where that cannot be asked like this
     adopted: bool = False  # whether it reaches nn.TransformerEncoder by `adopt` only
     explicit: bool = False  # whether it computes attention by the explicit path, equal up to 1e-5
     tolerance: float = 1e-4  # of finalize: 1e-3 where what is left is stored in fp16
@@ -45,6 +46,14 @@ LAYERS = {"where": is_a(nn.TransformerEncoderLayer)}
 SUBJECTS = [
     Subject(layerdrop, {"p": 0.0}, {"p": 0.5}, cheaper={"keep": [0, 2]}, foreign={"p": 0.5, **LAYERS}),
     Subject(headdrop, {"p": 0.0}, {"p": 0.5}, cost=None, foreign={"p": 0.5}, adopted=True, explicit=True),
+    Subject(
+        sparse_attention,
+        {"mask": everything},
+        {"mask": head(0) & local(4) | ~head(0) & fixed(8, 1)},
+        final={"context": 24},
+        cost="macs",
+        foreign=None,  # a mask replaces no module: test_sparse_attention.py
+    ),
     Subject(
         scalar_quant,
         {"p": 0.0},
@@ -65,8 +74,9 @@ SUBJECTS = [
     ),
 ]
 
-# a seam of attention and the format in which a weight is stored are held once: these pairs are refused
-ONCE = [{headdrop}, {scalar_quant}, {product_quant}, {scalar_quant, product_quant}]
+# held once, and refused a second time: a seam of attention, its kernel (masks add up), and the format in
+# which a weight is stored
+ONCE = [{headdrop}, {sparse_attention}, {scalar_quant}, {product_quant}, {scalar_quant, product_quant}]
 
 each = pytest.mark.parametrize("subject", SUBJECTS, ids=repr)
 

@@ -153,7 +153,7 @@ def parse(text: str) -> Mask:
         mask = None
     if not isinstance(mask, Mask):
         raise ValueError(
-            f"mask={text!r}: combine {', '.join(WORDS)} by &, | and ~, as in local(8) | strides(8)"
+            f"mask={text!r}: combine {', '.join(WORDS)} by &, | and ~, such as local(8) | itself"
         )
     return mask
 
@@ -171,22 +171,19 @@ def apply(model: nn.Module, *, mask: Mask | str | list, where: Where = is_a(Atte
       heads=2, mask=(local(8) | strides(8))
       ...
     """
-    layers = len(pick(model, where))
+    layers = len(_checked(model, where))
     masks = list(mask) if isinstance(mask, list | tuple) else [mask] * layers
     if len(masks) != layers:
         raise ValueError(f"mask has {len(masks)} values for {layers} layers; give one mask, or one a layer")
     given = iter([parse(each) if isinstance(each, str) else each for each in masks])
 
     def restrict(attention: nn.Module) -> nn.Module:
-        _check_seams(attention)
         attention.mask = attention.mask & next(given)
         first = torch.zeros(1, 1, dtype=torch.long)
         blind = (~attention.mask.visible(1, attention.heads, first, first[0])).nonzero()
         if len(blind):
-            where_blind = f" in head {blind[0][1]}" if blind.shape[1] == 4 else ""
-            raise ValueError(
-                f"mask={attention.mask}: the first token sees nothing{where_blind}; add `| itself`"
-            )
+            named = f" of head {blind[0][1]}" if blind.shape[1] == 4 else ""
+            raise ValueError(f"mask={attention.mask}: the first token{named} sees nothing; add `| itself`")
         return attention
 
     return swap(model, where, restrict)
@@ -208,10 +205,8 @@ def finalize(
       ...
     """
     _at_least(1, context=context)
-    if not any(module.mask is not everything for module in _seamed(model, where)):
-        raise ValueError(
-            "no attention has a mask of its own: there is nothing to leave out; call apply first"
-        )
+    if not any(attention.mask is not everything for attention in _checked(model, where)):
+        raise ValueError("no attention has a mask of its own, so no pair can be left out; call apply first")
     kernels: dict[tuple[Mask, int], Gather] = {}
 
     def gather(attention: nn.Module) -> nn.Module:
@@ -225,18 +220,14 @@ def finalize(
     return swap(model, where, gather).eval()
 
 
-def _check_seams(attention: nn.Module) -> None:
-    if not isinstance(getattr(attention, "mask", None), Mask):
-        raise ValueError(f"a {type(attention).__name__} has no seam `mask`; use minieff.core.adopt first")
-    if attention.kernel is not fused:
-        raise ValueError(f"kernel={attention.kernel}: taken; apply masks first, then finalize, once")
-
-
-def _seamed(model: nn.Module, where: Where) -> list[nn.Module]:
-    """The attentions that match, checked."""
+def _checked(model: nn.Module, where: Where) -> list[nn.Module]:
+    """The attentions that match. ValueError for a module without the seam, or with a kernel in place."""
     found = list(pick(model, where))
-    for attention in found:
-        _check_seams(attention)
+    for module in found:
+        if not isinstance(getattr(module, "mask", None), Mask):
+            raise ValueError(f"a {type(module).__name__} has no seam `mask`; use minieff.core.adopt first")
+        if module.kernel is not fused:
+            raise ValueError(f"kernel={module.kernel}: taken; apply all masks first, then finalize, once")
     return found
 
 

@@ -180,7 +180,7 @@ class Gather(nn.Module):
             )
         if end > self.context:
             raise ValueError(
-                f"{end} positions; finalize with a context of at least that (now {self.context})"
+                f"{end} positions, but this kernel has context={self.context}; finalize with more"
             )
         return [part for part in mask.parts if part not in self.mask.parts]
 
