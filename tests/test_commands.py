@@ -71,6 +71,17 @@ heads = torch.stack([model(x).sum((0, 2, 3)) for _ in range(50)])  # 10 where a 
 assert set(heads.round().unique().tolist()) == {{0.0, 10.0}} and 0.3 < (heads == 0).float().mean() < 0.7
 assert (model.eval()(x).sum(-1) > 0.99).all()
 """,
+    "sparse_attention": """
+import torch.nn.functional as F
+T = 300
+{0}
+q, k, v = torch.randn(3, 2, 4, T, 8)
+{1}
+assert torch.allclose(y, F.scaled_dot_product_attention(q, k, v, attn_mask=visible), atol=1e-5)
+assert visible.sum() < sum(len(queries) * len(keys) for queries, keys in groups) < 70 * T
+strided = grouped((i[:, None] - i) % 20 == 0, 64, sort=True)
+assert [queries.tolist() for queries, keys in strided] == [[*range(r, T, 20)] for r in range(20)]
+""",
     "scalar_quant": """
 model, x = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)), torch.randn(9, 16)
 w = model[0].weight.detach().clone()
@@ -127,6 +138,29 @@ assert not dropped.train()(x).any() and torch.equal(dropped.eval()(x), model(x))
 final = finalize(dropped.train())
 assert not final.training and torch.equal(final(x), model(x)) and final[0].reweight is unchanged
 """,
+    "sparse_attention": """
+class Mine(nn.Module):
+    heads, dropout = 2, 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+        self.mask, self.normalize, self.reweight, self.kernel = everything, softmax, unchanged, fused
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        return self.kernel(self, q, k, v, causal & self.mask, 0).transpose(1, 2).flatten(2)
+
+model, x = nn.Sequential(Mine(), Mine()), torch.randn(2, 90, 16)
+masks = [local(8) | strides(8), "head(0) & block(9) | ~head(0) & itself"]
+masked = apply(model, mask=masks, where=is_a(Mine))
+small = finalize(masked, context=100, where=is_a(Mine))
+with torch.no_grad():
+    assert torch.allclose(small(x), masked(x), atol=1e-5)
+    assert not torch.allclose(small(x), model(x), atol=0.01)
+assert sum(each.seen.numel() for each in small[0].kernel.passes) < 50 * 100
+assert isinstance(small[1].kernel, Gather) and masked[1].kernel is fused
+""",
     "scalar_quant": """
 model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
 trained = apply(model, bits=4, p=0.5, generator=torch.Generator().manual_seed(0)).train()
@@ -161,7 +195,13 @@ from torch import nn
 torch.manual_seed(0)
 """
 
-LINES = {"layerdrop": (40, 250), "headdrop": (40, 250), "scalar_quant": (60, 700), "product_quant": (60, 550)}
+LINES = {
+    "layerdrop": (40, 250),
+    "headdrop": (40, 250),
+    "sparse_attention": (40, 520),
+    "scalar_quant": (60, 700),
+    "product_quant": (60, 550),
+}
 
 
 def techniques() -> list[str]:

@@ -168,7 +168,7 @@ def full(name: str) -> str:
     snippet = Snippet(name, short=False)
     file = snippet.file(snippet.home)
     for definition in file.definitions:
-        if definition not in ("STAGE", "IDEA"):
+        if definition not in ("STAGE", "IDEA", "__all__"):
             snippet.need(snippet.home, definition)
     snippet.need("minieff.core.surgery", "is_a")  # what `where=` is given
     docstring = BY_HAND.sub("", file.docstring)

@@ -12,13 +12,12 @@ from math import sqrt
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
-from minieff.core.attention import Mask, softmax, unchanged
+from minieff.core.attention import Mask, fused, softmax, unchanged
 from minieff.sparse_attention.layout import Groups, layouts
-
-CHUNK = 64  # queries that gather their keys at once, each its own
+from minieff.sparse_attention.masks import pairs
 
 
 class Pass(nn.Module):
@@ -55,14 +54,7 @@ class Pass(nn.Module):
         queries, keys = (index[:n].clamp(max=T - 1) for index in (self.queries, self.keys[:, :, :m]))
         return queries, keys, self.seen[:n, :, :, :m] & here[:, :, None, :m]
 
-    def of(self, q_idx: Int[Tensor, "T"]) -> tuple[Int[Tensor, "T h M"], Bool[Tensor, "T h M"]]:
-        """For each of these queries the keys of its group, and the mask."""
-        slot = self.slot[:, q_idx].T  # (T, h)
-        g, n = slot.clamp(min=0) // self.queries.shape[2], slot.clamp(min=0) % self.queries.shape[2]
-        h = torch.arange(slot.shape[1], device=slot.device)
-        return self.keys[g, h], self.seen[g, h, n] & (slot >= 0)[..., None]
-
-    def home(self, x: Float[Tensor, "B G H N D"], T: int) -> Float[Tensor, "B H T D"]:
+    def home(self, x: Num[Tensor, "B G H N D"], T: int) -> Num[Tensor, "B H T D"]:
         """From groups back to positions. Of a query that is in no group the values mean nothing."""
         return rows(x.transpose(1, 2).flatten(2, 3), self.slot[None, :, :T].clamp(min=0))[:, 0]
 
@@ -70,8 +62,12 @@ class Pass(nn.Module):
         """The queries that are in no group."""
         return (self.slot[:, :T] < 0)[..., None]
 
+    def extra_repr(self) -> str:
+        groups, heads, queries, keys = self.seen.shape
+        return f"{groups} groups of {queries} queries and {keys} keys" + f", {heads} heads" * (heads > 1)
 
-def rows(x: Float[Tensor, "B H S D"], index: Int[Tensor, "G h N"]) -> Float[Tensor, "B G H N D"]:
+
+def rows(x: Num[Tensor, "B H S D"], index: Int[Tensor, "G h N"]) -> Num[Tensor, "B G H N D"]:
     """x at the positions of `index`, which is the same for all heads (h = 1) or one a head.
 
     >>> rows(torch.arange(6.0).view(1, 2, 3, 1), torch.tensor([[[2, 0]]])).flatten()
@@ -112,18 +108,6 @@ def needs_weights(attn: nn.Module, q: Tensor) -> bool:
     return other_seams or dropout or q.device.type != "cpu" or (torch.is_grad_enabled() and q.requires_grad)
 
 
-def weigh(
-    attn: nn.Module, scores: Float[Tensor, "B H T M"], distance: Int[Tensor, "h T M"]
-) -> Float[Tensor, "B H T M"]:
-    """The weights, by the seams of `attn`.
-
-    >>> from minieff.core.attention import Attention
-    >>> weigh(Attention(8, 2), torch.zeros(1, 2, 1, 4), torch.arange(4).view(1, 1, 4))[0, 0]
-    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
-    """
-    return F.dropout(attn.reweight(attn.normalize(scores), distance), attn.dropout, attn.training)
-
-
 class Gather(nn.Module):
     """A kernel of `Attention` that computes the pairs of `mask`, in groups; for up to `context` positions.
 
@@ -140,9 +124,7 @@ class Gather(nn.Module):
     def __init__(self, mask: Mask, heads: int, context: int) -> None:
         super().__init__()
         self.mask, self.context = mask, context
-        keys = torch.arange(context)
-        parts = [mask.visible(1, heads, q_idx[:, None], keys) for q_idx in keys.split(256)]
-        visible = torch.cat(parts, -2).view(-1, context, context)  # (1 or H, T, S)
+        visible = pairs(mask, context, heads)
         empty = (~visible.any(-1)).nonzero().tolist()
         if empty:
             raise ValueError(
@@ -163,12 +145,11 @@ class Gather(nn.Module):
         start: int,
     ) -> Float[Tensor, "B H T D"]:
         asked = self.rest(mask, k.shape[2])
-        if start:
-            parts = zip(q.split(CHUNK, 2), range(start, k.shape[2], CHUNK), strict=True)
-            return torch.cat([self.by_query(attn, part, k, v, asked, begin) for part, begin in parts], 2)
+        if start:  # few queries: to read all keys is faster than to gather some
+            return fused(attn, q, k, v, mask, start)
         if needs_weights(attn, q):
-            return self.explicit(attn, q, k, v, asked)
-        return self.fused(q, k, v, asked)
+            return self.by_rows(attn, q, k, v, asked)
+        return self.by_groups(q, k, v, asked)
 
     def rest(self, mask: Mask, end: int) -> list[Mask]:
         """The parts of a call's mask that are not in the tables."""
@@ -194,7 +175,7 @@ class Gather(nn.Module):
             if seen.numel()
         ]
 
-    def fused(self, q: Float[Tensor, "B H T D"], k: Tensor, v: Tensor, asked: list[Mask]) -> Tensor:
+    def by_groups(self, q: Float[Tensor, "B H T D"], k: Tensor, v: Tensor, asked: list[Mask]) -> Tensor:
         """Each group by torch's fused attention, which returns log Z as well."""
         B, H, T, _ = q.shape
         found = []
@@ -212,46 +193,24 @@ class Gather(nn.Module):
             y = torch.lerp(y, other, (log_other - log_z).sigmoid().to(y.dtype))
         return y
 
-    def explicit(
+    def by_rows(
         self, attn: nn.Module, q: Float[Tensor, "B H T D"], k: Tensor, v: Tensor, asked: list[Mask]
     ) -> Float[Tensor, "B H T D"]:
         """Written out: the scores of all passes side by side, so that the seams see one row per query."""
         T, D = q.shape[2:]
-        q_idx = torch.arange(T, device=q.device)
         tables, scores, distances = self.tables(q, asked), [], []
         for each, queries, keys, seen in tables:
             own = (rows(q, queries) @ rows(k, keys).mT / sqrt(D)).masked_fill(~seen, -torch.inf)
             scores.append(each.home(own, T).masked_fill(each.absent(T), -torch.inf))
-            distances.append(q_idx[:, None, None] - each.of(q_idx)[0][..., : keys.shape[-1]])
-        weights = weigh(attn, torch.cat(scores, -1), torch.cat(distances, -1).transpose(0, 1))
+            distances.append(each.home((queries[..., None] - keys[..., None, :])[None], T)[0])  # (h, T, M)
+        weights = attn.reweight(attn.normalize(torch.cat(scores, -1)), torch.cat(distances, -1))
+        weights = F.dropout(weights, attn.dropout, attn.training)
         parts = weights.split([own.shape[-1] for own in scores], -1)
         y = torch.zeros_like(q)
         for (each, queries, keys, _), own in zip(tables, parts, strict=True):
             own = rows(own, queries) @ rows(v, keys)  # (B, G, H, N, D)
             y = y + each.home(own, T).masked_fill(each.absent(T), 0.0)
         return y
-
-    def by_query(
-        self,
-        attn: nn.Module,
-        q: Float[Tensor, "B H T D"],
-        k: Tensor,
-        v: Tensor,
-        asked: list[Mask],
-        start: int,
-    ) -> Float[Tensor, "B H T D"]:
-        """Written out for few queries, as in decoding: each gathers the keys of its group."""
-        B, H, T, D = q.shape
-        q_idx = torch.arange(start, start + T, device=q.device)
-        keys, seen = (
-            torch.cat(parts, -1) for parts in zip(*(each.of(q_idx) for each in self.passes), strict=True)
-        )  # (T, h, M)
-        seen, keys = seen & (keys < k.shape[2]), keys.clamp(max=k.shape[2] - 1)
-        seen = narrowed(seen, asked, B, H, q_idx[:, None, None], keys)
-        scores = (q.transpose(1, 2)[..., None, :] @ rows(k, keys).mT).squeeze(-2) / sqrt(D)  # (B, T, H, M)
-        scores = scores.masked_fill(~seen, -torch.inf).transpose(1, 2)
-        weights = weigh(attn, scores, (q_idx[:, None, None] - keys).transpose(0, 1)).transpose(1, 2)
-        return (weights[..., None, :] @ rows(v, keys)).squeeze(-2).transpose(1, 2)
 
     def macs(self, inputs: tuple, output: Tensor) -> int:
         """Of all pairs inside of groups, the hidden ones too; for a pass from position 0."""
