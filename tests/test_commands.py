@@ -138,6 +138,17 @@ two = torch.tensor([-2.0, 0.0, 0.5])
 assert torch.allclose(entmax(two, 2.0), torch.tensor([0.0, 0.25, 0.75]))
 assert torch.allclose(entmax(two, 1.0), two.softmax(-1))
 """,
+    "sparse_attention": """
+import torch.nn.functional as F
+T = 300
+{0}
+q, k, v = torch.randn(3, 2, 4, T, 8)
+{1}
+assert torch.allclose(y, F.scaled_dot_product_attention(q, k, v, attn_mask=visible), atol=1e-5)
+assert visible.sum() < sum(len(queries) * len(keys) for queries, keys in groups) < 70 * T
+strided = grouped((i[:, None] - i) % 20 == 0, 64, sort=True)
+assert [queries.tolist() for queries, keys in strided] == [[*range(r, T, 20)] for r in range(20)]
+""",
     "scalar_quant": """
 model, x = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)), torch.randn(9, 16)
 w = model[0].weight.detach().clone()
@@ -358,6 +369,29 @@ assert (learned[0].normalize.a.grad != 0).all()
 logits, targets = torch.randn(9, 5), torch.randint(5, (9,))
 assert torch.allclose(loss(logits, targets, alpha=1.0), nn.functional.cross_entropy(logits, targets))
 """,
+    "sparse_attention": """
+class Mine(nn.Module):
+    heads, dropout = 2, 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+        self.mask, self.normalize, self.reweight, self.kernel = everything, softmax, unchanged, fused
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        return self.kernel(self, q, k, v, causal & self.mask, 0).transpose(1, 2).flatten(2)
+
+model, x = nn.Sequential(Mine(), Mine()), torch.randn(2, 90, 16)
+masks = [local(8) | strides(8), "head(0) & block(9) | ~head(0) & itself"]
+masked = apply(model, mask=masks, where=is_a(Mine))
+small = finalize(masked, context=100, where=is_a(Mine))
+with torch.no_grad():
+    assert torch.allclose(small(x), masked(x), atol=1e-5)
+    assert not torch.allclose(small(x), model(x), atol=0.01)
+assert sum(each.seen.numel() for each in small[0].kernel.passes) < 50 * 100
+assert isinstance(small[1].kernel, Gather) and masked[1].kernel is fused
+""",
     "scalar_quant": """
 model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
 trained = apply(model, bits=4, p=0.5, generator=torch.Generator().manual_seed(0)).train()
@@ -475,6 +509,7 @@ LINES = {
     "distill_inside": (60, 250),
     "adaptive_span": (45, 275),  # its kernel is asked about masks
     "entmax": (100, 250),  # its gradients are the idea, too
+    "sparse_attention": (40, 520),
     "scalar_quant": (60, 700),
     "product_quant": (60, 550),
 }

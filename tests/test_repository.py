@@ -18,7 +18,8 @@ def test_the_same_extras_are_installed_everywhere():
     assert "-e '.[course,pronunciations,pretrained,dev]'" in MAKEFILE
     environment = (ROOT / "environment.yml").read_text()
     assert "- -c constraints.txt" in environment and "- -e .[course,pronunciations]" in environment
-    assert set(PROJECT["optional-dependencies"]) == {"course", "pronunciations", "pretrained", "dev"}
+    extras = {"course", "pronunciations", "verbs", "pretrained", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == extras
     for extras in re.findall(r"\.\[([a-z,]+)\]", README + environment + MAKEFILE):
         assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
 

@@ -40,6 +40,7 @@ class Mask:
 
     see: Callable
     name: str = "mask"
+    factors: tuple = ()  # of an `&`: the masks that it is made of
 
     def __call__(self, b, h, q_idx, kv_idx):
         return self.see(b, h, q_idx, kv_idx)
@@ -50,7 +51,9 @@ class Mask:
         if self is everything:
             return other
         return Mask(
-            lambda b, h, q, k: self.see(b, h, q, k) & other.see(b, h, q, k), f"({self.name} & {other.name})"
+            lambda b, h, q, k: self.see(b, h, q, k) & other.see(b, h, q, k),
+            f"({self.name} & {other.name})",
+            tuple(dict.fromkeys((*self.parts, *other.parts))),
         )
 
     def __or__(self, other: "Mask") -> "Mask":
@@ -64,6 +67,11 @@ class Mask:
 
     def __invert__(self) -> "Mask":
         return Mask(lambda b, h, q, k: ~self.see(b, h, q, k), f"~{self.name}")
+
+    @property
+    def parts(self) -> tuple["Mask", ...]:
+        """The masks whose `&` this is: a kernel that was built for some of them asks only the others."""
+        return self.factors or (self,)
 
     def __deepcopy__(self, memo: dict) -> "Mask":
         return self  # a copied model keeps the same mask: `mask is causal` survives surgery
