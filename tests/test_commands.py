@@ -93,6 +93,16 @@ assert torch.equal(w_q, codebook[codes].view(96, 64)) and (w_q - layer.weight).v
 w_q.sum().backward()
 assert torch.allclose(codebook.grad, torch.ones(256, 8))  # a mean of ones
 """,
+    "feedback": """
+self, dim, x = nn.Module(), 16, torch.randn(2, 5, 16)
+self.layers = nn.ModuleList(nn.TransformerDecoderLayer(dim, 2, 32, 0.0, batch_first=True) for _ in range(3))
+{0}
+{1}
+assert y.shape == x.shape and len(memory) == 6
+torch.testing.assert_close(memory[5], torch.stack(states).mean(0))
+y[:, 4].pow(3).sum().backward(inputs=[*self.parameters()])
+assert self.mix.weight.grad.any() and self.layers[2].linear2.weight.grad.any() and self.start.grad.any()
+""",
 }
 WHOLE = {
     "layerdrop": re.search(r"```python\n(.*?)```", README.partition("## Take a technique home")[2], re.S)[1]
@@ -149,6 +159,37 @@ assert torch.allclose(coded(x), trained.eval()(x), atol=1e-5)
 small = store(coded, bits=8)
 assert small[0].code.codes.shape == (32, 4) and torch.allclose(small(x), coded(x), atol=0.1)
 """,
+    "feedback": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x, mask=causal, past=fresh):
+        q, k, v = (p(x).unflatten(-1, (4, 4)).transpose(1, 2) for p in (self.q, self.k, self.v))
+        k, v = past.slot().extend(k, v)
+        return x + nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+class Layers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Mine() for _ in range(3))
+
+model = nn.Sequential(nn.Linear(5, 16), Layers())
+looped = apply(model, where=is_a(Layers), attention=is_a(Mine)).eval()
+x = torch.randn(2, 7, 5)
+y = looped(x)
+assert torch.equal(y[:, :4], looped(x[:, :4])) and len(looped[1].mix.weight) == 4
+y.sum().backward()
+assert all(p.grad is not None for p in looped.parameters()) and isinstance(model[1], Layers)
+class Remembers(Fresh):
+    kept = Slot()
+    def slot(self):
+        return self.kept
+first, past = looped[0](x), Remembers()
+parts = [looped[1](first[:, :3], past=past), looped[1](first[:, 3:], past=past)]
+assert torch.allclose(torch.cat(parts, 1), y, atol=1e-5) and past.kept.kept[0].shape == (2, 7, 16)
+""",
 }
 
 ALONE = """
@@ -161,7 +202,13 @@ from torch import nn
 torch.manual_seed(0)
 """
 
-LINES = {"layerdrop": (40, 250), "headdrop": (40, 250), "scalar_quant": (60, 700), "product_quant": (60, 550)}
+LINES = {
+    "layerdrop": (40, 250),
+    "headdrop": (40, 250),
+    "scalar_quant": (60, 700),
+    "product_quant": (60, 550),
+    "feedback": (40, 275),  # with masks and what a decoder remembers
+}
 
 
 def techniques() -> list[str]:

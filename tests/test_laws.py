@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from minieff import compose, headdrop, layerdrop, product_quant, scalar_quant
+from minieff import compose, feedback, headdrop, layerdrop, product_quant, scalar_quant
 from minieff.core import cost
 from minieff.core.adopt import adopt
 from minieff.core.attention import Mask, causal, itself
@@ -25,7 +25,7 @@ class Subject:
     """A technique and the knobs under which each law is asked."""
 
     technique: ModuleType
-    rest: dict  # apply: changes nothing
+    rest: dict | None  # apply: changes nothing; None for an architecture, which has anchors instead
     busy: dict  # apply: at work
     final: dict = field(default_factory=dict)  # finalize: keeps the function
     cheaper: dict = field(default_factory=dict)  # finalize: lowers the cost, may change the function
@@ -63,10 +63,12 @@ SUBJECTS = [
         cost="stored_bytes",
         foreign={"where": named("linear1", "linear2")},
     ),
+    Subject(feedback, None, {}, tolerance=3e-3),  # fp16 leftovers of others, read again at every token
 ]
 
-# a seam of attention and the format in which a weight is stored are held once: these pairs are refused
-ONCE = [{headdrop}, {scalar_quant}, {product_quant}, {scalar_quant, product_quant}]
+# a seam of attention, the format in which a weight is stored, and what runs a stack are held once: these
+# pairs are refused
+ONCE = [{headdrop}, {scalar_quant}, {product_quant}, {scalar_quant, product_quant}, {feedback}]
 
 each = pytest.mark.parametrize("subject", SUBJECTS, ids=repr)
 
@@ -115,9 +117,11 @@ def check_finalize(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
 def check_trains(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
     """Over enough draws every parameter gets a gradient, and all are finite."""
     applied = apply(model, *subjects).train()
-    for _ in range(60):
+    for draw in range(60):
         loss(applied(ids), ids.roll(-1, 1)).backward()
-    missing = [name for name, p in applied.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        missing = [n for n, p in applied.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        if draw >= 10 and not missing:
+            break
     # attention does not change when all keys move by one vector: the key bias has no gradient, up to rounding
     assert [name for name in missing if not name.endswith("k.bias")] == []
     assert all(p.grad is None or p.grad.isfinite().all() for p in applied.parameters())
@@ -182,13 +186,15 @@ def test_pure(subject, model, ids, training):
     torch.optim.SGD(applied.parameters(), lr=0.1).step()
     assert_untouched(model, before)
     before = snapshot(applied)
-    subject.technique.finalize(applied, **subject.final)
+    finalize(applied, subject)
     assert_untouched(applied, before)
 
 
 @each
 def test_neutral(subject, model, ids):
     """A knob at rest equals the model without the technique, in train mode."""
+    if subject.rest is None:
+        return
     rested = subject.technique.apply(model.train(), **subject.rest)
     tolerance = 1e-5 if subject.explicit else 0.0
     torch.testing.assert_close(rested(ids), model(ids), atol=tolerance, rtol=tolerance)
@@ -203,7 +209,8 @@ def test_at_work(subject, model, ids):
 
 @each
 def test_the_named_cost_falls(subject, model):
-    final = subject.technique.finalize(apply(model, subject), **(subject.final | subject.cheaper))
+    knobs = subject.final | subject.cheaper
+    final = compose.finalize(apply(model, subject), [(subject.technique, knobs)])
     if subject.cost is None:
         for measure in (cost.parameters, cost.stored_bytes, cost.macs):
             assert measure(final) == measure(model)
