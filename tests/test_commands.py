@@ -237,6 +237,16 @@ while len(ids) < 40:
     assert 1 <= len(new) <= 4 and torch.equal(new[:-1], drafted[:len(new) - 1])
     ids += new.tolist()
 """,
+    "feedback": """
+self, dim, x = nn.Module(), 16, torch.randn(2, 5, 16)
+self.layers = nn.ModuleList(nn.TransformerDecoderLayer(dim, 2, 32, 0.0, batch_first=True) for _ in range(3))
+{0}
+{1}
+assert y.shape == x.shape and len(memory) == 6
+torch.testing.assert_close(memory[5], torch.stack(states).mean(0))
+y[:, 4].pow(3).sum().backward(inputs=[*self.parameters()])
+assert self.mix.weight.grad.any() and self.layers[2].linear2.weight.grad.any() and self.start.grad.any()
+""",
 }
 WHOLE = {
     "layerdrop": re.search(r"```python\n(.*?)```", README.partition("## Take a technique home")[2], re.S)[1]
@@ -484,6 +494,37 @@ past = Int8Past(24)
 generate(group(model, heads=2, where=is_a(Attention)), ids, 20, temperature=0.8, top_k=9, past=past)
 assert past.nbytes() == 3 * 2 * 24 * (16 + 2 * 4)
 """,
+    "feedback": """
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x, mask=causal, past=fresh):
+        q, k, v = (p(x).unflatten(-1, (4, 4)).transpose(1, 2) for p in (self.q, self.k, self.v))
+        k, v = past.slot().extend(k, v)
+        return x + nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+class Layers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Mine() for _ in range(3))
+
+model = nn.Sequential(nn.Linear(5, 16), Layers())
+looped = apply(model, where=is_a(Layers), attention=is_a(Mine)).eval()
+x = torch.randn(2, 7, 5)
+y = looped(x)
+assert torch.equal(y[:, :4], looped(x[:, :4])) and len(looped[1].mix.weight) == 4
+y.sum().backward()
+assert all(p.grad is not None for p in looped.parameters()) and isinstance(model[1], Layers)
+class Remembers(Fresh):
+    kept = Slot()
+    def slot(self):
+        return self.kept
+first, past = looped[0](x), Remembers()
+parts = [looped[1](first[:, :3], past=past), looped[1](first[:, 3:], past=past)]
+assert torch.allclose(torch.cat(parts, 1), y, atol=1e-5) and past.kept.kept[0].shape == (2, 7, 16)
+""",
 }
 
 ALONE = """
@@ -512,6 +553,7 @@ LINES = {
     "sparse_attention": (40, 520),
     "scalar_quant": (60, 700),
     "product_quant": (60, 550),
+    "feedback": (40, 275),  # with masks and what a decoder remembers
 }
 
 

@@ -25,6 +25,7 @@ from minieff.core import energy
 from minieff.core.attention import Attention, causal
 from minieff.core.checkpoint import pack
 from minieff.core.data import SILENT, Source, Trainable, loss
+from minieff.core.past import Fresh
 from minieff.core.surgery import clone, record
 from minieff.core.transformer import Transformer
 
@@ -53,14 +54,15 @@ def _linear_macs(linear: nn.Module, inputs: tuple, output: Tensor) -> int:
 
 
 def _attention_macs(attention: nn.Module, inputs: tuple, output: Tensor) -> int:
-    """q k^T and attn v, counted as if all T x T pairs were computed. The projections are linears.
+    """q k^T and attn v, as if each of T queries saw all keys, earlier calls' too. The projections are linears.
 
     A kernel that is a module counts its own.
     """
     if isinstance(attention.kernel, nn.Module):
         return 0
     B, T, C = inputs[0].shape
-    return 2 * B * T * T * C
+    start = next((past.start for past in inputs if isinstance(past, Fresh)), 0)
+    return 2 * B * T * (start + T) * C
 
 
 def _head_macs(model: nn.Module, inputs: tuple, output: Tensor) -> int:
