@@ -59,7 +59,7 @@ def _knobs(table: dict) -> dict:
     """The knobs of a recipe's technique. ValueError for one that is unknown, missing or of a wrong type."""
     name, knobs = table.get("name", ""), {key: value for key, value in table.items() if key != "name"}
     if not hasattr(find(name), "apply"):
-        raise ValueError(f"technique {name!r} changes no model before training; leave it out of [[techniques]]")
+        raise ValueError(f"technique {name!r} changes no model before training; leave it out of techniques")
     parameters = inspect.signature(find(name).apply).parameters
     known = {key: p for key, p in parameters.items() if key not in ("model", "generator")}
     if knobs.keys() - known:

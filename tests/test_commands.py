@@ -551,8 +551,6 @@ LINES = {
     "adaptive_span": (45, 275),  # its kernel is asked about masks
     "entmax": (100, 250),  # its gradients are the idea, too
     "sparse_attention": (40, 520),
-    "scalar_quant": (60, 700),
-    "product_quant": (60, 550),
     "feedback": (40, 275),  # with masks and what a decoder remembers
 }
 

@@ -54,7 +54,7 @@ def _linear_macs(linear: nn.Module, inputs: tuple, output: Tensor) -> int:
 
 
 def _attention_macs(attention: nn.Module, inputs: tuple, output: Tensor) -> int:
-    """q k^T and attn v, as if each of T queries saw all keys, earlier calls' too. The projections are linears.
+    """q k^T and attn v, as if each of T queries saw all keys, earlier calls' too. Projections are linears.
 
     A kernel that is a module counts its own.
     """
