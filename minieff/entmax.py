@@ -7,9 +7,9 @@ are from Peters, Niculae, Martins 2019, arXiv 1905.05702. Of scores z, alpha-ent
 
 alpha = 1, in the limit, is softmax; alpha = 2 is sparsemax (Martins, Astudillo 2016, arXiv 1602.02068). The
 larger alpha, the fewer weights are above zero; one is left where the best score leads by 1 / (alpha - 1).
-The threshold tau is found without sorting. For r = 1 / (alpha - 1) >= 1 the norm N(tau) = |[x - tau]_+|_r is
-convex and falls, so Newton's method on N = 1, begun at tau = max x - 1, where N >= 1, never steps past the
-solution, and 4 to 8 steps reach it. Backward, with s_i = p_i ^ (2 - alpha) where p_i > 0, and else 0:
+The threshold tau is found without sorting. For x = (alpha - 1) z and r = 1 / (alpha - 1) >= 1 the norm
+N(tau) = |[x - tau]_+|_r is convex and falls: from tau = max x - 1, where N >= 1, Newton's method on N = 1
+never oversteps, and needs 4 to 8 steps. Backward, with s_i = p_i ^ (2 - alpha) where p_i > 0, and else 0:
 
     dp_i / dz_j = s_i [i = j] - s_i s_j / sum s,     dp_i / dalpha = c_i - s_i sum c / sum s,
     c_i = (p_i - s_i) / (alpha - 1)^2 - p_i log p_i / (alpha - 1)
