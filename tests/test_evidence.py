@@ -109,6 +109,15 @@ def test_quantized_layers_are_measured_against_peers_and_a_limit(tmp_path):
     assert page.count("onednn.qlinear_pointwise alone") == 2 and "of scikit-learn's" in page
 
 
+def test_sparse_attention_is_measured_against_dense(tmp_path):
+    found = quick("benchmarks.bench_sparse_attention", tmp_path)
+    page = table.section(found)
+    assert len(found["comparisons"]) == 2 * 3 * 2 and len(found["limits"]) == 2 * 3
+    assert all(ordered(peer["times"]) for part in found["comparisons"] for peer in part["peers"])
+    assert found["growth"]["goal"] == 1.6 and "fixed: ours" in found["growth"]["exponents"]
+    assert page.count("| SDPA causal |") == 6 and "Time grows as T to the power of: " in page
+
+
 def test_two_ranks_drop_the_same_layers(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     script, path = (
