@@ -194,7 +194,7 @@ def test_finalized_models_equal_and_decode(long, mask):
 
 
 def test_macs_fall_and_layers_share_tables(long):
-    applied = sparse_attention.apply(long, mask=fixed(8, 1))
+    applied = sparse_attention.apply(long, mask="fixed(8, 1)")
     final = sparse_attention.finalize(applied, context=64)
     first, second = (layer.mix.inner.kernel for layer in final.blocks.layers)
     assert first is second and final.state_dict().keys() == long.state_dict().keys()
