@@ -138,6 +138,15 @@ def test_entmax_is_measured_forward_and_backward_at_a_small_error(tmp_path):
     assert page.count("by sorting") == 2 * 2 and page.count("forward and backward") >= 4
 
 
+def test_sparse_attention_is_measured_against_dense(tmp_path):
+    found = quick("benchmarks.bench_sparse_attention", tmp_path)
+    page = table.section(found)
+    assert len(found["comparisons"]) == 2 * 3 * 2 and len(found["limits"]) == 2 * 3
+    assert all(ordered(peer["times"]) for part in found["comparisons"] for peer in part["peers"])
+    assert found["growth"]["goal"] == 1.6 and "fixed: ours" in found["growth"]["exponents"]
+    assert page.count("| SDPA causal |") == 6 and "Time grows as T to the power of: " in page
+
+
 def test_two_ranks_drop_the_same_layers(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     script, path = (

@@ -73,11 +73,14 @@ def rows(x: Num[Tensor, "B H S D"], index: Int[Tensor, "G h N"]) -> Num[Tensor, 
     >>> rows(torch.arange(6.0).view(1, 2, 3, 1), torch.tensor([[[2, 0]]])).flatten()
     tensor([2., 0., 5., 3.])
     """
-    H = x.shape[1]
-    index = index.transpose(1, 2) * H + torch.arange(H, device=x.device)  # (G, N, H)
-    # each row of x.transpose(1, 2) is contiguous, as the projections have left it
-    found = x.transpose(1, 2).flatten(1, 2).index_select(1, index.flatten())
-    return found.unflatten(1, index.shape).transpose(2, 3)
+    x, index = x.transpose(1, 2), index.transpose(1, 2)  # contiguous rows, as the projections have left them
+    H = x.shape[2]
+    if index.shape[2] == 1:
+        found = x.flatten(2).index_select(1, index.flatten())  # the heads together
+    else:
+        index = index * H + torch.arange(H, device=x.device)  # (G, N, H)
+        found = x.flatten(1, 2).index_select(1, index.flatten())
+    return found.view(len(x), *index.shape[:2], H, -1).transpose(2, 3)
 
 
 def narrowed(
@@ -112,7 +115,8 @@ class Gather(nn.Module):
     """A kernel of `Attention` that computes the pairs of `mask`, in groups; for up to `context` positions.
 
     The mask of a call may hide more (padding, say), but must include all of `mask`: it is asked at the
-    gathered positions about the rest. ValueError for a call that lacks a part of `mask`, or is longer.
+    gathered positions about the rest. ValueError for a mask that depends on the row of the batch, and for a
+    call that lacks a part of `mask` or is longer.
 
     >>> from minieff.core.attention import Attention, causal, itself
     >>> q, k, v = torch.randn(3, 1, 2, 5, 4)  # (B, H, T, D) each
@@ -124,6 +128,9 @@ class Gather(nn.Module):
     def __init__(self, mask: Mask, heads: int, context: int) -> None:
         super().__init__()
         self.mask, self.context = mask, context
+        first = torch.zeros(1, 1, dtype=torch.long)
+        if mask.visible(2, 1, first, first[0]).shape[:-2].numel() > 1:
+            raise ValueError(f"mask={mask} differs from row to row of a batch; give it to the call instead")
         visible = pairs(mask, context, heads)
         empty = (~visible.any(-1)).nonzero().tolist()
         if empty:
@@ -181,7 +188,7 @@ class Gather(nn.Module):
         found = []
         for each, queries, keys, seen in self.tables(q, asked):
             # not -inf: of a row without a key in this pass the kernel would return log Z = 0
-            bias = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, torch.finfo(q.dtype).min / 2)
+            bias = (seen.to(q.dtype) - 1) * (torch.finfo(q.dtype).max / 2)
             y, log_z = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 *(rows(x, index).flatten(0, 1) for x, index in ((q, queries), (k, keys), (v, keys))),
                 attn_mask=bias.expand(B, *bias.shape[-4:]).flatten(0, 1),

@@ -1,6 +1,7 @@
 """Who may see whom: patterns of positions, of heads and of tokens, each a `Mask`; `parse` reads them."""
 
 import ast
+from functools import cache
 
 import torch
 from jaxtyping import Bool
@@ -127,8 +128,9 @@ GRAMMAR = (
 )  # fmt: skip
 
 
+@cache
 def parse(text: str) -> Mask:
-    """The mask of an expression, as recipes and `repr` have it. ValueError for anything else.
+    """The mask of an expression, as recipes and `repr` have it: one value per text. ValueError otherwise.
 
     >>> parse("local(8) | strides(8)")
     (local(8) | strides(8))

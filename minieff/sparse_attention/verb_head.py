@@ -59,6 +59,10 @@ def verb_tags(texts: Iterable[str], encode: Callable[[str], list[int]], vocab: i
 
     `encode` turns text into ids; each word is given to it with a space in front. ImportError without the
     package `textblob`.
+
+    >>> ids = {" They": 0, " flew": 1, " home": 2, " .": 3}
+    >>> verb_tags(["They flew home."], lambda word: [ids[word]], vocab=4)  # doctest: +SKIP
+    tensor([False,  True, False, False])
     """
     tagger = needs("textblob.taggers", "verbs").PatternTagger()
     votes = torch.zeros(vocab, dtype=torch.long)

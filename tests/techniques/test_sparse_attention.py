@@ -18,6 +18,7 @@ from minieff.sparse_attention.gather import Gather
 from minieff.sparse_attention.layout import grouped
 
 PER_HEAD = head(0) & local(3) | head(1) & strides(4) | head(2) & fixed(8, 2) | head(3)
+LOCAL = local(3)
 PATTERNS = {
     "local": local(5),
     "strides": strides(7),
@@ -193,7 +194,7 @@ def test_finalized_models_equal_and_decode(long, mask):
 
 
 def test_macs_fall_and_layers_share_tables(long):
-    applied = sparse_attention.apply(long, mask=fixed(8, 1))
+    applied = sparse_attention.apply(long, mask="fixed(8, 1)")
     final = sparse_attention.finalize(applied, context=64)
     first, second = (layer.mix.inner.kernel for layer in final.blocks.layers)
     assert first is second and final.state_dict().keys() == long.state_dict().keys()
@@ -254,6 +255,7 @@ WRONG = {
     "first token sees nothing; add `| itself`": lambda m: sparse_attention.apply(m, mask=summaries(8)),
     "a Linear has no seam": lambda m: sparse_attention.apply(m, mask=local(3), where=is_a(nn.Linear)),
     "call apply first": lambda m: sparse_attention.finalize(m, context=64),
+    "mask=(causal & verbs) differs": lambda m: final(m, mask=verbs(torch.ones(2, 64).bool())),
     "context=0": lambda m: final(m, 0),
     "taken": lambda m: sparse_attention.finalize(final(m), context=64),
     "apply all masks first": lambda m: sparse_attention.apply(final(m), mask=local(2)),
@@ -263,8 +265,8 @@ WRONG = {
 }
 
 
-def final(model: nn.Module, context: int = 64) -> nn.Module:
-    return sparse_attention.finalize(sparse_attention.apply(model, mask=local(3)), context=context)
+def final(model: nn.Module, context: int = 64, mask: Mask = LOCAL) -> nn.Module:
+    return sparse_attention.finalize(sparse_attention.apply(model, mask=mask), context=context)
 
 
 @pytest.mark.parametrize("said", WRONG)
