@@ -168,8 +168,11 @@ def full(name: str) -> str:
     snippet = Snippet(name, short=False)
     file = snippet.file(snippet.home)
     for definition in file.definitions:
-        if definition not in ("STAGE", "IDEA"):
+        if definition not in ("STAGE", "IDEA", "__all__"):
             snippet.need(snippet.home, definition)
+    for definition, home in file.ours.items():
+        if home.startswith(f"{snippet.home}."):  # what the package shows of its own files
+            snippet.need(home, definition)
     snippet.need("minieff.core.surgery", "is_a")  # what `where=` is given
     docstring = BY_HAND.sub("", file.docstring)
     return snippet.text(f'{comment(licence())}\n"""{docstring}\n"""\n')
