@@ -237,6 +237,23 @@ while len(ids) < 40:
     assert 1 <= len(new) <= 4 and torch.equal(new[:-1], drafted[:len(new) - 1])
     ids += new.tolist()
 """,
+    "architecture_search": """
+layer, costs = nn.Module(), torch.tensor([1.0, 0.25])
+layer.feed, small = (nn.Sequential(nn.Linear(16, n), nn.ReLU(), nn.Linear(n, 16)) for n in (64, 16))
+x, loss = torch.randn(2, 5, 16), 0.0
+want = [layer.feed(x), small(x)]
+{0}
+drawn = [layer.feed(x) for _ in range(30)]
+assert {{next(i for i in (0, 1) if torch.allclose(y, want[i], atol=1e-5)) for y in drawn}} == {{0, 1}}
+layer.feed(x).square().sum().backward()
+{1}
+loss.backward()
+assert layer.feed.alpha.grad.ne(0).all() and round(loss.item(), 4) == 2.5
+layer.feed.alpha = nn.Parameter(torch.tensor([0.0, 0.1]))
+y = layer.eval().feed(x)
+{2}
+assert layer.feed is small and torch.equal(y, small(x))
+""",
     "feedback": """
 self, dim, x = nn.Module(), 16, torch.randn(2, 5, 16)
 self.layers = nn.ModuleList(nn.TransformerDecoderLayer(dim, 2, 32, 0.0, batch_first=True) for _ in range(3))
@@ -494,6 +511,24 @@ past = Int8Past(24)
 generate(group(model, heads=2, where=is_a(Attention)), ids, 20, temperature=0.8, top_k=9, past=past)
 assert past.nbytes() == 3 * 2 * 24 * (16 + 2 * 4)
 """,
+    "architecture_search": """
+def size(model):
+    return sum(p.numel() for p in model.parameters())
+
+encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True), 3)
+x = torch.randn(2, 5, 16)
+layers = is_a(nn.TransformerEncoderLayer)
+model = apply(encoder, choices=[original, skip], where=layers, price=4.0, costs=[size])
+assert torch.allclose(model.eval()(x), encoder.eval()(x), atol=1e-6) and penalty(model).item() == 2.0
+(model.train()(x).pow(3).mean() + penalty(model)).backward()
+model.layers[1].alpha = nn.Parameter(torch.tensor([0.0, 1.0]))
+found = finalize(model)
+assert decisions(model) == [0, 1, 0] and size(found) * 3 == size(encoder) * 2
+assert torch.allclose(found(x), model.eval()(x), atol=1e-6)
+probes, hidden = Probes(layers=4, dim=16, classes=3), [x] * 4
+probes.loss(hidden, torch.zeros(2, 5, dtype=torch.long)).mean().backward()
+assert KnowledgeLoss(probes, layers=2, dim=16)(hidden, hidden[:2], torch.zeros(2, 5, dtype=torch.long)) > 0
+""",
     "feedback": """
 class Mine(nn.Module):
     def __init__(self):
@@ -551,6 +586,7 @@ LINES = {
     "adaptive_span": (45, 275),  # its kernel is asked about masks
     "entmax": (100, 250),  # its gradients are the idea, too
     "sparse_attention": (40, 520),
+    "architecture_search": (60, 350),  # with the teacher's probes
     "feedback": (40, 275),  # with masks and what a decoder remembers
 }
 

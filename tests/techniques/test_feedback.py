@@ -54,7 +54,7 @@ def test_it_equals_the_equations_written_out(looped, ids):
 def test_a_memory_is_the_mean_at_first_and_one_layer_at_the_extreme():
     mix, states = feedback.MemoryVector(layers=2), [torch.full((1, 1, 4), value) for value in (1.0, 2.0, 6.0)]
     assert torch.equal(mix(states), torch.full((1, 1, 4), 3.0))
-    mix.weight.data[-1] = 1e4
+    mix.weight = nn.Parameter(torch.tensor([0.0, 0.0, 1e4]))
     assert torch.equal(mix(states), states[-1])
 
 
