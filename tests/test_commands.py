@@ -583,11 +583,11 @@ LINES = {
     "fast_decoding": (40, 1050),  # with the architecture
     "distill": (60, 300),
     "distill_inside": (60, 250),
-    "adaptive_span": (45, 275),  # its kernel is asked about masks
+    "adaptive_span": (45, 290),  # its kernel is asked about masks
     "entmax": (100, 250),  # its gradients are the idea, too
-    "sparse_attention": (40, 520),
+    "sparse_attention": (40, 640),  # masks, tables and the kernel
     "architecture_search": (60, 350),  # with the teacher's probes
-    "feedback": (40, 275),  # with masks and what a decoder remembers
+    "feedback": (40, 290),  # with masks and what a decoder remembers
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from minieff import (
     adaptive_span,
+    architecture_search,
     compose,
     dynamic_conv,
     entmax,
@@ -63,6 +64,10 @@ def technique(name: str, stage: str, apply: Callable[..., nn.Module]) -> ModuleT
     module = ModuleType(name)
     module.STAGE, module.apply = stage, apply
     return module
+
+
+def other_layer(layer: nn.Module) -> nn.Module:
+    return nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
 
 
 UNIVERSAL = technique("universal", "stack", weight_sharing.universal)
@@ -144,6 +149,12 @@ SUBJECTS = [
         adopted=True,
         lossy=True,
     ),
+    Subject(
+        architecture_search,
+        {"choices": [architecture_search.original]},
+        {"choices": [architecture_search.narrow(32), architecture_search.original, architecture_search.zero]},
+        foreign={"choices": [architecture_search.original, other_layer], **LAYERS},
+    ),
     Subject(feedback, None, {}, tolerance=3e-3),  # fp16 leftovers of others, read again at every token
     Subject(GROUP, {"heads": 4}, {"heads": 2}),  # on nn.TransformerEncoder: test_speculate.py
     Subject(EXITS, {"threshold": 2.0}, {"threshold": 0.08}, cost=None, inference=True),
@@ -158,6 +169,7 @@ HELD = {
     "a stored format": [scalar_quant, product_quant, sparse_weights],
     "the runner of a stack": [feedback, EXITS],
     "the weights of its layers": [weight_sharing, UNIVERSAL],
+    "the choices of a place": [architecture_search],
 }
 ONCE = {frozenset(pair) for holders in HELD.values() for pair in product(holders, holders)}
 # a convolution takes the place of attention and of its seams, so these have nothing to hold
@@ -166,7 +178,11 @@ ONCE |= {
     for other in (dynamic_conv, headdrop, entmax, adaptive_span, sparse_attention, feedback)
 }
 # what replaces weights would drop what another technique made of them: refused in this order only
-AFTER = [*product(HELD["a stored format"], [dynamic_conv, GROUP]), (dynamic_conv, GROUP), (feedback, GROUP)]
+AFTER = [
+    *product(HELD["a stored format"], [dynamic_conv, GROUP, architecture_search]),
+    (dynamic_conv, GROUP),
+    (feedback, GROUP),
+]
 AFTER += [(feedback, UNIVERSAL)]  # a memory of three layers finds one, in the first pass
 
 each = pytest.mark.parametrize("subject", SUBJECTS, ids=repr)
