@@ -71,5 +71,5 @@ clean:
 	@touch $@
 
 .venv/test: .venv/course
-	$(BIN)/python -m pip install -c constraints.txt -e '.[course,pronunciations,pretrained,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[course,pronunciations,verbs,pretrained,dev]'
 	@touch $@

@@ -28,7 +28,6 @@ from minieff.core.cost import parameters
 from minieff.core.files import save_results
 from minieff.core.recipe import read
 from minieff.core.transformer import Config, Transformer
-from minieff.core.transformer import generate as plain
 from minieff.fast_decoding import Fused, StaticPast, fuse, generate, speculate, tokens_per_pass
 
 FUSED = {"activation_function": "gelu_pytorch_tanh"}  # the same function as their default, in one kernel
@@ -100,7 +99,7 @@ def decoding(plan: Plan, config: Config, tokens: int) -> tuple[list[dict], dict]
     weights = torch.ones(parameters(ours))
     calls = {
         "ours": lambda: generate(fast, ids, tokens),
-        "our model as it is": lambda: plain(ours, ids, tokens),
+        "our model as it is": lambda: generate(ours, ids, tokens),
     }
     calls |= their_decoders(plan, theirs, quick, ids, tokens)
     wanted = calls["ours"]().tolist()

@@ -26,7 +26,8 @@ from minieff.core.cost import macs, parameters
 from minieff.core.data import loss
 from minieff.core.files import save_results
 from minieff.core.train import adamw
-from minieff.core.transformer import Config, Transformer, generate
+from minieff.core.transformer import Config, Transformer
+from minieff.fast_decoding import generate
 
 FUSED = {"activation_function": "gelu_pytorch_tanh"}  # the same function as their default, in one kernel
 

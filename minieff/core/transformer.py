@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minieff.core.attention import Attention, Mask, causal
-from minieff.core.past import Fresh, Past, fresh
+from minieff.core.past import Fresh, fresh
 
 
 @dataclass(frozen=True)
@@ -175,38 +175,3 @@ class Transformer(nn.Module):
         past.begin(ids)
         x = self.blocks(x, mask, past)
         return self.tok.logits(self.norm(x))
-
-
-def generate(
-    model: nn.Module,
-    ids: Int[Tensor, "B T"],
-    tokens: int,
-    *,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> Int[Tensor, "B S"]:
-    """`ids` (B, T) continued by `tokens` new ones: (B, T + tokens). Each token is computed once.
-
-    Temperature 0 takes the most likely token; dropout follows the model's mode, so call `eval()` first.
-    ValueError for a negative temperature, an empty prompt, or more tokens than the context holds.
-
-    >>> model = Transformer(Config(vocab=50, context=16, layers=2, heads=2, dim=8)).eval()
-    >>> generate(model, torch.zeros(1, 5, dtype=torch.long), tokens=3).shape
-    torch.Size([1, 8])
-    """
-    have, context = ids.shape[1], model.config.context
-    if temperature < 0 or have == 0 or not 0 <= tokens <= context - have:
-        raise ValueError(
-            f"temperature={temperature}, tokens={tokens} after a prompt of {have}, context={context}: "
-            "neither may be negative, the prompt needs a token, and all tokens must fit into the context"
-        )
-    past, new = Past(), ids
-    with torch.inference_mode():
-        for _ in range(tokens):
-            logits = model(new, past=past)[:, -1]  # (B, V)
-            if temperature == 0:
-                new = logits.argmax(-1, keepdim=True)
-            else:
-                new = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
-            ids = torch.cat([ids, new], dim=1)
-    return ids.clone()  # a tensor from inference mode could not be trained on

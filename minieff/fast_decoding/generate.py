@@ -162,13 +162,15 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, generator)
     check_room(model, ids, tokens)
     rows = Rows(ids, tokens, lengths, stop)
-    past, new = _empty(past, rows.ids.shape[1]), ids[:, : rows.first]
+    end, new = rows.ids.shape[1], ids[:, : rows.first]
+    past = _empty(past, end)
     with torch.inference_mode():
-        for at in range(rows.first, rows.ids.shape[1]):
+        for at in range(rows.first, end):
             new = rows.put(at, sampling.choose(model(new, past=past)[:, -1]))
             if stop and rows.stopped.all():
-                return rows.ids[:, : at + 1].clone()
-    return rows.ids
+                end = at + 1
+                break
+    return rows.ids[:, :end]
 
 
 def _empty(past: Past | None, width: int) -> Past:

@@ -17,7 +17,7 @@
 import torch
 from minieff import layerdrop
 from minieff.core import cost, data, energy, plot, surgery, zoo
-from minieff.core.transformer import generate
+from minieff.fast_decoding import generate
 
 corpus = data.speeches()                     # State of the Union addresses, 1790 to 2026
 model = zoo.load("speeches-base")            # trained on nine tenths of them; one tenth is held out

@@ -13,7 +13,7 @@ from benchmarks.peers import from_gpt2
 from minieff.core import cost
 from minieff.core.attention import causal, explicit, prefix
 from minieff.core.past import Past
-from minieff.core.transformer import Config, Transformer, generate
+from minieff.core.transformer import Config, Transformer
 
 
 def gpt2():
@@ -32,14 +32,6 @@ def test_logits_equal_those_of_transformers_gpt2():
     ids = torch.randint(50, (2, 24))
     wanted = theirs(ids).logits
     assert (ours(ids) - wanted).abs().max() <= 1e-4 * wanted.std()
-
-
-@torch.no_grad()
-def test_greedy_generation_equals_that_of_transformers_gpt2():
-    theirs = gpt2()
-    ids = torch.randint(50, (1, 4))
-    wanted = theirs.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0, eos_token_id=None)
-    assert generate(from_gpt2(theirs), ids, 20).tolist() == wanted.tolist()
 
 
 @torch.no_grad()
@@ -102,30 +94,6 @@ def test_dropout_is_off_in_eval_and_on_in_training(ids):
     model = Transformer(Config(vocab=50, context=24, layers=2, heads=4, dim=32, dropout=0.5))
     assert not torch.equal(model(ids), model(ids))
     assert torch.equal(model.eval()(ids), model(ids))
-
-
-def test_sampling_follows_its_generator(model, ids):
-    def sample(seed: int) -> list:
-        generator = torch.Generator().manual_seed(seed)
-        return generate(model, ids, 8, temperature=1.0, generator=generator).tolist()
-
-    assert sample(1) == sample(1) != sample(2)
-
-
-@pytest.mark.parametrize(
-    "tokens, temperature, prompt", [(-1, 0.0, 4), (21, 0.0, 4), (2, -0.5, 4), (2, 0.0, 0)]
-)
-def test_impossible_generation_is_refused_before_any_work(model, tokens, temperature, prompt):
-    calls = []
-    model.register_forward_pre_hook(lambda *_: calls.append(1))
-    with pytest.raises(ValueError, match=f"tokens={tokens} after a prompt of {prompt}, context=24"):
-        generate(model, torch.zeros(1, prompt, dtype=torch.long), tokens, temperature=temperature)
-    assert not calls
-
-
-def test_generated_ids_can_be_trained_on(model, ids):
-    model(generate(model, ids, 4)).sum().backward()
-    assert model.tok.weight.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("wrong", [50, -1])

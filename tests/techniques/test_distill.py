@@ -10,7 +10,8 @@ from torch import nn
 from minieff import distill
 from minieff.core.attention import causal
 from minieff.core.surgery import is_a
-from minieff.core.transformer import Config, Transformer, generate
+from minieff.core.transformer import Config, Transformer
+from minieff.fast_decoding import generate
 
 C = 7  # words of the vocabulary
 

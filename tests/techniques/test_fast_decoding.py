@@ -46,6 +46,12 @@ def test_greedy_tokens_are_those_of_transformers():
             assert torch.equal(generate(model, ids, 20, stop=own), wanted)
 
 
+def test_generated_ids_can_be_trained_on(model, ids):
+    for stop in ((), range(50)):  # to the end, and at the first token
+        model(generate(model, ids, 4, stop=stop)).sum().backward()
+    assert model.tok.weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("lay_out", [clone, fuse])
 def test_prompts_of_unequal_length_go_on_as_each_alone(model, ids, lay_out):
     model, lengths = lay_out(model), torch.tensor([3, 8, 5])

@@ -12,7 +12,8 @@ from minieff.core.adopt import adopt
 from minieff.core.attention import Attention, Mask, causal, everything, explicit, fused, itself, prefix
 from minieff.core.past import Past, Slot
 from minieff.core.surgery import is_a, named
-from minieff.core.transformer import Config, Transformer, generate
+from minieff.core.transformer import Config, Transformer
+from minieff.fast_decoding import generate
 from minieff.sparse_attention import block, fixed, head, local, parse, strides, summaries, tagged, verbs
 from minieff.sparse_attention.gather import Gather
 from minieff.sparse_attention.layout import grouped
