@@ -15,7 +15,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 def test_the_same_extras_are_installed_everywhere():
     learner = "-c constraints.txt -e '.[course,pronunciations]'"
     assert learner in README and learner in MAKEFILE
-    assert "-e '.[course,pronunciations,pretrained,dev]'" in MAKEFILE
+    assert "-e '.[course,pronunciations,verbs,pretrained,dev]'" in MAKEFILE
     environment = (ROOT / "environment.yml").read_text()
     assert "- -c constraints.txt" in environment and "- -e .[course,pronunciations]" in environment
     extras = {"course", "pronunciations", "verbs", "pretrained", "dev"}

@@ -14,6 +14,8 @@ from minieff.core import cost, zoo
 from minieff.core.checkpoint import read_tensors
 from minieff.core.files import ROOT, sha256
 from minieff.core.recipe import read, read_all
+from minieff.core.train import train
+from minieff.core.transformer import Config, Transformer
 
 RECIPE = """
 [data]
@@ -319,3 +321,23 @@ def test_a_recipe_with_several_runs_is_trained_by_name(folder):
         (folder / "both.toml").write_text(f"{tables}[runs]\n{runs}\n")
         with pytest.raises(ValueError, match="at least one run|unknown keys"):
             read_all(folder / "both.toml")
+
+
+# recipes whose runs take hours
+
+
+TOPICS = ("sparse_weights", "sparse_attention", "entmax", "adaptive_span", "weight_sharing", "dynamic_conv")
+
+
+@pytest.mark.parametrize("topic", [*TOPICS, "feedback", "distill"])
+def test_the_runs_of_a_topic_train(topic, made, tmp_path, monkeypatch):
+    """Two steps of one sequence, on a small text."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = read(made / "tiny.toml").data
+    for path in (zoo.FOLDER / topic).glob("*.toml"):
+        for recipe in read_all(path):
+            context = recipe.model["context"]
+            plan = replace(recipe.train, tokens=2 * context, batch=1, accumulate=1)
+            small = replace(recipe, data=text, train=plan)
+            taught = recipe.distill and Transformer(Config(256, context, layers=8, heads=4, dim=128))
+            assert train(small, teacher=taught).step == 2
