@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from minieff.core import transformer
-from minieff.core.surgery import Where, is_a
+from minieff.core.surgery import Where, clone, is_a
 
 STAGES = ("mixer", "stack", "depth", "seam", "weight", "loss", "decoding")
 
@@ -136,12 +136,13 @@ def project(model: nn.Module, techniques: Techniques) -> None:
 
 
 def finalize(model: nn.Module, techniques: Techniques) -> nn.Module:
-    """Each technique's `finalize`, with knobs for that verb.
+    """Each technique's `finalize`, with knobs for that verb: a copy in eval mode.
 
     >>> model = transformer.Transformer(transformer.Config(vocab=50, context=16, layers=4, heads=2, dim=8))
     >>> len(finalize(model, [(find("layerdrop"), {"keep": [0, 3]})]).blocks.layers)
     2
     """
+    model = clone(model).eval()
     for technique, knobs in _in_order(techniques):
         if hasattr(technique, "finalize"):
             model = technique.finalize(model, **knobs)

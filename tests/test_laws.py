@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from types import ModuleType
 
+import jaxtyping
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -220,19 +221,60 @@ def assert_untouched(model: nn.Module, before: tuple) -> None:
     assert all(torch.equal(weights[name], before[0][name]) for name in weights)
 
 
-def check_finalize(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
+@dataclass(frozen=True)
+class Made:
+    """What techniques make of a model, in eval mode."""
+
+    subjects: tuple[Subject, ...]
+    applied: nn.Module
+    final: nn.Module
+
+
+def make(model: nn.Module, *subjects: Subject) -> Made:
     applied = apply(model, *subjects).eval()
-    final = finalize(applied, *subjects)
-    assert not any(m.training for m in final.modules())
-    with torch.no_grad():
-        tolerance = max(subject.tolerance for subject in subjects)
-        wanted = applied(ids)
-        torch.testing.assert_close(final(ids), wanted, atol=tolerance * wanted.abs().max().item(), rtol=0)
+    return Made(subjects, applied, finalize(applied, *subjects))
 
 
-def check_trains(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
+@torch.no_grad()
+def check_finalize(made: Made, ids: Tensor) -> None:
+    assert not any(m.training for m in made.final.modules())
+    tolerance = max(subject.tolerance for subject in made.subjects)
+    wanted = made.applied(ids)
+    torch.testing.assert_close(made.final(ids), wanted, atol=tolerance * wanted.abs().max().item(), rtol=0)
+
+
+@torch.no_grad()
+def check_decodes(made: Made, ids: Tensor) -> None:
+    for stage in (made.applied, made.final):
+        past = Past()
+        chunks = [stage(chunk, past=past) for chunk in ids.split([5, 1, 7, 3], dim=1)]
+        torch.testing.assert_close(torch.cat(chunks, 1), stage(ids), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def check_padding(made: Made, ids: Tensor) -> None:
+    """Tokens hidden by the mask change no other output."""
+    real = torch.ones_like(ids, dtype=torch.bool)
+    real[0, 4:7] = real[1, 0:2] = False
+    mask = causal & (Mask(lambda b, h, q, k: real[b, k], "real") | itself)
+    other = torch.where(real, ids, (ids + 1) % 50)
+    assert not torch.equal(other, ids)
+    for stage in (made.applied, made.final):
+        torch.testing.assert_close(stage(ids, mask)[real], stage(other, mask)[real])
+
+
+@torch.no_grad()
+def check_round_trip(made: Made, ids: Tensor) -> None:
+    blank = make(Transformer(made.applied.config), *made.subjects)
+    for built, source in ((blank.applied, made.applied), (blank.final, made.final)):
+        assert not torch.equal(built(ids), source(ids))
+        unpack(built, load(save({name: t.contiguous() for name, t in pack(source).items()})))
+        assert torch.equal(built(ids), source(ids))
+
+
+def check_trains(made: Made, ids: Tensor) -> None:
     """Over enough draws every parameter gets a gradient, and all are finite."""
-    applied = apply(model, *subjects).train()
+    applied = made.applied.train()
     for _ in range(60):
         loss(applied(ids), ids.roll(-1, 1)).backward()
         missing = [n for n, p in applied.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -244,52 +286,28 @@ def check_trains(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in applied.parameters())
 
 
-@torch.no_grad()
-def check_decodes(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
-    for stage in (apply(model, *subjects).eval(), finalize(apply(model, *subjects).eval(), *subjects)):
-        past = Past()
-        chunks = [stage(chunk, past=past) for chunk in ids.split([5, 1, 7, 3], dim=1)]
-        torch.testing.assert_close(torch.cat(chunks, 1), stage(ids), atol=1e-4, rtol=1e-4)
-
-
-@torch.no_grad()
-def check_padding(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
-    """Tokens hidden by the mask change no other output."""
-    real = torch.ones_like(ids, dtype=torch.bool)
-    real[0, 4:7] = real[1, 0:2] = False
-    mask = causal & (Mask(lambda b, h, q, k: real[b, k], "real") | itself)
-    applied = apply(model, *subjects).eval()
-    other = torch.where(real, ids, (ids + 1) % 50)
-    assert not torch.equal(other, ids)
-    torch.testing.assert_close(applied(ids, mask)[real], applied(other, mask)[real])
-
-
-@torch.no_grad()
-def check_round_trip(model: nn.Module, ids: Tensor, *subjects: Subject) -> None:
-    applied = apply(model, *subjects).eval()
-    blank = Transformer(model.config).eval()
-    for built, source in (
-        (apply(blank, *subjects).eval(), applied),
-        (finalize(apply(blank, *subjects), *subjects), finalize(applied, *subjects)),
-    ):
-        assert not torch.equal(built(ids), source(ids))
-        unpack(built, load(save({name: t.contiguous() for name, t in pack(source).items()})))
-        assert torch.equal(built(ids), source(ids))
-
-
-CHECKS = [check_finalize, check_trains, check_decodes, check_padding, check_round_trip]
+CHECKS = [check_finalize, check_decodes, check_padding, check_round_trip, check_trains]
 
 
 @each
 @pytest.mark.parametrize("check", CHECKS)
 def test_alone(check, subject, model, ids):
-    check(model, ids, subject)
+    check(make(model, subject), ids)
+
+
+@pytest.fixture
+def unchecked():
+    """Shapes in signatures are checked where a technique is alone; in pairs that takes most of the time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @each_pair
-@pytest.mark.parametrize("check", CHECKS)
-def test_in_pairs(check, pair, model, ids):
-    check(model, ids, *pair)
+def test_in_pairs(pair, model, ids, unchecked):
+    made = make(model, *pair)
+    for check in CHECKS:
+        check(made, ids)
 
 
 @each

@@ -13,7 +13,7 @@ a weight used by two modules gets one parametrization or one code.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -59,17 +59,17 @@ def clone(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {}
 
-    def note(value: Any) -> None:
-        if isinstance(value, Tensor) and not value.is_leaf:
-            memo[id(value)] = value.detach()
-        elif isinstance(value, torch.Generator):
-            memo[id(value)] = value
-        elif isinstance(value, dict | list | tuple):
-            for part in value.values() if isinstance(value, dict) else value:
-                note(part)
+    def note(values: Iterable) -> None:
+        for value in values:
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach()
+            elif isinstance(value, torch.Generator):
+                memo[id(value)] = value
+            elif isinstance(value, dict | list | tuple) and value:
+                note(value.values() if isinstance(value, dict) else value)
 
     for module in model.modules():
-        note(vars(module))
+        note(vars(module).values())
     model = copy.deepcopy(model, memo)
     for module in model.modules():
         if parametrizations(module):
