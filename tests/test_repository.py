@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib import import_module
 
 from packaging.requirements import Requirement
 
@@ -51,3 +52,10 @@ def test_readmes_files_lessons_and_targets_exist():
 def test_ci_calls_the_readmes_test_command():
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("\nmake test")
     assert "\nmake test " in README
+
+
+def test_the_readme_names_every_technique():
+    (table,) = re.findall(r"\| family \| techniques \|\n\|---\|---\|\n(.*?)\n\n", README, re.S)
+    parts = [part.stem for part in (ROOT / "minieff").iterdir() if not part.stem.startswith("_")]
+    techniques = {name for name in parts if getattr(import_module(f"minieff.{name}"), "STAGE", None)}
+    assert set(re.findall(r"`(\w+)`", table)) == techniques
