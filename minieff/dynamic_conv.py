@@ -10,9 +10,10 @@ computed from the position (dynamic): w[t] = x[t] Q, with Q (C, H W). The softma
 those are left out that the mask hides or that lie outside of the sequence, as in a convolution with zeros
 around its input. DropConnect, with probability p, leaves out others in training.
 
-Saves: time in long sequences, O(T W) in place of O(T^2), and about a quarter of attention's parameters; a
-decoder needs the last W - 1 inputs only (`Past` keeps all, to be able to rewind). It does not save: the
-linears, most of the cost in short sequences. Costs: L layers see no more than L (W - 1) positions back.
+Saves: time in long sequences, O(T W) in place of O(T^2), and C^2 of attention's 4 C^2 parameters, less the
+C H W that dynamic weights take; a decoder needs the last W - 1 inputs only (`Past` keeps all, to be able to
+rewind). It does not save: the linears, most of the cost in short sequences. Costs: L layers see no more than
+L (W - 1) positions back.
 By hand:
 
     # in __init__
@@ -144,9 +145,9 @@ def apply(
     """A copy with a convolution of `width` taps, dynamic or lightweight, in place of each attention.
 
     `ahead` of them lie after the position: 0 for a decoder, width // 2 for an encoder; what the call's mask
-    hides stays hidden either way. Heads and the output's linear are those of the attention. `p` is the
-    DropConnect of training. ValueError for a width below 1, `ahead` not within it, p outside of [0, 1), an
-    nn.MultiheadAttention (`adopt` first), or an attention that another technique has changed.
+    hides stays hidden either way. Heads and the output's linear are those of the attention, whose dropout
+    goes; `p` is the DropConnect of training. ValueError for a width below 1, `ahead` not within it, p outside
+    of [0, 1), an nn.MultiheadAttention (`adopt` first), or an attention that another technique has changed.
 
     >>> apply(Attention(8, 2), width=7)(torch.randn(1, 5, 8)).shape
     torch.Size([1, 5, 8])
@@ -157,14 +158,11 @@ def apply(
     def convolution(attention: nn.Module) -> nn.Module:
         if not isinstance(attention, Attention):
             raise ValueError(f"where picks a {type(attention).__name__}; adopt(model), then pick Attention")
-        if isinstance(attention, Attention):
-            plain = {"mask": everything, "normalize": softmax, "reweight": unchanged, "kernel": fused}
-            held = [name for name, default in plain.items() if getattr(attention, name) is not default]
-            held += [
-                name for name in ("q", "k", "v", "out") if type(getattr(attention, name)) is not nn.Linear
-            ]
-            if held:
-                raise ValueError(f"{held} of an attention are changed already, which replacing it would drop")
+        plain = {"mask": everything, "normalize": softmax, "reweight": unchanged, "kernel": fused}
+        held = [name for name, default in plain.items() if getattr(attention, name) is not default]
+        held += [name for name in ("q", "k", "v", "out") if type(getattr(attention, name)) is not nn.Linear]
+        if held:
+            raise ValueError(f"{held} of an attention are changed already, which replacing it would drop")
         return LightConv(attention.out, attention.heads, width, ahead, dynamic, p, generator)
 
     return swap(model, where, convolution)

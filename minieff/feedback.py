@@ -9,8 +9,9 @@ what the last one made of them. With x^0 the embedding and L layers:
 
 Keys and values are shared by all layers. Two details are ours: each m_i goes through a LayerNorm, as what a
 pre-norm layer reads does; and at its own position, where no memory exists yet, a token finds a learned vector
-`now`, so that the first token has something to attend to and every mask keeps its meaning. (The released
-code starts with a cache of zeros that are not masked: absent tokens take a part of the attention.)
+`now`, so that the first token has something to attend to. (The released code starts with a cache of zeros
+that are not masked: absent tokens take a part of the attention.) A mask can only hide: of later tokens there
+is no memory yet, so a prefix mask acts as a causal one.
 
 Saves: the cache holds one key and one value per token instead of L, and the other layers' projections go,
 (L - 1) 2 (C^2 + C) parameters. Costs: tokens are computed one after the other, in training and for the
@@ -117,6 +118,11 @@ class Feedback(nn.Module):
             raise ValueError(
                 f"layer {number} has no attention to read the memory; it is made of: {kinds}. "
                 "Apply feedback to a stack with attention in every layer"
+            )
+        if any(getattr(module, "counts_per_pass", False) for module in stack.modules()):
+            raise ValueError(
+                "a layer here counts its cost per pass, and feedback calls it for each token alone; "
+                "use universal without halt"
             )
         self.layers, last = stack.layers, readers[-1][-1]
         self.k, self.v, dim = last.k, last.v, last.k.in_features

@@ -67,8 +67,8 @@ def technique(name: str, stage: str, apply: Callable[..., nn.Module]) -> ModuleT
     return module
 
 
-def other_layer(layer: nn.Module) -> nn.Module:
-    return nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+def other_linear(linear: nn.Module) -> nn.Module:
+    return nn.Linear(32, 64)
 
 
 UNIVERSAL = technique("universal", "stack", weight_sharing.universal)
@@ -154,7 +154,7 @@ SUBJECTS = [
         architecture_search,
         {"choices": [architecture_search.original]},
         {"choices": [architecture_search.narrow(32), architecture_search.original, architecture_search.zero]},
-        foreign={"choices": [architecture_search.original, other_layer], **LAYERS},
+        foreign={"choices": [other_linear, architecture_search.original], "where": named("linear1")},
     ),
     Subject(feedback, None, {}, tolerance=3e-3),  # fp16 leftovers of others, read again at every token
     Subject(GROUP, {"heads": 4}, {"heads": 2}),  # on nn.TransformerEncoder: test_speculate.py
@@ -201,6 +201,13 @@ each_pair = pytest.mark.parametrize("pair", PAIRS, ids=repr)
 def apply(model: nn.Module, *subjects: Subject) -> nn.Module:
     for subject in subjects:
         model = subject.technique.apply(model, **subject.busy)
+    return decided(model)
+
+
+def decided(model: nn.Module) -> nn.Module:
+    """The same, where a search has found that the second choice is the best."""
+    for place in architecture_search.places(model):
+        place.alpha.data[1] = 1.0
     return model
 
 
@@ -325,11 +332,9 @@ def test_pure(subject, model, ids, training):
     assert_untouched(applied, before)
 
 
-@each
+@pytest.mark.parametrize("subject", [s for s in SUBJECTS if s.rest is not None], ids=repr)
 def test_neutral(subject, model, ids):
     """A knob at rest equals the model without the technique, in the mode in which it would be at work."""
-    if subject.rest is None:
-        return
     rested = subject.technique.apply(model.train(not subject.inference), **subject.rest)
     tolerance = 1e-5 if subject.explicit else 0.0
     torch.testing.assert_close(rested(ids), model(ids), atol=tolerance, rtol=tolerance)
@@ -361,19 +366,17 @@ def test_what_is_held_once_is_refused_twice(pair, model, ids):
         finalize(apply(model, *pair), *pair)(ids)
 
 
-@each
+@pytest.mark.parametrize("subject", [s for s in SUBJECTS if s.foreign is not None], ids=repr)
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("grad", [True, False])
 def test_foreign(subject, norm_first, grad):
     """On nn.TransformerEncoder with padding, in eval mode: every replaced module runs, with and without the
     path that is fused there."""
-    if subject.foreign is None:
-        return
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=norm_first, dropout=0.0)
     theirs = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
     x, hidden = torch.randn(2, 7, 32), torch.arange(7) >= torch.tensor([[7], [4]])
     start = adopt(theirs) if subject.adopted else theirs
-    applied = subject.technique.apply(start, **subject.foreign)
+    applied = decided(subject.technique.apply(start, **subject.foreign))
     never_called = {nn.ModuleDict, sparse_weights.Schedule}  # they hold parts or state
     new = {type(m) for m in applied.modules()} - {type(m) for m in start.modules()} - never_called
     new = new or set(subject.runs)

@@ -44,6 +44,7 @@ from minieff.architecture_search.mixed import (
 )
 from minieff.architecture_search.probes import KnowledgeLoss, Probes
 from minieff.core.attention import Attention, everything, fused, softmax, unchanged
+from minieff.core.storage import disable_fast_path
 from minieff.core.surgery import Where, clone, is_a, parametrizations, pick, swap
 from minieff.core.transformer import FeedForward
 
@@ -199,7 +200,8 @@ def penalty(model: nn.Module) -> Tensor:
     priced, total = [place for place in places(model) if place.price], torch.zeros(())
     dearest = [sum(map(max, rows)) or 1.0 for rows in zip(*(place.costs for place in priced), strict=True)]
     for place in priced:
-        shares = place.alpha.new_tensor(place.costs) / place.alpha.new_tensor(dearest)[:, None]
+        shares = [[cost / most for cost in row] for row, most in zip(place.costs, dearest, strict=True)]
+        shares = place.alpha.new_tensor(shares)  # costs themselves may be beyond fp16
         total = total.to(shares) + place.price * (place.alpha.softmax(0) @ shares.mean(0))
     return total
 
@@ -233,5 +235,11 @@ def finalize(model: nn.Module, *, choice: Sequence[int] | None = None) -> nn.Mod
     if len(choice) != len(options) or not all(0 <= i < n for i, n in zip(choice, options, strict=True)):
         raise ValueError(f"choice={choice}: give a number from 0 for each place, below {options}")
     rest = iter(choice)
-    found = swap(model, is_a(Mixed), lambda place: place.ops[next(rest)]) if choice else clone(model)
-    return found.eval()
+
+    def chosen(place: Mixed) -> nn.Module:
+        op = place.ops[next(rest)]
+        if "weight" not in op._parameters:  # which nn.TransformerEncoder's fused path would read
+            op.register_forward_pre_hook(disable_fast_path)
+        return op
+
+    return (swap(model, is_a(Mixed), chosen) if choice else clone(model)).eval()

@@ -78,13 +78,17 @@ class StaticPast(Past):
 
 
 def encode(x: Float[Tensor, "*B D"]) -> tuple[Int8[Tensor, "*B D"], Float[Tensor, "*B 1"]]:
-    """Codes from -127 to 127 and one scale a vector; the error is at most half a scale.
+    """Codes from -127 to 127 and one scale per vector; in float32 the error is at most half a scale.
+
+    In 16 bits the scale is rounded, too: the error is then less than one scale.
 
     >>> encode(torch.tensor([[0.5, -1.27]]))
     (tensor([[  50, -127]], dtype=torch.int8), tensor([[0.0100]]))
     """
     scale = x.abs().amax(-1, keepdim=True) / 127
-    return (x / scale.clamp(min=1e-30)).round().to(torch.int8), scale
+    codes = x.float() / scale.float().clamp(min=1e-30)
+    # a scale that was rounded down in 16 bits makes a code of 128, which int8 would wrap to -128
+    return codes.round().clamp(-127, 127).to(torch.int8), scale
 
 
 def decode(codes: Int8[Tensor, "*B D"], scale: Float[Tensor, "*B 1"]) -> Float[Tensor, "*B D"]:

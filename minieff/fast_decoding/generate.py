@@ -1,6 +1,7 @@
 """Decoding: one token after another, each computed once.
 
-`generate` works with every model of minieff, and with whatever is called as `model(ids, past=past)`.
+`generate` works with every model of minieff, and with whatever has a `config.context` and is called as
+`model(ids, past=past)`.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ def probabilities(
     """
     if temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
+    logits = logits.float()  # sums of 50,000 probabilities need more than 8 bits
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # no overflow at a low temperature
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k).values[..., -1:]
@@ -97,7 +99,9 @@ def check_room(model: Callable, ids: Int[Tensor, "..."], tokens: int) -> None:
     """
     if ids.dim() != 2:
         raise ValueError(f"ids of shape {tuple(ids.shape)}; give (B, T): for a single sequence, ids[None]")
-    have, context = ids.shape[1], model.config.context
+    have, context = ids.shape[1], getattr(getattr(model, "config", None), "context", None)
+    if context is None:
+        raise ValueError(f"a {type(model).__name__} without config.context: say there how long a text may be")
     if have == 0 or not 0 <= tokens <= context - have:
         raise ValueError(
             f"tokens={tokens} after a prompt of {have}, context={context}: the prompt needs a token, and "
@@ -151,7 +155,8 @@ def generate(
     positions and with the tokens that it would have alone, up to the common width. The prompts are read
     together up to the shortest of them, then token by token, so the padding is never seen.
 
-    `past` is an empty memory to use (see StaticPast, Int8Past). Dropout follows the model's mode, so call
+    `past` is an empty memory to use (see StaticPast, Int8Past); what it holds afterwards can be read further
+    under `torch.inference_mode()`. Dropout follows the model's mode, so call
     `eval()` first. ValueError for impossible knobs, and for more tokens than the context holds.
 
     >>> from minieff.core.transformer import Config, Transformer

@@ -119,6 +119,8 @@ def speculate(
 
 def _check(model: Callable, draft: Callable, ids: Tensor, tokens: int, ahead: int) -> None:
     """ValueError for what `speculate` refuses."""
+    if ids.dim() != 2:
+        raise ValueError(f"ids of shape {tuple(ids.shape)}: give (1, T); for a single sequence, ids[None]")
     if ids.shape[0] != 1:
         raise ValueError(f"ids has {ids.shape[0]} rows; speculate writes one at a time: call it for each row")
     if ahead < 1:

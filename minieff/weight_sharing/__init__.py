@@ -122,8 +122,12 @@ def universal(
         first = next(layers[0].parameters())
         width = first.shape[-1] if dim is None else dim
         if halt is None:
-            return nn.ModuleList([Loop(layers[0], steps, width).to(first)])
-        return nn.ModuleList([Ponder(layers[0], steps, width, halt, price).to(first)])
+            made = Loop(layers[0], steps, width)
+        else:
+            made = Ponder(layers[0], steps, width, halt, price)
+            made.share.to(first)
+        made.time = nn.Parameter(made.time.to(first))
+        return nn.ModuleList([made])
 
     return _replace_lists(model, where, loop)
 
@@ -131,8 +135,8 @@ def universal(
 def penalty(model: nn.Module, *, real: Bool[Tensor, "B T"] | None = None) -> Tensor:
     """`price` times the mean ponder cost of the last forward, 0 without `halt`; joins the loss.
 
-    `real` says which tokens count (None: all): padding ponders, too, but should not be paid for. ValueError
-    before the first forward.
+    `real` says which tokens count (None: all): padding ponders, too, but should not be paid for. It is True
+    where a token counts, in the layout of x. ValueError before the first forward, and for another `real`.
 
     >>> penalty(nn.Linear(3, 2))
     tensor(0.)
@@ -141,6 +145,11 @@ def penalty(model: nn.Module, *, real: Bool[Tensor, "B T"] | None = None) -> Ten
     for ponder in (module for module in model.modules() if isinstance(module, Ponder)):
         if ponder.cost is None:
             raise ValueError("the ponder cost is that of the last forward: call the model first")
+        if real is not None and (real.dtype != torch.bool or real.shape != ponder.cost.shape):
+            raise ValueError(
+                f"real: {real.dtype} of shape {tuple(real.shape)}; give booleans of shape "
+                f"{tuple(ponder.cost.shape)}, such as attention_mask.bool()"
+            )
         cost = ponder.cost if real is None else ponder.cost[real]
         total = total.to(cost) + ponder.price * cost.mean()
     return total
@@ -171,8 +180,9 @@ def factorize(model: nn.Module, *, rank: int, where: Where = is_a(TokenEmbedding
     def split(module: nn.Module) -> nn.Module:
         weight = source(module)
         if weight not in factors:
-            factors[weight] = FactorizedEmbedding(weight, rank, getattr(module, "padding_idx", None))
+            factors[weight] = FactorizedEmbedding(weight, rank)
         if isinstance(module, nn.Embedding):
+            factors[weight].tokens.padding_idx = module.padding_idx
             return factors[weight]
         return FactorizedHead(factors[weight], module.bias)
 

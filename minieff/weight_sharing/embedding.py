@@ -16,12 +16,12 @@ from torch import Tensor, nn
 class FactorizedEmbedding(nn.Module):
     """ids -> rows of A B; and the head, x -> x (A B)^T. The factors are an Embedding and a Linear."""
 
-    def __init__(self, weight: Float[Tensor, "V C"], rank: int, padding_idx: int | None = None) -> None:
+    def __init__(self, weight: Float[Tensor, "V C"], rank: int) -> None:
         super().__init__()
         u, s, w = torch.linalg.svd(weight.detach().double(), full_matrices=False)
         root, trains = s[:rank].sqrt(), weight.requires_grad
         a, b = ((part * root).to(weight) for part in (u[:, :rank], w[:rank].mT))  # (V, r), (C, r)
-        self.tokens = nn.Embedding.from_pretrained(a, freeze=not trains, padding_idx=padding_idx)
+        self.tokens = nn.Embedding.from_pretrained(a, freeze=not trains)
         self.project = nn.Linear(rank, weight.shape[1], bias=False, device="meta")
         self.project.weight = nn.Parameter(b, trains)
 

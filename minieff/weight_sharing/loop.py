@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minieff.core.past import Past
+from minieff.core.storage import refuse_nested
 from minieff.core.surgery import Wrap
 
 
@@ -36,6 +37,7 @@ class Loop(Wrap):
         self.time = nn.Parameter(torch.zeros(steps, dim))
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        refuse_nested(x)
         refuse_cache(*args, *kwargs.values())
         for time in self.time:
             x = self.inner(x + time, *args, **kwargs)
@@ -52,6 +54,8 @@ class Loop(Wrap):
 class Ponder(Wrap):
     """A `Loop` that each position leaves by itself; `cost` (B, T) of the last forward goes into the loss."""
 
+    counts_per_pass = True  # what calls it for each token alone would lose all costs but the last
+
     def __init__(self, inner: nn.Module, steps: int, dim: int, halt: float, price: float) -> None:
         super().__init__(inner)
         self.time = nn.Parameter(torch.zeros(steps, dim))
@@ -60,7 +64,12 @@ class Ponder(Wrap):
         nn.init.ones_(self.share.bias)  # few steps, as long as nothing is learned
         self.cost: Tensor | None = None
 
+    def __getstate__(self) -> dict:
+        # a copy or a file has no cost of a forward: it may hold a graph, which cannot be copied
+        return self.__dict__ | {"cost": None}
+
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        refuse_nested(x)
         refuse_cache(*args, *kwargs.values())
         y, cost, spent = torch.zeros_like(x), x.new_zeros(x.shape[:-1]), x.new_zeros(x.shape[:-1])
         running = torch.ones_like(spent, dtype=torch.bool)

@@ -23,8 +23,8 @@ from minieff.core import cost
 from minieff.core.attention import Attention, itself
 from minieff.core.checkpoint import generators, pack, unpack
 from minieff.core.past import Past
-from minieff.core.surgery import is_a, record
-from minieff.core.transformer import Block, FeedForward, Residual
+from minieff.core.surgery import is_a, named, record
+from minieff.core.transformer import Block, Config, FeedForward, Residual, Transformer
 
 CHOICES = [original, narrow(16), zero]
 COSTS = [cost.parameters, cost.macs]
@@ -263,3 +263,22 @@ def test_probes_read_hidden_states_of_recorded_layers(model, ids):
         probes(hidden[:2])
     with pytest.raises(ValueError, match="temperature=0.0"):
         KnowledgeLoss(probes, layers=2, dim=32, temperature=0.0)
+
+
+def test_the_price_of_a_large_model_in_fp16_is_a_number():
+    model = Transformer(Config(vocab=50, context=16, layers=2, heads=2, dim=128, ffn=512)).half()
+    searched = architecture_search.apply(model, choices=[original, zero], price=1.0, costs=[cost.macs])
+    assert architecture_search.penalty(searched) == 0.5
+
+
+def test_an_encoder_runs_what_was_found_with_and_without_gradients():
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval()
+    low_rank = lambda linear: nn.Sequential(nn.Linear(8, 2), nn.Linear(2, 16))  # noqa: E731
+    searched = architecture_search.apply(encoder, choices=[original, low_rank], where=named("linear1")).eval()
+    for place in architecture_search.places(searched):
+        nn.init.constant_(place.alpha[1:], 1.0)
+    x = torch.randn(2, 5, 8)
+    for model in (searched, architecture_search.finalize(searched)):
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), searched(x.requires_grad_()))
+        assert not torch.allclose(model(x), encoder(x))

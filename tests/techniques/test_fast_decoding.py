@@ -231,3 +231,24 @@ def test_a_past_that_is_not_empty_and_no_prompt_are_refused(model, ids):
         generate(model, ids[:, :0], 2)
     with pytest.raises(ValueError, match="length=0"):
         StaticPast(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_int8_codes_do_not_wrap_in_16_bits(dtype):
+    for size in (1.0, 3e-4):  # in fp16 the second one's scale is subnormal
+        x = size * torch.randn(5000, 32).to(dtype)
+        codes, scale = encode(x)
+        assert codes.min() >= -127 and (codes * x >= 0).all()
+        if size == 1.0:
+            assert ((decode(codes, scale.float()) - x).abs() <= scale.float()).all()
+
+
+def test_a_model_without_a_context_is_refused(ids):
+    with pytest.raises(ValueError, match="without config.context"):
+        generate(nn.Embedding(50, 50), ids, 3)
+
+
+def test_top_p_is_as_exact_in_bf16():
+    logits = 2 * torch.randn(1, 50_000).bfloat16()
+    kept = [(probabilities(x, top_p=0.99) > 0).sum() for x in (logits, logits.float())]
+    assert kept[0] == kept[1]

@@ -1,12 +1,14 @@
 """One block in a loop, for a number of steps or as long as each position wants."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from minieff import headdrop, layerdrop, weight_sharing
+from minieff import feedback, headdrop, layerdrop, weight_sharing
 from minieff.core import cost
 from minieff.core.attention import Mask, causal, itself
 from minieff.core.past import Past
@@ -137,3 +139,39 @@ def test_what_cannot_be_is_refused(model, knobs, said):
         weight_sharing.universal(model, **knobs)
     with pytest.raises(ValueError, match="already"):
         weight_sharing.universal(weight_sharing.universal(model, steps=2), steps=2)
+
+
+def test_the_ponder_cost_is_that_of_real_tokens_alone(model, ids):
+    looped = pondering(model, bias=0.0)
+    looped(ids)
+    cost_of, real = ponder(looped).cost, torch.arange(16) < torch.tensor([[16], [5]])
+    assert weight_sharing.penalty(looped, real=real) == cost_of[real].mean()
+    for wrong in (real.long(), real[:, :3], real.T):  # an attention mask of whole numbers would pick rows
+        with pytest.raises(ValueError, match="give booleans of shape"):
+            weight_sharing.penalty.__wrapped__(looped, real=wrong)
+
+
+def test_a_loop_that_has_run_can_be_copied_and_meets_no_feedback(model, ids):
+    looped = pondering(model, bias=0.0).train()
+    looped(ids).sum().backward()
+    assert ponder(deepcopy(looped)).cost is None
+    with pytest.raises(ValueError, match="use universal without halt"):
+        feedback.apply(looped)
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")
+def test_an_encoder_with_nested_tensors_is_refused():
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 3).eval()
+    for knobs in ({}, {"halt": 0.1}):
+        looped = weight_sharing.universal(encoder, steps=2, where=is_a(nn.TransformerEncoderLayer), **knobs)
+        hidden = torch.arange(4) >= torch.tensor([[4], [2]])
+        with torch.no_grad(), pytest.raises(ValueError, match="nested"):
+            looped(torch.randn(2, 4, 8), src_key_padding_mask=hidden)
+
+
+def test_the_block_keeps_its_dtypes(model):
+    half = model.bfloat16()
+    for norm in (m for m in half.modules() if isinstance(m, nn.LayerNorm)):
+        norm.float()
+    block = weight_sharing.universal(half, steps=2).blocks.layers[0].inner
+    assert [p.dtype for p in block.parameters()] == [p.dtype for p in half.blocks.layers[0].parameters()]

@@ -187,3 +187,12 @@ def test_words_are_cut_by_either_tokenizer():
 def test_what_cannot_be_is_refused(model, call, said):
     with pytest.raises(ValueError, match=said):
         call(model)
+
+
+def test_a_row_for_padding_stays_one_wherever_the_head_stands():
+    model = nn.Module()
+    model.head, model.emb = nn.Linear(8, 50, bias=False), nn.Embedding(50, 8, padding_idx=0)
+    model.head.weight = model.emb.weight
+    small = weight_sharing.factorize(model, rank=8, where=is_a(nn.Linear, nn.Embedding))
+    small.emb(torch.zeros(1, 3, dtype=torch.long)).sum().backward()
+    assert small.emb.tokens.weight.grad.abs().sum() == 0
