@@ -45,7 +45,7 @@ bench: .venv/test
 	MINIEFF_RESULTS="$(CURDIR)/results" $(BIN)/python benchmarks/bench_sparse_weights.py
 	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_decoding.py
 	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_entmax.py
-	MINIEFF_RESULTS="$(CURDIR)/results" $(BIN)/python benchmarks/bench_sparse_attention.py
+	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_sparse_attention.py
 	$(BIN)/python benchmarks/table.py
 
 # What lessons show of models whose weights do not ship: after `make zoo`, some hours

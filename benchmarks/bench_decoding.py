@@ -54,7 +54,7 @@ class Plan:
 
 
 SMALL, LARGE = Config(2048, 128, layers=6, heads=4, dim=128), Config(50257, 128, layers=12, heads=12, dim=768)
-FULL = Plan((SMALL, LARGE), (100, 32), 16, (1, 2, 3, 4, 6, 8), 8, 15, 3, True)
+FULL = Plan((SMALL, LARGE), (100, 16), 16, (1, 2, 4, 6), 4, 9, 2, True)
 TINY = Config(64, 32, layers=2, heads=2, dim=32)
 QUICK = Plan((TINY,), (8,), 4, (1, 3), 1, 3, 1, False)
 

@@ -25,7 +25,7 @@ Costs: the explicit attention path in training. By hand, in an attention of your
 """
 
 from collections.abc import Iterator
-from math import ceil
+from math import ceil, inf
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,9 @@ IDEA = ("Span",)
 class Span(nn.Module):
     """Attention weights (B, H, T, S), each head's cut off at its span and normalized again.
 
-    `z` (H,) is z', the span as a share of `max_span`; `price` is of a token of span.
+    `z` (H,) is z', the span as a share of `max_span`; `price` is of a token of span. Keys out of reach take
+    part in the softmax before: where one of them leads by more than 17 (in fp16; by 100 in fp32), nothing is
+    left to normalize. `finalize` computes with logarithms and has no such limit.
     """
 
     def __init__(self, heads: int, max_span: int, ramp: int, price: float = 0.0, start: float = 0.0) -> None:
@@ -52,8 +54,8 @@ class Span(nn.Module):
 
     @property
     def length(self) -> Float[Tensor, "H"]:
-        """z, in tokens."""
-        return self.max_span * self.z
+        """z, in tokens; in single precision, for 16 bits cannot tell 600 from 602."""
+        return self.max_span * self.z.float()
 
     @property
     def reach(self) -> int:
@@ -159,12 +161,16 @@ def apply(
     >>> apply(Attention(8, 2), max_span=64, ramp=16, price=2e-6).reweight
     Span(length=[0.0, 0.0], ramp=16, price=2e-06)
     """
-    if max_span < 1 or ramp < 1:
+    if not (1 <= max_span < inf and 1 <= ramp < inf):
         raise ValueError(f"max_span={max_span}, ramp={ramp}: each is a number of tokens, at least 1")
-    if not (price >= 0 and 0 <= start <= 1):
+    if not (0 <= price < inf and 0 <= start <= 1):
         raise ValueError(f"price={price}, start={start}: at least 0, and a share of max_span from 0 to 1")
 
     def take(attention: nn.Module) -> nn.Module:
+        if getattr(attention, "reweight", None) is None:
+            raise ValueError(
+                f"a {type(attention).__name__} has no seam `reweight`; use minieff.core.adopt first"
+            )
         if attention.reweight is not unchanged:
             raise ValueError(f"reweight={attention.reweight}: the seam is taken, and held only once")
         span = Span(attention.heads, max_span, ramp, price, start)
@@ -214,6 +220,8 @@ def finalize(model: nn.Module, *, reach: list[int] | None = None) -> nn.Module:
     layers = [m for m in model.modules() if isinstance(m._modules.get("reweight"), Span)]
     if not layers:
         raise ValueError("no attention has a span here; call apply before training")
+    if not all((layer.reweight.z > -0.01).all() for layer in layers):
+        raise ValueError("a span is below 0, or NaN; call project(model) after each training step")
     reach = [layer.reweight.reach for layer in layers] if reach is None else reach
     if len(reach) != len(layers) or min(reach) < 1:
         raise ValueError(f"reach={reach}: give {len(layers)} numbers of keys, one a layer, of at least 1")

@@ -227,6 +227,10 @@ def apply(model: nn.Module, *, alpha: float | str = 1.5, where: Where = is_a(Att
         raise ValueError(f'alpha={alpha!r}: a number from 1, softmax, to 2, sparsemax, or "learned"')
 
     def take(attention: nn.Module) -> nn.Module:
+        if getattr(attention, "normalize", None) is None:
+            raise ValueError(
+                f"a {type(attention).__name__} has no seam `normalize`; use minieff.core.adopt first"
+            )
         if attention.normalize is not softmax:
             raise ValueError(f"normalize={attention.normalize}: the seam is taken, and held only once")
         device, fixed = next(attention.parameters()).device, alpha != "learned"

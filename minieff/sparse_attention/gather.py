@@ -12,7 +12,7 @@ from math import sqrt
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from minieff.core.attention import Mask, fused, softmax, unchanged
@@ -54,7 +54,7 @@ class Pass(nn.Module):
         queries, keys = (index[:n].clamp(max=T - 1) for index in (self.queries, self.keys[:, :, :m]))
         return queries, keys, self.seen[:n, :, :, :m] & here[:, :, None, :m]
 
-    def home(self, x: Num[Tensor, "B G H N D"], T: int) -> Num[Tensor, "B H T D"]:
+    def home(self, x: Shaped[Tensor, "B G H N D"], T: int) -> Shaped[Tensor, "B H T D"]:
         """From groups back to positions. Of a query that is in no group the values mean nothing."""
         return rows(x.transpose(1, 2).flatten(2, 3), self.slot[None, :, :T].clamp(min=0))[:, 0]
 
@@ -67,7 +67,7 @@ class Pass(nn.Module):
         return f"{groups} groups of {queries} queries and {keys} keys" + f", {heads} heads" * (heads > 1)
 
 
-def rows(x: Num[Tensor, "B H S D"], index: Int[Tensor, "G h N"]) -> Num[Tensor, "B G H N D"]:
+def rows(x: Shaped[Tensor, "B H S D"], index: Int[Tensor, "G h N"]) -> Shaped[Tensor, "B G H N D"]:
     """x at the positions of `index`, which is the same for all heads (h = 1) or one a head.
 
     >>> rows(torch.arange(6.0).view(1, 2, 3, 1), torch.tensor([[[2, 0]]])).flatten()
@@ -182,11 +182,20 @@ class Gather(nn.Module):
             if seen.numel()
         ]
 
+    def blind(self, q: Float[Tensor, "B H T D"], tables: list[tuple]) -> Bool[Tensor, "B H T 1"]:
+        """The queries from which the call's mask has hidden all keys: their output is 0, as SDPA's."""
+        B, H, T, _ = q.shape
+        blind = torch.ones(B, H, T, 1, dtype=torch.bool, device=q.device)
+        for each, _, _, seen in tables:
+            some = seen.any(-1, keepdim=True).expand(B, len(seen) if seen.dim() == 4 else -1, H, -1, 1)
+            blind &= ~each.home(some, T) | each.absent(T)
+        return blind
+
     def by_groups(self, q: Float[Tensor, "B H T D"], k: Tensor, v: Tensor, asked: list[Mask]) -> Tensor:
         """Each group by torch's fused attention, which returns log Z as well."""
-        B, H, T, _ = q.shape
-        found = []
-        for each, queries, keys, seen in self.tables(q, asked):
+        B, T = q.shape[0], q.shape[2]
+        tables, found = self.tables(q, asked), []
+        for each, queries, keys, seen in tables:
             # not -inf: of a row without a key in this pass the kernel would return log Z = 0
             bias = (seen.to(q.dtype) - 1) * (torch.finfo(q.dtype).max / 2)
             y, log_z = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -198,7 +207,7 @@ class Gather(nn.Module):
         y, log_z = found[0]
         for other, log_other in found[1:]:  # at most one
             y = torch.lerp(y, other, (log_other - log_z).sigmoid().to(y.dtype))
-        return y
+        return y.masked_fill(self.blind(q, tables), 0.0) if asked else y
 
     def by_rows(
         self, attn: nn.Module, q: Float[Tensor, "B H T D"], k: Tensor, v: Tensor, asked: list[Mask]
@@ -210,14 +219,16 @@ class Gather(nn.Module):
             own = (rows(q, queries) @ rows(k, keys).mT / sqrt(D)).masked_fill(~seen, -torch.inf)
             scores.append(each.home(own, T).masked_fill(each.absent(T), -torch.inf))
             distances.append(each.home((queries[..., None] - keys[..., None, :])[None], T)[0])  # (h, T, M)
-        weights = attn.reweight(attn.normalize(torch.cat(scores, -1)), torch.cat(distances, -1))
+        blind = self.blind(q, tables)
+        rowwise = torch.cat(scores, -1).masked_fill(blind, 0.0)  # a row of -inf has no softmax
+        weights = attn.reweight(attn.normalize(rowwise), torch.cat(distances, -1))
         weights = F.dropout(weights, attn.dropout, attn.training)
         parts = weights.split([own.shape[-1] for own in scores], -1)
         y = torch.zeros_like(q)
         for (each, queries, keys, _), own in zip(tables, parts, strict=True):
             own = rows(own, queries) @ rows(v, keys)  # (B, G, H, N, D)
             y = y + each.home(own, T).masked_fill(each.absent(T), 0.0)
-        return y
+        return y.masked_fill(blind, 0.0)
 
     def macs(self, inputs: tuple, output: Tensor) -> int:
         """Of all pairs inside of groups, the hidden ones too; for a pass from position 0."""

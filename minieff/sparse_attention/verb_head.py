@@ -37,9 +37,10 @@ class Tagged(Wrap):
 def tagged(model: nn.Module, *, tags: Bool[Tensor, "V"], head: int = 0) -> nn.Module:
     """A copy in which one head of every layer sees only the tokens so far that `tags` marks, such as verbs.
 
-    As long as there is none, the head sees the token itself. With all tokens marked, nothing changes. The
-    tag of padding must be False. ValueError for tags that are no booleans or not one per token of the
-    vocabulary, or a head that is not there.
+    As long as there is none, the head sees the token itself; where a layer's own mask hides all tagged ones,
+    it sees nothing, and gives 0. With all tokens marked, nothing changes. The tag of padding must be False.
+    ValueError for tags that are no booleans or not one per token of the vocabulary, or a head that is not
+    there.
 
     >>> from minieff.core.transformer import Config, Transformer
     >>> model = Transformer(Config(vocab=50, context=16, layers=2, heads=2, dim=8))

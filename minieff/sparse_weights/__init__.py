@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from minieff.core.storage import refuse_other_layers
 from minieff.core.surgery import Where, is_a, parametrizations, parametrize, pick, recode, source
 from minieff.sparse_weights.layouts import LAYOUTS, SparseLinear, Stored
-from minieff.sparse_weights.masks import Pruned, Schedule, keep_largest, norms, prune, unit_of
+from minieff.sparse_weights.masks import Pruned, Schedule, keep_largest, norms, prune, two_of_four, unit_of
 from minieff.sparse_weights.penalties import FURTHEST, SHIFT, Gate, Shrink, soft_threshold
 
 STAGE = "weight"
@@ -65,8 +65,9 @@ def apply(
     Exactly round(sparsity * n) of n units. `pattern` is what a unit is: "any" weight, a "row", a "column", or
     a square block, given by its size; "2:4" zeros two of every four weights in a row, with sparsity=0.5.
     `scope`: so many in each "matrix", or in all together ("global"), by one threshold. With `steps`, the
-    share grows in as many calls of `project`, from none. ValueError for values that make no sense, weights
-    that cannot be cut into the units, hold NaN or are parametrized already, or when nothing matches.
+    share grows in as many calls of `project`, from none. The q, k and v of nn.MultiheadAttention are linears,
+    and pruned, only after `adopt`. ValueError for values that make no sense, weights that cannot be cut into
+    the units, hold NaN or are parametrized already, or when nothing matches.
 
     >>> model = apply(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), sparsity=0.75)
     >>> model[0].weight.count_nonzero()
@@ -118,8 +119,10 @@ def gate(
 ) -> nn.Module:
     """A copy in which each weight, "row", "column" or block has a gate, learned from loss and `penalty`.
 
-    `price` is that of a weight; `start`, the probability that a gate is open in the beginning. Gates are
-    drawn once per pass, for all tokens alike. ValueError as for `apply`, and for a start of 0 or 1.
+    `price` is that of a weight; `start`, the probability that a gate is open in the beginning (of a trained
+    model, 0.9 makes each weight 0.67 times as large in eval mode). Gates are drawn at each use of a weight,
+    for all tokens alike; with a `generator`, activation checkpointing would draw others. ValueError as for
+    `apply`, and for a start of 0 or 1.
 
     >>> gated = gate(nn.Linear(10, 10), price=0.01, start=0.5)
     >>> round(penalty(gated).item(), 6)  # 50 of 100 weights are expected to stay
@@ -143,10 +146,10 @@ def gate(
 
 def _refuse_share(sparsity: float, pattern: str | int, scope: str, steps: int) -> None:
     """ValueError for an impossible share, or way to reach it."""
-    if not 0 <= sparsity < 1 or scope not in ("matrix", "global") or steps < 0:
+    if not 0 <= sparsity < 1 or scope not in ("matrix", "global") or type(steps) is not int or steps < 0:
         raise ValueError(
             f"sparsity={sparsity}, scope={scope!r}, steps={steps}: a share from 0 to less than 1, "
-            '"matrix" or "global", and a number of training steps, 0 for a mask at once'
+            '"matrix" or "global", and a whole number of training steps, 0 for a mask at once'
         )
     if pattern == "2:4" and sparsity not in (0, 0.5):
         raise ValueError(f'sparsity={sparsity}: pattern="2:4" makes half of the weights zero; give 0.5')
@@ -164,6 +167,7 @@ def _refuse_price(price: float, pattern: str | int) -> None:
 def _refuse(model: nn.Module, where: Where, pattern: str | int, sparsity: float = 0.0) -> None:
     """ValueError for weights that cannot be made sparse so."""
     for module, name in pick(model, where).items():
+        name = name or type(module).__name__
         if parametrizations(module).get("weight"):
             kind = type(parametrizations(module)["weight"][0]).__name__
             raise ValueError(
@@ -220,6 +224,8 @@ def project(model: nn.Module, *, rate: float = 1.0) -> None:
     >>> before, model.weight.count_nonzero()
     (tensor(64), tensor(32))
     """
+    if not 0 <= rate < float("inf"):
+        raise ValueError(f"rate={rate}: the learning rate, a finite number that is not negative")
     for schedule, masks in _masks(model).items():
         if schedule.advance():
             prune(masks, schedule)
@@ -263,8 +269,11 @@ def finalize(
 
     def encode(w: Tensor, name: str) -> Stored:
         size = norms(w, unit_of(sizes[name], w.shape))
-        count = (keep or {}).get(name)
-        return LAYOUTS[layout](w, size > 0 if count is None else keep_largest(size, size.numel() - count))
+        if name not in (keep or {}):
+            kept = size > 0
+        else:
+            kept = two_of_four(w) if layout == "2:4" else keep_largest(size, size.numel() - keep[name])
+        return LAYOUTS[layout](w, kept)
 
     return recode(model, where, encode, lambda linear, code: SparseLinear(code, linear.bias))
 

@@ -21,6 +21,11 @@ from torch import Tensor, nn
 from minieff.core.storage import disable_fast_path, refuse_nested
 from minieff.sparse_weights.masks import two_of_four
 
+NO_HALF = (
+    "on a CPU torch has no CSR product in 16 bits; finalize in 32 bits, and core.storage.halve stores the "
+    "values in 16"
+)
+
 
 class Stored(nn.Module):
     """A matrix W (R, C) of which the units that a grid of booleans keeps are stored; x (N, C) -> x W^T."""
@@ -53,10 +58,7 @@ class CSR(Stored):
 
     def __init__(self, w: Num[Tensor, "R C"], keep: Bool[Tensor, "R C"]) -> None:
         if w.element_size() < 4 and w.device.type == "cpu":
-            raise ValueError(
-                f"a weight of {w.dtype}: on a CPU torch has no CSR product in 16 bits; finalize in 32, and "
-                "core.storage.halve stores the values in 16"
-            )
+            raise ValueError(f"a weight of {w.dtype}: {NO_HALF}")
         super().__init__(w, w[keep])
         self.register_buffer("starts", row_starts(keep))
         self.register_buffer("columns", keep.nonzero()[:, 1].int())
@@ -75,7 +77,11 @@ class CSR(Stored):
         return self.entries.new_zeros(self.shape).index_put((rows, self.columns.long()), self.entries)
 
     def forward(self, x: Float[Tensor, "N C"]) -> Float[Tensor, "N R"]:
-        return (self.sparse() @ x.T).T  # F.linear(x, self.sparse()) takes four times as long
+        if self.entries.element_size() < 4 and x.device.type == "cpu":
+            raise ValueError(f"values of {self.entries.dtype}: {NO_HALF}")
+        with torch.autocast(x.device.type, enabled=False):
+            # F.linear(x, self.sparse()) takes four times as long
+            return (self.sparse() @ x.to(self.entries.dtype).T).T
 
     def macs(self, inputs: tuple, output: Tensor) -> int:
         return len(inputs[0]) * self.entries.numel()
@@ -107,7 +113,8 @@ class BSR(Stored):
         for blocks, rows, part in zip(
             self.entries.split(counts), self.rows.split(counts), x.split(b, 1), strict=True
         ):
-            y.index_add_(0, rows, (blocks.flatten(0, 1) @ part.T).unflatten(0, (-1, b)))
+            product = blocks.flatten(0, 1) @ part.T
+            y.index_add_(0, rows, product.to(y.dtype).unflatten(0, (-1, b)))  # autocast returns 16 bits
         return y.flatten(0, 1).T
 
     def macs(self, inputs: tuple, output: Tensor) -> int:
@@ -142,6 +149,10 @@ class TwoOfFour(Stored):
         chosen = two_of_four(w)
         super().__init__(w, w[chosen].view(len(w), -1))
         self.register_buffer("places", pack(chosen.view(-1, 4).nonzero()[:, 1].byte(), 2))
+
+    @property
+    def units(self) -> int:
+        return self.entries.numel()
 
     def dense(self) -> Num[Tensor, "R C"]:
         n = self.entries.numel()

@@ -178,3 +178,17 @@ def test_mistakes_are_refused(model):
     with pytest.raises(ValueError, match="no attention has a span"):
         adaptive_span.finalize(model)
     assert isinstance(adaptive_span.finalize(adaptive_span.apply(Attention(8, 2), max_span=4)).kernel, Near)
+
+
+def test_a_span_in_16_bits_keeps_its_ramp():
+    span = adaptive_span.Span(1, max_span=1000, ramp=4, start=0.6).bfloat16()
+    mask = span.soft_mask(torch.arange(602, 606)[None]).flatten()
+    assert mask.diff().max() < 0 and len(mask.unique()) == 4
+
+
+def test_a_forgotten_projection_is_named():
+    model = adaptive_span.apply(Attention(8, 2), max_span=64, ramp=16)
+    for z in (-0.5, float("nan")):
+        nn.init.constant_(model.reweight.z, z)
+        with pytest.raises(ValueError, match="call project"):
+            adaptive_span.finalize(model)

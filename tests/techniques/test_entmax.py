@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from minieff import entmax as technique
 from minieff.core.data import SILENT
+from minieff.core.surgery import is_a
 from minieff.entmax import entmax, entmax15, loss, sparsemax
 
 INF = float("inf")
@@ -228,3 +229,8 @@ def test_mistakes_are_refused(model):
         loss(z, targets, alpha=3.0)
     with pytest.raises(ValueError, match=r"normalize=Entmax\(alpha=1.5\): the seam is taken"):
         technique.apply(technique.apply(model), alpha=2.0)
+
+
+def test_modules_without_the_seam_are_sent_to_adopt():
+    with pytest.raises(ValueError, match="use minieff.core.adopt first"):
+        technique.apply(nn.MultiheadAttention(8, 2), where=is_a(nn.MultiheadAttention))

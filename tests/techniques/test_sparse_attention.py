@@ -344,3 +344,18 @@ def test_tags_need_textblob(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "textblob.taggers", None)
     with pytest.raises(ImportError, match="textblob"):
         sparse_attention.verb_tags(["A b."], lambda text: [0], 1)
+
+
+@pytest.mark.parametrize("mask", [local(3), local(8) | strides(8)], ids=str)
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_head_without_a_tag_in_reach_gives_zero_and_nothing_of_the_future(model, mask, grad):
+    tags = torch.arange(50) < 5
+    final = sparse_attention.finalize(sparse_attention.apply(model, mask=mask), context=24)
+    ids = torch.randint(10, 50, (1, 24))
+    ids[0, 2] = 3  # the only verb
+    later = torch.cat([ids[:, :18], torch.full_like(ids[:, 18:], 11)], 1)
+    with torch.set_grad_enabled(grad):
+        found = tagged(final, tags=tags)(ids)
+        dense = tagged(sparse_attention.apply(model, mask=mask), tags=tags)(ids)
+        torch.testing.assert_close(found, dense, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[:, :18], tagged(final, tags=tags)(later)[:, :18])

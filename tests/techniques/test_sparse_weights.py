@@ -323,3 +323,45 @@ def test_other_bad_input_is_refused(model):
     ):
         with pytest.raises(ValueError, match=said):
             call()
+
+
+def test_the_proximal_step_takes_the_rate_and_the_pattern():
+    layer = nn.Linear(8, 6)
+    shrunk = sparse_weights.shrink(layer, price=1.0, pattern="row")
+    sparse_weights.project(shrunk, rate=0.1)
+    torch.testing.assert_close(shrunk.weight, penalties.soft_threshold(layer.weight.detach(), 0.1, (1, 8)))
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="rate="):
+            sparse_weights.project(shrunk, rate=wrong)
+
+
+def test_gates_are_drawn_from_their_generator():
+    def weight(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(0)
+        return sparse_weights.gate(nn.Linear(8, 6), price=0.0, start=0.5, generator=generator).weight
+
+    assert torch.equal(weight(1), weight(1)) and not torch.equal(weight(1), weight(2))
+
+
+@pytest.mark.parametrize("layout", ["csr", "bsr"])
+def test_sparse_products_run_under_autocast_and_refuse_16_bits(layout):
+    small = sparse_weights.finalize(
+        sparse_weights.apply(nn.Linear(16, 8), sparsity=0.5, pattern=4), layout=layout
+    )
+    x = torch.randn(2, 16)
+    wanted = small(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(small(x).float(), wanted, atol=0.05, rtol=0.05)
+    if layout == "csr":
+        with pytest.raises(ValueError, match="no CSR product in 16 bits"):
+            small.bfloat16()(x.bfloat16())
+
+
+def test_two_of_four_is_rebuilt_from_what_it_stores():
+    small = sparse_weights.finalize(
+        sparse_weights.apply(nn.Linear(8, 64), sparsity=0.5, pattern="2:4"), layout="2:4"
+    )
+    assert sparse_weights.stored(small) == {"": 256}
+    blank = sparse_weights.finalize(nn.Linear(8, 64), layout="2:4", keep={"": 256}, where=is_a(nn.Linear))
+    assert blank.code.entries.shape == small.code.entries.shape
