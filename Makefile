@@ -25,10 +25,10 @@ test: .venv/test
 		--nbval-cell-timeout 120 --dist loadscope notebooks exercises/solutions; { set +x; } 2>/dev/null; \
 	part notebooks; echo "$$times all green" | sed "s/^ //"
 
-# For people at work, under a minute: without trained models and peers, which `make test` has
+# For people at work, under a minute: without pairs, trained models and peers, which `make test` has
 quick: .venv/test
 	$(LINT)
-	$(PYTEST) --dist worksteal -k "not pretrained and not base_model and not scikit" \
+	$(PYTEST) --dist worksteal -k "not pretrained and not base_model and not scikit and not in_pairs" \
 		tests/test_laws.py tests/test_layout.py tests/techniques
 
 lessons: .venv/test

@@ -220,8 +220,8 @@ def finalize(model: nn.Module, *, reach: list[int] | None = None) -> nn.Module:
     layers = [m for m in model.modules() if isinstance(m._modules.get("reweight"), Span)]
     if not layers:
         raise ValueError("no attention has a span here; call apply before training")
-    if not all((layer.reweight.z > -0.01).all() for layer in layers):
-        raise ValueError("a span is below 0, or NaN; call project(model) after each training step")
+    if not all(layer.reweight.length.max() > -layer.reweight.ramp for layer in layers):
+        raise ValueError("a span is far below 0, or NaN; call project(model) after each training step")
     reach = [layer.reweight.reach for layer in layers] if reach is None else reach
     if len(reach) != len(layers) or min(reach) < 1:
         raise ValueError(f"reach={reach}: give {len(layers)} numbers of keys, one a layer, of at least 1")

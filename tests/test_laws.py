@@ -154,6 +154,7 @@ SUBJECTS = [
         architecture_search,
         {"choices": [architecture_search.original]},
         {"choices": [architecture_search.narrow(32), architecture_search.original, architecture_search.zero]},
+        cheaper={"choice": [0, 0, 0]},
         foreign={"choices": [other_linear, architecture_search.original], "where": named("linear1")},
     ),
     Subject(feedback, None, {}, tolerance=3e-3),  # fp16 leftovers of others, read again at every token

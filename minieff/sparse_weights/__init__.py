@@ -269,13 +269,16 @@ def finalize(
 
     def encode(w: Tensor, name: str) -> Stored:
         size = norms(w, unit_of(sizes[name], w.shape))
-        if name not in (keep or {}):
-            kept = size > 0
-        else:
-            kept = two_of_four(w) if layout == "2:4" else keep_largest(size, size.numel() - keep[name])
-        return LAYOUTS[layout](w, kept)
+        return LAYOUTS[layout](w, _kept(w, size, layout, (keep or {}).get(name)))
 
     return recode(model, where, encode, lambda linear, code: SparseLinear(code, linear.bias))
+
+
+def _kept(w: Tensor, size: Tensor, layout: str, count: int | None) -> Tensor:
+    """The units to store: those that are not zero (None), or the `count` largest."""
+    if count is None:
+        return size > 0
+    return two_of_four(w) if layout == "2:4" else keep_largest(size, size.numel() - count)
 
 
 def _block(module: nn.Module, name: str, block: int | None) -> int:
