@@ -28,10 +28,10 @@ from collections.abc import Callable
 from math import inf
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from minieff.core.logits import hard_loss, soft_errors
 from minieff.core.past import Fresh, Past, fresh
 from minieff.core.surgery import Where, clone, is_a, pick
 from minieff.core.transformer import Block
@@ -45,27 +45,15 @@ def soft_loss(
 ) -> Float[Tensor, ""]:
     """T^2 KL(teacher || student), in nats per token: the mean over all tokens, 0 for none.
 
-    No gradient reaches the teacher. Half precision is computed in single. ValueError for a temperature that
-    is not positive, and for logits of different shapes.
+    No gradient reaches the teacher. Half precision is computed in single. A word that the teacher excludes,
+    with the logit -inf, adds nothing. ValueError for a temperature that is not positive, and for logits of
+    different shapes.
 
     >>> soft_loss(torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 3.0]]))  # equal but for a constant
     tensor(0.)
     """
-    if not 0 < temperature < inf:
-        raise ValueError(f"temperature={temperature}: give a finite number above 0, such as 2.0")
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"student_logits {tuple(student_logits.shape)} and teacher_logits {tuple(teacher_logits.shape)}: "
-            "both predict the same tokens, from one vocabulary; pick a teacher with the student's tokenizer"
-        )
-    dtype = torch.promote_types(student_logits.dtype, torch.float32)
-    log_p, log_q = (
-        (logits.to(dtype).flatten(0, -2) / temperature).log_softmax(-1)  # (tokens, V)
-        for logits in (student_logits, teacher_logits.detach())
-    )
-    # not reduction="mean", which would divide by V, too
-    divergence = F.kl_div(log_p, log_q, reduction="sum", log_target=True) / max(1, len(log_p))
-    return temperature**2 * divergence
+    errors = soft_errors(student_logits, teacher_logits, temperature)
+    return errors.sum() / max(1, errors.numel())  # not of V words: that would be another weight
 
 
 def loss(
@@ -81,7 +69,7 @@ def loss(
     Each is a mean per token. A token without a label has the target -100; with targets=None no token has one,
     and the cross-entropy is 0. Padding belongs to neither: with the real tokens (B, T) as a mask, give
     `student_logits[real], teacher_logits[real], targets[real]`. ValueError for a weight that is not from 0 to
-    1, and as for `soft_loss`.
+    1, targets that are not one per token, and as for `soft_loss`.
 
     >>> student_logits, teacher_logits = torch.randn(2, 4, 5, 50)  # (B, T, V) each
     >>> loss(student_logits, teacher_logits, torch.full((4, 5), -100), weight=0.0)
@@ -90,11 +78,8 @@ def loss(
     if not 0 <= weight <= 1:
         raise ValueError(f"weight={weight}: the share of the soft loss lies from 0 to 1")
     soft = soft_loss(student_logits, teacher_logits, temperature=temperature)
-    if targets is None:
-        return weight * soft
-    logits = student_logits.to(soft.dtype).flatten(0, -2)
-    hard = F.cross_entropy(logits, targets.flatten(), reduction="sum")
-    return weight * soft + (1 - weight) * hard / (targets != -100).sum().clamp(min=1)
+    hard = 0.0 if targets is None else hard_loss(student_logits, targets)
+    return weight * soft + (1 - weight) * hard
 
 
 def augment(
@@ -156,7 +141,8 @@ def write(
     The continuation is the most likely one that a search with `beams` finds (1: greedy) or, with a
     temperature above 0, sampled. After the token `stop` a sequence holds nothing else, and all end as soon as
     each has one. The student is then trained on the result with the cross-entropy alone. The teacher should
-    be in eval mode. ValueError for an empty prompt, a negative number, or beams together with a temperature.
+    be in eval mode. ValueError for prompts that are empty or no batch, a negative number, or
+    beams together with a temperature.
 
     >>> from minieff.core.transformer import Config, Transformer
     >>> teacher = Transformer(Config(vocab=50, context=16, layers=2, heads=2, dim=8)).eval()
@@ -180,6 +166,10 @@ def write(
 
 def _check_search(prompts: Tensor, tokens: int, beams: int, temperature: float) -> None:
     """ValueError for what `write` cannot do."""
+    if prompts.ndim != 2:
+        raise ValueError(
+            f"prompts of the shape {tuple(prompts.shape)}: they are a batch (B, T); give one as ids[None]"
+        )
     if prompts.shape[1] == 0 or tokens < 0 or beams < 1 or not 0 <= temperature < inf:
         raise ValueError(
             f"prompts of {prompts.shape[1]} tokens, tokens={tokens}, beams={beams}, "
@@ -219,7 +209,7 @@ def from_layers(
 
     Embeddings, last norm and whatever else is no layer start as what the teacher has under the same name;
     what it lacks is left as it is. `where` says what a layer is. ValueError when `layers` are not as many as
-    the student's, the teacher has no such layer, or shapes differ.
+    the student's, the teacher has no such layer, shapes differ, or no name outside layers is the same.
 
     >>> from minieff.core.transformer import Config, Transformer
     >>> sizes = {"vocab": 50, "context": 16, "heads": 2, "dim": 8}
@@ -236,17 +226,39 @@ def from_layers(
             f"student's {len(own)}"
         )
     state, taught = student.state_dict(), teacher.state_dict()
-    for name, tensor in state.items():
-        layer = next((i for i, prefix in enumerate(own) if name.startswith(f"{prefix}.")), None)
-        origin = name if layer is None else theirs[layers[layer]] + name.removeprefix(own[layer])
-        if origin not in taught and layer is None:
-            continue
-        if origin not in taught or taught[origin].shape != tensor.shape:
-            found = tuple(taught[origin].shape) if origin in taught else "none"
-            raise ValueError(
-                f"{name} has the shape {tuple(tensor.shape)}, the teacher's {origin} {found}: only a student "
-                "with the teacher's widths can start from its layers; distillation needs no such start"
-            )
+    pairs = zip(own, (theirs[i] for i in layers), strict=True)
+    origins = {n: b + n.removeprefix(a) for a, b in pairs for n in state if n.startswith(f"{a}.")}
+    origins = _same([n for n in state if n not in origins], taught) | origins
+    for name, origin in origins.items():
+        _check_start(name, state[name], origin, taught)
         state[name] = taught[origin]
     student.load_state_dict(state)
     return student
+
+
+def _same(names: list[str], taught: dict[str, Tensor]) -> dict[str, str]:
+    """Those of the `names` outside layers that the teacher has, as a dict; ValueError if it has none."""
+    found = {name: name for name in names if name in taught}
+    if names and not found:
+        homes = (n.removesuffix(f".{names[0]}") for n in taught if n.endswith(f".{names[0]}"))
+        raise ValueError(
+            f"{names[0]}: only the layers match, and outside them the teacher has no name of the student's, "
+            "so that embeddings would stay random; pass what has the same names, such as "
+            f"teacher.{next(homes, 'part')}"
+        )
+    return found
+
+
+def _check_start(name: str, tensor: Tensor, origin: str, taught: dict[str, Tensor]) -> None:
+    """ValueError unless the teacher has what the tensor starts as."""
+    if origin not in taught:
+        raise ValueError(
+            f"{name}: the teacher has no {origin}, for its layers are built otherwise than the student's; "
+            "make the student with the teacher's class, or distill without this start"
+        )
+    if taught[origin].shape != tensor.shape:
+        raise ValueError(
+            f"{name} has the shape {tuple(tensor.shape)}, the teacher's {origin} "
+            f"{tuple(taught[origin].shape)}: only a student with the teacher's widths can start from its "
+            "layers; distillation needs no such start"
+        )

@@ -581,8 +581,8 @@ LINES = {
     "dynamic_conv": (60, 280),  # with a mask and a past
     "sparse_weights": (60, 660),
     "fast_decoding": (40, 1050),  # with the architecture
-    "distill": (60, 300),
-    "distill_inside": (60, 250),
+    "distill": (60, 340),
+    "distill_inside": (60, 290),
     "adaptive_span": (45, 290),  # its kernel is asked about masks
     "entmax": (100, 250),  # its gradients are the idea, too
     "sparse_attention": (40, 640),  # masks, tables and the kernel

@@ -38,6 +38,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from minieff.core.logits import hard_loss, soft_errors
 from minieff.core.surgery import Call, Where, is_a, named, record
 from minieff.core.transformer import Block
 
@@ -91,7 +92,18 @@ def evenly(teacher: int, student: int) -> list[int]:
     return [(m * (teacher - 1) + gaps // 2) // gaps for m in range(student)]
 
 
-# --- how far two layers are apart
+# --- how far two layers are apart; half precision is computed in single
+
+
+def _single(*tensors: Tensor) -> list[Tensor]:
+    return [t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+
+
+def _boolean(mask: Tensor) -> Bool[Tensor, "..."]:
+    """ValueError for numbers, which would be an index instead of a mask."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"a mask of {mask.dtype}: it says which count, as Booleans; give mask.bool()")
+    return mask
 
 
 def unit_distance(own: Float[Tensor, "*B C"], theirs: Float[Tensor, "*B C"]) -> Float[Tensor, "*B"]:
@@ -100,6 +112,7 @@ def unit_distance(own: Float[Tensor, "*B C"], theirs: Float[Tensor, "*B C"]) -> 
     >>> unit_distance(torch.tensor([[3.0, 0.0]] * 3), torch.tensor([[5.0, 0.0], [0.0, 5.0], [-5.0, 0.0]]))
     tensor([0., 2., 4.])
     """
+    own, theirs = _single(own, theirs)
     return (F.normalize(own, dim=-1) - F.normalize(theirs, dim=-1)).square().sum(-1)
 
 
@@ -114,6 +127,7 @@ def feature_distance(
     >>> feature_distance(x, x + 0.1).round()  # other means, and nothing else: 5000 * 0.1^2
     tensor([50., 50., 50., 50.])
     """
+    own, theirs = _single(own, theirs)
     normed = [F.layer_norm(h, h.shape[-1:]) for h in (own, theirs)]
     shapes = (normed[0] - normed[1]).square().mean(-1)
     means = (own.mean(-1) - theirs.mean(-1)).square()
@@ -133,8 +147,9 @@ def attention_divergence(
     >>> attention_divergence(torch.zeros(1, 1, 1, 2), torch.tensor([[[[9.0, -90.0]]]]))  # log 2
     tensor([[[0.6931]]])
     """
+    own, theirs = _single(own, theirs)
     if visible is not None:  # not -inf, for two of them differ by NaN
-        own, theirs = (z.masked_fill(~visible, torch.finfo(z.dtype).min) for z in (own, theirs))
+        own, theirs = (z.masked_fill(~_boolean(visible), torch.finfo(z.dtype).min) for z in (own, theirs))
     return F.kl_div(own.log_softmax(-1), theirs.log_softmax(-1), reduction="none", log_target=True).sum(-1)
 
 
@@ -185,18 +200,19 @@ def attention_scores(calls: Calls, heads: int) -> list[Float[Tensor, "B H T S"]]
             f"calls of {names[:4]}: record the projections of q and k and nothing else, with "
             'named("q", "k"), or in BERT named("query", "key")'
         )
-    split = [call.output.unflatten(-1, (heads, -1)).transpose(1, 2) for call in calls]  # (B, H, T, D)
+    outputs = _single(*(call.output for call in calls))
+    split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in outputs]  # (B, H, T, D)
     return [q @ k.mT / sqrt(q.shape[-1]) for q, k in zip(split[::2], split[1::2], strict=True)]
 
 
-def _pairs(student: list[Tensor], teacher: list[Tensor], layers: list[int]) -> list[tuple[Tensor, Tensor]]:
-    """The student's tensor m with the teacher's tensor `layers[m]`, which gets no gradient."""
+def _pairs(student: list[Tensor], teacher: list[Tensor], layers: list[int]) -> list[list[Tensor]]:
+    """The student's tensor m with the teacher's tensor `layers[m]`, without gradient, in single precision."""
     if not 1 <= len(layers) <= len(student) or not all(0 <= i < len(teacher) for i in layers):
         raise ValueError(
             f"layers={layers}: name one of the teacher's layers, here 0 to {len(teacher) - 1}, for each of "
             f"the student's first ones, of which there are {len(student)}"
         )
-    pairs = [(own, teacher[i].detach()) for own, i in zip(student, layers, strict=False)]
+    pairs = [_single(own, teacher[i].detach()) for own, i in zip(student, layers, strict=False)]
     for own, theirs in pairs:
         if own.shape != theirs.shape:
             raise ValueError(
@@ -207,7 +223,7 @@ def _pairs(student: list[Tensor], teacher: list[Tensor], layers: list[int]) -> l
 
 
 def _mean(error: Float[Tensor, "*B T"], counted: Bool[Tensor, "..."] | None) -> Float[Tensor, ""]:
-    return error.mean() if counted is None else error[counted.expand_as(error)].mean()
+    return error.mean() if counted is None else error[_boolean(counted).expand_as(error)].mean()
 
 
 # --- losses, of the student's calls and the teacher's
@@ -253,14 +269,18 @@ class HiddenLoss(nn.Module):
     def forward(
         self, student: Calls, teacher: Calls, real: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, ""]:
-        own = [self.hidden(h) for h in hidden_states(student)]
+        own = [_projected(self.hidden, h) for h in hidden_states(student)]
         pairs = _pairs(own, hidden_states(teacher), self.layers)
         if self.embedding is not None:
-            pairs += _pairs([self.embedding(student[0].inputs[0])], [teacher[0].inputs[0]], [0])
+            pairs += _pairs([_projected(self.embedding, student[0].inputs[0])], [teacher[0].inputs[0]], [0])
         return torch.stack([_mean((a - b).square().mean(-1), real) for a, b in pairs]).sum()
 
     def extra_repr(self) -> str:
         return f"layers={self.layers}"
+
+
+def _projected(layer: nn.Module, h: Float[Tensor, "B T C"]) -> Float[Tensor, "B T D"]:
+    return layer(h.to(next(layer.parameters(), h).dtype))  # that of its weights, if it has any
 
 
 def score_loss(
@@ -312,16 +332,15 @@ def triple_loss(
     """DistilBERT: the teacher's logits, targets (-100 where there is none), and the last hidden states.
 
     The first and the last part are means over all tokens that are `real`, also those without a target. The
-    weights are those that the authors give for one GPU. ValueError as for `cosine_loss`.
+    weights are those that the authors give for one GPU. Without any target, the second part is 0. ValueError
+    as for `cosine_loss`, for logits of different shapes, and for a temperature that is not positive.
 
     >>> z, h, targets = torch.randn(2, 5, 9), torch.randn(2, 5, 8), torch.zeros(2, 5, dtype=torch.long)
     >>> triple_loss(z, z, targets, [Call("", (), h)], [Call("", (), h)], weights=(5.0, 0.0, 1.0)).abs() < 1e-5
     tensor(True)
     """
-    own, theirs = ((z / temperature).log_softmax(-1) for z in (student_logits, teacher_logits.detach()))
-    soft = temperature**2 * _mean(F.kl_div(own, theirs, reduction="none", log_target=True).sum(-1), real)
-    hard = F.cross_entropy(student_logits.flatten(0, 1), targets.flatten())
-    parts = torch.stack([soft, hard, cosine_loss(student, teacher, real)])
+    soft = _mean(soft_errors(student_logits, teacher_logits, temperature), real)
+    parts = torch.stack([soft, hard_loss(student_logits, targets), cosine_loss(student, teacher, real)])
     return (parts * parts.new_tensor(weights)).sum()
 
 

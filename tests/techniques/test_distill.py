@@ -1,7 +1,9 @@
 """Distillation from the teacher's logits, and from text that it writes."""
 
 from itertools import product
+from types import SimpleNamespace
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -88,13 +90,26 @@ def test_half_precision_is_computed_in_single():
     assert labelled.dtype == torch.float32
 
 
+def test_words_that_both_exclude_count_nothing():
+    student, teacher = logits(2, 3), logits(2, 3)
+    excluded = torch.arange(C) < 2
+    hidden, targets = (z.masked_fill(excluded, -torch.inf) for z in (student, teacher)), torch.full((2, 3), 4)
+    found = distill.loss(*hidden, targets)
+    torch.testing.assert_close(found, distill.loss(student[..., 2:], teacher[..., 2:], targets - 2))
+    found.backward()
+    assert student.grad.isfinite().all() and student.grad[..., 2:].any()
+    assert distill.soft_loss(student, teacher.masked_fill(excluded, -torch.inf)).isfinite()
+
+
 def test_augmented_rows_are_for_the_teacher_to_label():
-    ids, coins = torch.arange(4000).view(40, 100), torch.Generator().manual_seed(0)
+    ids, coins = torch.arange(100, 4100).view(40, 100), torch.Generator().manual_seed(0)
     changed, targets = distill.augment(ids, ids, rows=0.5, p=0.2, generator=coins)
     unlabelled = (targets == -100).all(1)
     assert 10 < unlabelled.sum() < 30
     for kept, original in ((changed, ids), (targets, ids)):
         assert torch.equal(kept[~unlabelled], original[~unlabelled])
+    others = changed[changed != ids]
+    assert others.min() >= 100 and len(others.unique()) > len(others) / 2  # of the whole batch
     assert 0.15 < (changed != ids)[unlabelled].float().mean() < 0.25
 
 
@@ -186,6 +201,26 @@ def test_models_of_transformers_start_from_layers_too():
     torch.testing.assert_close(started(ids)[0], large.eval()(ids)[0])
 
 
+def test_a_teacher_with_a_head_of_its_own_gives_its_body():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(num_hidden_layers=2, **sizes)
+    teacher, student = transformers.BertForMaskedLM(config), transformers.BertModel(config, False)
+    layer = is_a(type(student.encoder.layer[0]))
+    with pytest.raises(ValueError, match=r"only the layers match.*teacher\.bert$"):
+        distill.from_layers(student, teacher, layers=[0, 1], where=layer)
+    started = distill.from_layers(student, teacher.bert, layers=[0, 1], where=layer)
+    words = (m.embeddings.word_embeddings.weight for m in (started, teacher.bert))
+    assert torch.equal(*words)
+
+
+def test_layers_of_other_names_are_no_matter_of_widths(model):
+    other = nn.Sequential(nn.Linear(32, 32))
+    with pytest.raises(ValueError, match="the teacher has no .*built otherwise") as refused:
+        distill.from_layers(other, model, layers=[0], where=lambda name, m: name in ("0", "blocks.layers.0"))
+    assert "width" not in str(refused.value)
+
+
 # --- what goes wrong
 
 Z, PROMPT = torch.zeros(2, 5), torch.zeros(2, 3, dtype=torch.long)
@@ -194,6 +229,9 @@ WRONG = {
     "nan": (lambda m: distill.soft_loss(Z, Z, temperature=float("nan")), "temperature=nan"),
     "weight": (lambda m: distill.loss(Z, Z, weight=2.0), "weight=2.0"),
     "vocabularies": (lambda m: distill.loss(Z, Z[:, 1:]), r"\(2, 5\).*\(2, 4\).*one vocabulary"),
+    "no tensor": (lambda m: distill.loss(Z, SimpleNamespace(logits=Z)), r"SimpleNamespace.*\.logits"),
+    "turned targets": (lambda m: distill.loss(Z[None], Z[None], PROMPT[:, :1]), r"\(2, 1\).*\(1, 2\)"),
+    "one prompt": (lambda m: distill.write(m, PROMPT[0], 3), r"shape \(3,\).*ids\[None\]"),
     "shares": (lambda m: distill.augment(PROMPT, PROMPT, rows=1.5), "rows=1.5"),
     "empty prompt": (lambda m: distill.write(m, PROMPT[:, :0], 2), "prompts of 0 tokens"),
     "beams drawn": (lambda m: distill.write(m, PROMPT, 2, beams=2, temperature=1.0), "not both"),
@@ -207,6 +245,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("call, message", WRONG.values(), ids=WRONG)
-def test_bad_input_is_refused(model, call, message):
+def test_bad_input_is_refused(model, monkeypatch, call, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
     with pytest.raises(ValueError, match=message):
         call(model)

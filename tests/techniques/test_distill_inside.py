@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -149,6 +150,67 @@ def test_distilberts_loss_is_that_of_its_trainer(model, small, ids):
     torch.testing.assert_close(found, 5 * kl + 2 * mlm + cos)
 
 
+def test_distilberts_loss_holds_at_any_temperature_without_labels_and_in_half_precision(model, ids):
+    (theirs, _), nothing = seen(model, ids), torch.full((2, 16), -100)
+    z, z_t = torch.randn(2, 2, 16, 50)
+    loss = partial(
+        inner.triple_loss, student=theirs, teacher=theirs, temperature=3.0, weights=(1.0, 1.0, 0.0)
+    )
+    kl = nn.KLDivLoss(reduction="batchmean")(
+        (z / 3).log_softmax(-1).flatten(0, 1), (z_t / 3).softmax(-1).flatten(0, 1)
+    )
+    torch.testing.assert_close(loss(z, z_t, nothing), 9 * kl)
+    half = z.bfloat16(), z_t.bfloat16()
+    torch.testing.assert_close(loss(*half, nothing), loss(*(t.float() for t in half), nothing))
+    excluded = torch.arange(50) < 9
+    assert loss(*(t.masked_fill(excluded, -torch.inf) for t in (z, z_t)), nothing).isfinite()
+
+
+def test_half_precision_is_computed_in_single():
+    """Sums of squares and scores of a large model pass 65504, the largest half."""
+    h, other = (40 * torch.randn(2, 5, 64)).half(), (40 * torch.randn(2, 5, 64)).half()
+    wide = [(300 * torch.randn(2, 5, 64)).half() for _ in range(4)]
+    wide = [inner.Call(f"0.{name}", (), x) for name, x in zip("qkqk", wide, strict=True)]
+    scores = [torch.randn(1, 1, 3, 4).half() for _ in range(2)]
+    visible = torch.arange(4) < 2
+    tiny = torch.full((2, 8), 1e-7).half(), torch.full((2, 8), -1e-7).half()
+    for found, wanted in (
+        (inner.unit_distance(*tiny), inner.unit_distance(*(t.float() for t in tiny))),
+        (inner.feature_distance(h, other), inner.feature_distance(h.float(), other.float())),
+        (
+            inner.attention_divergence(*scores, visible),
+            inner.attention_divergence(*(s.float() for s in scores), visible),
+        ),
+    ):
+        assert found.dtype == torch.float32 and found.isfinite().all()
+        torch.testing.assert_close(found, wanted)
+    assert inner.score_loss(wide[:2], wide[2:], layers=[0], heads=2).isfinite()
+    own, theirs = ([inner.Call("", (x,), x)] for x in (300 * h, 300 * other))
+    for precise in (torch.float16, torch.float32):
+        loss = inner.HiddenLoss(layers=[0], dim=64, teacher_dim=64, embedding=False)
+        assert loss.to(precise)(own, theirs).isfinite()
+        mixed = inner.HiddenLoss(layers=[0], dim=64, teacher_dim=32).to(precise)
+        assert mixed([inner.Call("", (h,), h)], [inner.Call("", (h[..., :32],), h[..., :32])]).isfinite()
+
+
+def test_patient_distillation_reads_one_position(model, ids):
+    (own, _), (theirs, _) = seen(model, ids), seen(model, ids.flip(0))
+    found = inner.patient_loss(own, theirs, layers=[0], position=-1)
+    torch.testing.assert_close(found, inner.unit_distance(own[0].output, theirs[0].output)[:, -1].mean())
+
+
+def test_attention_has_the_mean_of_layers_and_of_queries_that_see(model, ids):
+    (_, own), (_, theirs) = seen(model, ids), seen(model, ids.flip(0))
+    real = torch.arange(16) < torch.tensor([[16], [9]])
+    visible = real[:, None, :, None] & real[:, None, None]
+    found = inner.attention_loss(own, theirs, layers=[0, 1], heads=4, visible=visible)
+    each = [
+        inner.attention_divergence(*pair, visible)[real[:, None].expand(-1, 4, -1)].mean()
+        for pair in zip(*(inner.attention_scores(qk[:4], 4) for qk in (own, theirs)), strict=True)
+    ]
+    torch.testing.assert_close(found, sum(each) / 2)
+
+
 def test_other_text_has_likely_tokens_in_some_positions():
     ids, wanted = torch.arange(10), {i: {(i + 1) % 12, (i + 2) % 12} for i in range(10)}
 
@@ -203,6 +265,14 @@ def test_an_encoder_of_torch_teaches_after_adopt(grad):
 
 # --- what goes wrong
 
+Z, NUMBERS = torch.zeros(2, 16, 9), torch.ones(2, 16, dtype=torch.long)
+HIDDEN = EQUAL["hidden"][0]
+
+
+def triple(hidden: inner.Calls, *logits_and_targets: torch.Tensor, **knobs) -> torch.Tensor:
+    return inner.triple_loss(*logits_and_targets, hidden, hidden, **knobs)
+
+
 WRONG = {
     "larger student": (lambda h, qk: inner.uniform(4, 6), "a student of 6 layers"),
     "no such layer": (lambda h, qk: inner.patient_loss(h, h, layers=[0, 3]), r"layers=\[0, 3\].*0 to 2"),
@@ -215,6 +285,15 @@ WRONG = {
         lambda h, qk: inner.cosine_loss([h[0]._replace(output=h[0].output[:, 1:])], h),
         r"\(2, 15, 32\) of the student and \(2, 16, 32\)",
     ),
+    "numbers as mask": (lambda h, qk: inner.cosine_loss(h, h, NUMBERS), r"int64.*\.bool\(\)"),
+    "numbers as hidden": (lambda h, qk: HIDDEN(h, h, NUMBERS), r"int64.*\.bool\(\)"),
+    "numbers seen": (
+        lambda h, qk: inner.attention_loss(qk, qk, layers=[0], heads=4, visible=NUMBERS[:, None, None]),
+        r"int64.*\.bool\(\)",
+    ),
+    "temperature": (lambda h, qk: triple(h, Z, Z, NUMBERS, temperature=0.0), "temperature=0.0"),
+    "one row of logits": (lambda h, qk: triple(h, Z, Z[:1], NUMBERS), r"\(2, 16, 9\).*\(1, 16, 9\)"),
+    "turned targets": (lambda h, qk: triple(h, Z, Z, NUMBERS.T), r"targets \(16, 2\).*\(2, 16\)"),
     "no probability": (
         lambda h, qk: inner.augment(nn.Embedding(9, 9), torch.arange(5), mask_id=8, p=1.5),
         "p=1.5",
@@ -223,7 +302,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("call, message", WRONG.values(), ids=WRONG)
-def test_bad_input_is_refused(model, ids, call, message):
+def test_bad_input_is_refused(model, ids, monkeypatch, call, message):
     hidden, qk = seen(model, ids)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
     with pytest.raises(ValueError, match=message):
         call(hidden, qk)
