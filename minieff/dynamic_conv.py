@@ -158,11 +158,13 @@ def apply(
     def convolution(attention: nn.Module) -> nn.Module:
         if not isinstance(attention, Attention):
             raise ValueError(f"where picks a {type(attention).__name__}; adopt(model), then pick Attention")
-        plain = {"mask": everything, "normalize": softmax, "reweight": unchanged, "kernel": fused}
-        held = [name for name, default in plain.items() if getattr(attention, name) is not default]
-        held += [name for name in ("q", "k", "v", "out") if type(getattr(attention, name)) is not nn.Linear]
-        if held:
-            raise ValueError(f"{held} of an attention are changed already, which replacing it would drop")
+        if isinstance(attention, Attention):
+            plain = {"mask": everything, "normalize": softmax, "reweight": unchanged, "kernel": fused}
+            held = [name for name, default in plain.items() if getattr(attention, name) is not default]
+            parts = ("q", "k", "v", "out")
+            held += [name for name in parts if type(getattr(attention, name)) is not nn.Linear]
+            if held:
+                raise ValueError(f"{held} of an attention are changed already, which replacing it would drop")
         return LightConv(attention.out, attention.heads, width, ahead, dynamic, p, generator)
 
     return swap(model, where, convolution)

@@ -106,7 +106,9 @@ def apply(
             weight = next(module.parameters(), torch.zeros(()))
             alphas.append(nn.Parameter(weight.new_zeros(len(choices))))
         ops = [choice(module) for choice in choices]
-        return Mixed(ops, alphas[-1], temperature, decay, price, generator)
+        place = Mixed(ops, alphas[-1], temperature, decay, price, generator)
+        place.register_forward_pre_hook(disable_fast_path)
+        return place
 
     searched = swap(model, where, mixed)
     _measure(searched, costs)

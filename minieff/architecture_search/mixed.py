@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minieff.core.storage import disable_fast_path
 from minieff.core.surgery import clone
 
 
@@ -47,7 +46,6 @@ class Mixed(nn.Module):
         self.start, self.decay, self.price, self.generator = temperature, decay, price, generator
         self.costs: list[list[float]] = []  # of each op, by each measure
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.register_forward_pre_hook(disable_fast_path)
 
     def __getattr__(self, name: str):
         try:

@@ -35,7 +35,7 @@ class Tagged(Wrap):
 
 
 def tagged(model: nn.Module, *, tags: Bool[Tensor, "V"], head: int = 0) -> nn.Module:
-    """A copy in which one head of every layer sees only the tokens so far that `tags` marks, such as verbs.
+    """A copy in which one head of every layer sees only tokens so far that `tags` marks, such as verbs.
 
     As long as there is none, the head sees the token itself; where a layer's own mask hides all tagged ones,
     it sees nothing, and gives 0. With all tokens marked, nothing changes. The tag of padding must be False.
