@@ -227,8 +227,7 @@ def apply(model: nn.Module, *, alpha: float | str = 1.5, where: Where = is_a(Att
         raise ValueError(f'alpha={alpha!r}: a number from 1, softmax, to 2, sparsemax, or "learned"')
 
     def take(attention: nn.Module) -> nn.Module:
-        seam = getattr(attention, "normalize", None)
-        if seam is not softmax:
+        if (seam := getattr(attention, "normalize", None)) is not softmax:
             raise ValueError(f"normalize={seam}: the seam is taken, or missing: use minieff.core.adopt first")
         device, fixed = next(attention.parameters()).device, alpha != "learned"
         attention.normalize = Entmax(alpha) if fixed else LearnedEntmax(attention.heads).to(device)
