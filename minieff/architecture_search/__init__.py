@@ -105,8 +105,7 @@ def apply(
         if not (shared and alphas):
             weight = next(module.parameters(), torch.zeros(()))
             alphas.append(nn.Parameter(weight.new_zeros(len(choices))))
-        ops = [choice(module) for choice in choices]
-        place = Mixed(ops, alphas[-1], temperature, decay, price, generator)
+        place = Mixed([make(module) for make in choices], alphas[-1], temperature, decay, price, generator)
         place.register_forward_pre_hook(disable_fast_path)
         return place
 
