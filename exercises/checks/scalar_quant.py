@@ -130,13 +130,9 @@ def rows(draw: Random) -> list[tuple]:
         q[2] = last
         cases += [(q * step, bits), (-q * step, bits)]
     near = torch.randint(80, 126, (11,), generator=generator) + torch.tensor([0.485, 0.515] * 6)[:11]
-    near[draw.randrange(11)] = (
-        127  # the others nearly halfway between codes: there the last bits of a scale count
-    )
-    cases += [
-        (near * SHORT / 32, 7),
-        *((torch.tensor([0.0, 1.25, -end, end]), bits) for end, bits in ((3.5, 3), (127.5, 8))),
-    ]
+    near[draw.randrange(11)] = 127  # the others nearly halfway: there the last bits of a scale count
+    cases.append((near * SHORT / 32, 7))
+    cases += [(torch.tensor([0.0, 1.25, -end, end]), bits) for end, bits in ((3.5, 3), (127.5, 8))]
     return [*cases, *((torch.full((n,), c), 4) for n, c in ((7, draw.random() + 0.1), (6, -0.7), (5, 0.0)))]
 
 

@@ -29,8 +29,7 @@ def in_numpy(w, bits):
 
 
 def nan_for_zeros(w, bits):
-    scales = w.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
-    return (w / scales).round(), scales
+    return (w / (scales := w.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1))).round(), scales
 
 
 # Task 2
@@ -40,6 +39,11 @@ def ends(w, bits):
     low, high = w.min().clamp(max=0), w.max().clamp(min=0)
     scale = ((high - low) / (2**bits - 1)).clamp(min=1e-30)
     return scale, (-low / scale).round()
+
+
+def clamped(w, bits):
+    scale, zero = ends(w, bits)
+    return ((w / scale).round() + zero).clamp(0, 2**bits - 1), scale, zero
 
 
 def in_python(w, bits):
@@ -58,8 +62,8 @@ def in_fp16_first(w, bits):
 
 
 def in_fp16_at_last(w, bits):
-    scale, zero = ends(w, bits)
-    return ((w / scale).round() + zero).clamp(0, 2**bits - 1), scale.half(), zero
+    codes, scale, zero = clamped(w, bits)
+    return codes, scale.half(), zero
 
 
 def not_clamped(w, bits):
@@ -68,10 +72,7 @@ def not_clamped(w, bits):
 
 
 def equal_ones_are_zeros(w, bits):
-    if w.min() == w.max():
-        return torch.zeros_like(w), 1.0, 0
-    scale, zero = ends(w, bits)
-    return ((w / scale).round() + zero).clamp(0, 2**bits - 1), scale, zero
+    return (torch.zeros_like(w), 1.0, 0) if w.min() == w.max() else clamped(w, bits)
 
 
 # Task 3
