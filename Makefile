@@ -28,7 +28,7 @@ test: .venv/test
 # For people at work, under a minute: without pairs, trained models and peers, which `make test` has
 quick: .venv/test
 	$(LINT)
-	$(PYTEST) --dist worksteal -k "not pretrained and not base_model and not scikit and not in_pairs" \
+	$(PYTEST) --dist worksteal -k "not pretrained and not base_model and not scikit and not in_pairs and not on_top" \
 		tests/test_laws.py tests/test_layout.py tests/techniques
 
 lessons: .venv/test

@@ -197,6 +197,21 @@ def held_once(pair: tuple[Subject, Subject]) -> bool:
 
 PAIRS = [pair for pair in product(SUBJECTS, SUBJECTS) if not held_once(pair)]
 each_pair = pytest.mark.parametrize("pair", PAIRS, ids=repr)
+# of layers that share their weights, any number has as many parameters
+ONE_BLOCK = [layerdrop, weight_sharing, UNIVERSAL, architecture_search, feedback]
+
+
+def rests_on_top(first: Subject, second: Subject) -> bool:
+    """scalar_quant rests in training alone, and grouped heads are fewer than `rest` asks for."""
+    twice = first.technique is second.technique is GROUP
+    return second.rest is not None and second.technique is not scalar_quant and not twice
+
+
+def saves_on_top(first: Subject, second: Subject) -> bool:
+    shared = {first.technique, second.technique} & {weight_sharing, UNIVERSAL}
+    if shared and first.technique in ONE_BLOCK and second.technique in ONE_BLOCK:
+        return False
+    return second.cost is not None and first is not second
 
 
 def apply(model: nn.Module, *subjects: Subject) -> nn.Module:
@@ -240,7 +255,10 @@ class Made:
 
 def make(model: nn.Module, *subjects: Subject) -> Made:
     applied = apply(model, *subjects).eval()
-    return Made(subjects, applied, finalize(applied, *subjects))
+    before = snapshot(applied)
+    final = finalize(applied, *subjects)
+    assert_untouched(applied, before)
+    return Made(subjects, applied, final)
 
 
 @torch.no_grad()
@@ -313,9 +331,30 @@ def unchecked():
 
 @each_pair
 def test_in_pairs(pair, model, ids, unchecked):
+    before = snapshot(model)
     made = make(model, *pair)
     for check in CHECKS:
         check(made, ids)
+    assert_untouched(model, before)
+
+
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if rests_on_top(*pair)], ids=repr)
+def test_neutral_on_top(pair, model, ids, unchecked):
+    """A knob at rest changes nothing in a model that another technique has changed."""
+    busy = apply(model, pair[0]).eval()
+    rested = pair[1].technique.apply(busy, **pair[1].rest).eval()
+    tolerance = 1e-5 if pair[1].explicit else 0.0
+    torch.testing.assert_close(rested(ids), busy(ids), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if saves_on_top(*pair)], ids=repr)
+def test_the_named_cost_falls_on_top(pair, model, unchecked):
+    """A technique lowers its cost in a model that another one has changed."""
+    (first, knobs), (second, more) = ((s.technique, s.final | s.cheaper) for s in pair)
+    busy = apply(model, pair[0])
+    measure = getattr(cost, pair[1].cost)
+    both = compose.finalize(apply(busy, pair[1]), [(first, knobs), (second, more)])
+    assert measure(both) < measure(compose.finalize(busy, [(first, knobs)]))
 
 
 @each
