@@ -161,10 +161,11 @@ def apply(
     >>> apply(Attention(8, 2), max_span=64, ramp=16, price=2e-6).reweight
     Span(length=[0.0, 0.0], ramp=16, price=2e-06)
     """
-    if not (1 <= max_span < inf and 1 <= ramp < inf):
-        raise ValueError(f"max_span={max_span}, ramp={ramp}: each is a number of tokens, at least 1")
-    if not (0 <= price < inf and 0 <= start <= 1):
-        raise ValueError(f"price={price}, start={start}: at least 0, and a share of max_span from 0 to 1")
+    if type(max_span) is not int or type(ramp) is not int or min(max_span, ramp) < 1:
+        raise ValueError(f"max_span={max_span!r}, ramp={ramp!r}: each is a number of tokens, at least 1")
+    numbers = isinstance(price, int | float) and isinstance(start, int | float)
+    if not (numbers and 0 <= price < inf and 0 <= start <= 1):
+        raise ValueError(f"price={price!r}, start={start!r}: at least 0, and a share of max_span from 0 to 1")
 
     def take(attention: nn.Module) -> nn.Module:
         if getattr(attention, "reweight", None) is None:
@@ -223,7 +224,8 @@ def finalize(model: nn.Module, *, reach: list[int] | None = None) -> nn.Module:
     if not all(layer.reweight.length.max() > -layer.reweight.ramp for layer in layers):
         raise ValueError("a span is far below 0, or NaN; call project(model) after each training step")
     reach = [layer.reweight.reach for layer in layers] if reach is None else reach
-    if len(reach) != len(layers) or min(reach) < 1:
+    whole = isinstance(reach, list | tuple) and all(type(keys) is int for keys in reach)
+    if not whole or len(reach) != len(layers) or min(reach) < 1:
         raise ValueError(f"reach={reach}: give {len(layers)} numbers of keys, one a layer, of at least 1")
     for layer, keys in zip(layers, reach, strict=True):
         if isinstance(layer.kernel, nn.Module):

@@ -66,12 +66,17 @@ def entmax(scores: Float[Tensor, "*B S"], alpha: float | Float[Tensor, "..."]) -
 
     `alpha` is a number, or a tensor with one for each row or group of rows: (H, 1, 1) for scores (B, H, T,
     S). A score of -inf gets no weight, and a row of them only zeros. float16 and bfloat16 are computed in
-    float32. ValueError for an alpha outside [1, 2], and for one that differs along a row.
+    float32. ValueError for scores that are no floats, an alpha outside [1, 2], and one that differs along a
+    row.
 
     >>> entmax(torch.tensor([[0.0, 0.5], [0.0, 0.5]]), torch.tensor([[1.0], [2.0]]))
     tensor([[0.3775, 0.6225],
             [0.2500, 0.7500]])
     """
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        raise ValueError(
+            f"scores of {getattr(scores, 'dtype', type(scores))}: give floats, as scores.float()"
+        )
     dtype = torch.promote_types(scores.dtype, torch.float32)
     alpha = torch.as_tensor(alpha, dtype=dtype, device=scores.device)
     if not ((alpha >= 1) & (alpha <= 2)).all():
@@ -223,7 +228,7 @@ def apply(model: nn.Module, *, alpha: float | str = 1.5, where: Where = is_a(Att
     >>> apply(Attention(8, 2), alpha="learned").normalize
     LearnedEntmax(alpha=[1.5, 1.5])
     """
-    if alpha != "learned" and (isinstance(alpha, str) or not 1 <= alpha <= 2):
+    if alpha != "learned" and not (isinstance(alpha, int | float) and 1 <= alpha <= 2):
         raise ValueError(f'alpha={alpha!r}: a number from 1, softmax, to 2, sparsemax, or "learned"')
 
     def take(attention: nn.Module) -> nn.Module:

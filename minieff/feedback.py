@@ -111,6 +111,8 @@ class Feedback(nn.Module):
 
     def __init__(self, stack: nn.Module, attention: Where) -> None:
         super().__init__()
+        if not isinstance(getattr(stack, "layers", None), nn.ModuleList):
+            raise ValueError(f"where picks a {type(stack).__name__}, which holds no layers; pick is_a(Stack)")
         readers = [[m for name, m in layer.named_modules() if attention(name, m)] for layer in stack.layers]
         if not all(readers):
             number = readers.index([])
@@ -123,6 +125,11 @@ class Feedback(nn.Module):
             raise ValueError(
                 "a layer here counts its cost per pass, and feedback calls it for each token alone; "
                 "use universal without halt"
+            )
+        if other := [m for m in sum(readers, []) if not {"k", "v"} <= dict(m.named_children()).keys()]:
+            raise ValueError(
+                f"attention picks a {type(other[0]).__name__}, which has no projections `k` and `v` that "
+                "could be shared; pick is_a(Attention)"
             )
         self.layers, last = stack.layers, readers[-1][-1]
         self.k, self.v, dim = last.k, last.v, last.k.in_features

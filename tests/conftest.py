@@ -1,5 +1,6 @@
 """A small model for all tests."""
 
+import jaxtyping
 import pytest
 import torch
 
@@ -18,3 +19,11 @@ def model() -> Transformer:
 @pytest.fixture
 def ids() -> torch.Tensor:
     return torch.randint(50, (2, 16))
+
+
+@pytest.fixture
+def unchecked():
+    """Types and shapes in signatures are not checked, as in a user's process, and all is faster."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from itertools import product
 from types import ModuleType
 
-import jaxtyping
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -319,14 +318,6 @@ CHECKS = [check_finalize, check_decodes, check_padding, check_round_trip, check_
 @pytest.mark.parametrize("check", CHECKS)
 def test_alone(check, subject, model, ids):
     check(make(model, subject), ids)
-
-
-@pytest.fixture
-def unchecked():
-    """Shapes in signatures are checked where a technique is alone; in pairs that takes most of the time."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @each_pair

@@ -71,7 +71,7 @@ def apply(model: nn.Module, *, mask: Mask | str | list, where: Where = is_a(Atte
     masks = list(mask) if isinstance(mask, list | tuple) else [mask] * layers
     if len(masks) != layers:
         raise ValueError(f"mask has {len(masks)} values for {layers} layers; give one mask, or one a layer")
-    given = iter([parse(each) if isinstance(each, str) else each for each in masks])
+    given = iter([_as_mask(each) for each in masks])
 
     def restrict(attention: nn.Module) -> nn.Module:
         attention.mask = attention.mask & next(given)
@@ -86,7 +86,7 @@ def apply(model: nn.Module, *, mask: Mask | str | list, where: Where = is_a(Atte
 
 
 def finalize(
-    model: nn.Module, *, context: int, mask: Mask = causal, where: Where = is_a(Attention)
+    model: nn.Module, *, context: int, mask: Mask | str = causal, where: Where = is_a(Attention)
 ) -> nn.Module:
     """A copy in eval mode that computes, of up to `context` positions, groups of visible pairs alone.
 
@@ -101,6 +101,7 @@ def finalize(
       ...
     """
     at_least(1, context=context)
+    mask = _as_mask(mask)
     if not any(attention.mask is not everything for attention in _checked(model, where)):
         raise ValueError("no attention has a mask of its own, so no pair can be left out; call apply first")
     kernels: dict[tuple[Mask, int], Gather] = {}
@@ -114,6 +115,16 @@ def finalize(
         return attention
 
     return swap(model, where, gather).eval()
+
+
+def _as_mask(given: Mask | str) -> Mask:
+    """The mask, also of an expression. ValueError for what is neither."""
+    mask = parse(given) if isinstance(given, str) else given
+    if not isinstance(mask, Mask):
+        raise ValueError(
+            f"mask={given!r}: give a mask such as local(8) | strides(8), or its expression in quotes"
+        )
+    return mask
 
 
 def _checked(model: nn.Module, where: Where) -> list[nn.Module]:

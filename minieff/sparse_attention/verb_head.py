@@ -15,6 +15,7 @@ from minieff.core.attention import Mask, causal
 from minieff.core.past import Fresh, fresh
 from minieff.core.surgery import Wrap, swap
 from minieff.core.tokenizer import needs
+from minieff.core.transformer import Transformer
 from minieff.sparse_attention.masks import head, verbs
 
 
@@ -47,11 +48,20 @@ def tagged(model: nn.Module, *, tags: Bool[Tensor, "V"], head: int = 0) -> nn.Mo
     >>> tagged(model, tags=torch.arange(50) < 5)(torch.tensor([[7, 3, 8]])).shape
     torch.Size([1, 3, 50])
     """
+    if not isinstance(model, Transformer):
+        raise ValueError(
+            f"a {type(model).__name__} is no minieff.core.transformer.Transformer, called with a mask: "
+            "give another model's attention the mask `verbs(is_verb) | ~head(i)` yourself"
+        )
     vocab, heads = model.config.vocab, model.config.heads
+    if not isinstance(tags, Tensor):
+        raise ValueError(
+            f"tags of type {type(tags).__name__}: give a tensor with one bool per token, ({vocab},)"
+        )
     if tags.dtype != torch.bool or tags.shape != (vocab,):
         raise ValueError(f"tags of {tags.dtype}, {tuple(tags.shape)}: give one bool per token, ({vocab},)")
-    if not 0 <= head < heads:
-        raise ValueError(f"head={head}: this model has heads 0 to {heads - 1}")
+    if type(head) is not int or not 0 <= head < heads:
+        raise ValueError(f"head={head!r}: this model has heads 0 to {heads - 1}")
     return swap(model, lambda name, module: not name, lambda root: Tagged(root, tags.clone(), head))
 
 

@@ -25,7 +25,7 @@ until `prune.remove`: it stores the mask, too. By hand, for one layer:
     y = (sparse @ x.T).T + layer.bias
 """
 
-from math import isfinite, log
+from math import inf, log
 
 import torch
 from torch import Tensor, nn
@@ -128,9 +128,9 @@ def gate(
     >>> round(penalty(gated).item(), 6)  # 50 of 100 weights are expected to stay
     0.5
     """
-    if not 0 < start < 1:
+    if not (isinstance(start, int | float) and 0 < start < 1):
         raise ValueError(
-            f"start={start}: a probability more than 0 and less than 1; 0.9 leaves most gates open"
+            f"start={start!r}: a probability more than 0 and less than 1; 0.9 leaves most gates open"
         )
     _refuse_price(price, pattern)
     _refuse(model, where, pattern)
@@ -146,9 +146,10 @@ def gate(
 
 def _refuse_share(sparsity: float, pattern: str | int, scope: str, steps: int) -> None:
     """ValueError for an impossible share, or way to reach it."""
-    if not 0 <= sparsity < 1 or scope not in ("matrix", "global") or type(steps) is not int or steps < 0:
+    share = isinstance(sparsity, int | float) and 0 <= sparsity < 1
+    if not share or scope not in ("matrix", "global") or type(steps) is not int or steps < 0:
         raise ValueError(
-            f"sparsity={sparsity}, scope={scope!r}, steps={steps}: a share from 0 to less than 1, "
+            f"sparsity={sparsity!r}, scope={scope!r}, steps={steps!r}: a share from 0 to less than 1, "
             '"matrix" or "global", and a whole number of training steps, 0 for a mask at once'
         )
     if pattern == "2:4" and sparsity not in (0, 0.5):
@@ -157,9 +158,9 @@ def _refuse_share(sparsity: float, pattern: str | int, scope: str, steps: int) -
 
 def _refuse_price(price: float, pattern: str | int) -> None:
     """ValueError for an impossible price."""
-    if not (isfinite(price) and price >= 0) or pattern == "2:4":
+    if not (isinstance(price, int | float) and 0 <= price < inf) or pattern == "2:4":
         raise ValueError(
-            f"price={price}, pattern={pattern!r}: a price is finite and not negative, and it is on each "
+            f"price={price!r}, pattern={pattern!r}: a price is finite and not negative, and it is on each "
             'weight, row, column or block; apply(pattern="2:4", sparsity=0.5) prunes two of four'
         )
 
@@ -224,8 +225,8 @@ def project(model: nn.Module, *, rate: float = 1.0) -> None:
     >>> before, model.weight.count_nonzero()
     (tensor(64), tensor(32))
     """
-    if not 0 <= rate < float("inf"):
-        raise ValueError(f"rate={rate}: the learning rate, a finite number that is not negative")
+    if not (isinstance(rate, int | float) and 0 <= rate < inf):
+        raise ValueError(f"rate={rate!r}: the learning rate, a finite number that is not negative")
     for schedule, masks in _masks(model).items():
         if schedule.advance():
             prune(masks, schedule)
@@ -255,7 +256,7 @@ def finalize(
     >>> [t.numel() for t in small.state_dict().values()]  # values, starts of rows, columns
     [410, 65, 410]
     """
-    if layout not in LAYOUTS:
+    if layout not in list(LAYOUTS):
         raise ValueError(f"layout={layout!r}: give one of {list(LAYOUTS)}")
     chosen = pick(model, where)
     refuse_other_layers(chosen)

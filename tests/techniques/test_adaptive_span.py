@@ -155,24 +155,27 @@ def test_under_entmax_it_trains_and_cannot_be_finalized(model, ids):
     [
         ({"max_span": 0}, "max_span=0, ramp=32: each is a number of tokens"),
         ({"max_span": 8, "ramp": 0}, "ramp=0"),
+        ({"max_span": "64"}, "max_span='64'"),
+        ({"max_span": 8, "ramp": 2.5}, "ramp=2.5"),
+        ({"max_span": 8, "price": "2e-6"}, "price='2e-6'"),
         ({"max_span": 8, "price": -1.0}, "price=-1.0"),
         ({"max_span": 8, "price": float("nan")}, "price=nan"),
         ({"max_span": 8, "start": 1.5}, "start=1.5"),
     ],
 )
-def test_impossible_knobs_are_refused(model, knobs, said):
+def test_impossible_knobs_are_refused(model, knobs, said, unchecked):
     with pytest.raises(ValueError, match=said):
         adaptive_span.apply(model, **knobs)
 
 
-def test_mistakes_are_refused(model):
+def test_mistakes_are_refused(model, unchecked):
     near = adaptive_span.apply(model, **KNOBS)
     for taken in (near, headdrop.apply(model, p=0.1)):
         with pytest.raises(ValueError, match="reweight=.*taken"):
             adaptive_span.apply(taken, **KNOBS)
     with pytest.raises(ValueError, match=r"kernel=Near\(reach=7\): the seam is taken"):
         adaptive_span.finalize(adaptive_span.finalize(near))
-    for reach in ([4, 4], [4, 4, 0]):
+    for reach in ([4, 4], [4, 4, 0], 4, [4.0, 4.0, 4.0]):
         with pytest.raises(ValueError, match="3 numbers of keys, one a layer, of at least 1"):
             adaptive_span.finalize(near, reach=reach)
     with pytest.raises(ValueError, match="no attention has a span"):

@@ -135,12 +135,15 @@ def hidden(model: nn.Module) -> nn.Module:
         (lambda m: dynamic_conv.apply(m, width=3, ahead=-1), "ahead=-1"),
         (lambda m: dynamic_conv.apply(m, width=3, p=1.0), "p=1.0"),
         (lambda m: dynamic_conv.apply(m, width=3, p=float("nan")), "p=nan"),
-        (lambda m: dynamic_conv.apply(m, width=3, where=is_a(nn.LayerNorm)), "a LayerNorm; adopt"),
+        (lambda m: dynamic_conv.apply(m, width=3, where=is_a(nn.LayerNorm)), "a LayerNorm.*pick is_a"),
+        (lambda m: dynamic_conv.apply(m, width="3"), "width='3'"),
+        (lambda m: dynamic_conv.apply(m, width=3, p="0.1"), "p='0.1'"),
+        (lambda m: dynamic_conv.apply(Attention(8, 2), width=3)(torch.zeros(1, 0, 8)), "no token"),
         (lambda m: dynamic_conv.apply(hidden(m), width=3), "'mask'.* drop"),
         (lambda m: dynamic_conv.apply(headdrop.apply(m, p=0.1), width=3), "'reweight'.* drop"),
         (lambda m: dynamic_conv.apply(scalar_quant.apply(m), width=3), "'q', 'k', 'v', 'out'.* drop"),
     ],
 )
-def test_what_cannot_be_is_refused(model, call, said):
+def test_what_cannot_be_is_refused(model, call, said, unchecked):
     with pytest.raises(ValueError, match=said):
         call(model)

@@ -213,16 +213,20 @@ def test_heads_learn_their_alpha(model, ids):
     assert not torch.equal(learned(ids), half(ids)) and "Entmax(alpha=1.5)" in str(half)
 
 
-@pytest.mark.parametrize("alpha", [0.99, 2.01, -1.0, float("nan"), "1.5", "lerned"])
-def test_an_impossible_alpha_is_refused(model, alpha):
+@pytest.mark.parametrize("alpha", [0.99, 2.01, -1.0, float("nan"), "1.5", "lerned", [1.5, 1.5], None])
+def test_an_impossible_alpha_is_refused(model, alpha, unchecked):
     with pytest.raises(ValueError, match=r"alpha=.*from 1, softmax, to 2, sparsemax"):
         technique.apply(model, alpha=alpha)
 
 
-def test_mistakes_are_refused(model):
+def test_mistakes_are_refused(model, unchecked):
     z, targets = torch.randn(2, 4), torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"alpha=\[\[1.5\], \[2.5\]\]: it lies from 1"):
         entmax(z, torch.tensor([[1.5], [2.5]]))
+    with pytest.raises(ValueError, match=r"scores of torch.int64: give floats"):
+        entmax(torch.tensor([[1, 2]]), 1.5)
+    with pytest.raises(ValueError, match=r"scores of <class 'list'>: give floats"):
+        technique.sparsemax([1.0, 2.0])
     with pytest.raises(ValueError, match=r"shape \(4,\) differs along a row"):
         entmax(z, torch.full((4,), 1.5))
     with pytest.raises(ValueError, match="alpha=3.0"):

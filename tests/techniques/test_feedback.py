@@ -137,11 +137,15 @@ def test_layers_trained_with_layerdrop_are_pruned_before_it(model, ids):
         late(ids)
 
 
-def test_what_cannot_read_a_memory_is_refused(model):
+def test_what_cannot_read_a_memory_is_refused(model, unchecked):
     with pytest.raises(ValueError, match="feedback memory already"):
         feedback.apply(feedback.apply(model))
     with pytest.raises(ValueError, match="matched no module of TransformerEncoder"):
         feedback.apply(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 1))
+    with pytest.raises(ValueError, match="where picks a Block, which holds no layers"):
+        feedback.apply(model, where=is_a(Block))
+    with pytest.raises(ValueError, match="attention picks a Linear, which has no projections"):
+        feedback.apply(model, attention=is_a(nn.Linear))
     second = swap(
         model, lambda name, m: name == "blocks.layers.1.mix.inner", lambda attention: FeedForward(32, 8)
     )

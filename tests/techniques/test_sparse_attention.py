@@ -249,6 +249,10 @@ WRONG = {
     "number=-1": lambda m: head(-1),
     "mask=\"open('x')\"": lambda m: sparse_attention.apply(m, mask="open('x')"),
     "mask='local": lambda m: sparse_attention.apply(m, mask="local(8).name"),
+    "mask=8: give a mask": lambda m: sparse_attention.apply(m, mask=8),
+    "mask=tensor": lambda m: sparse_attention.apply(m, mask=torch.ones(8, 8).tril()),
+    "mask=<function": lambda m: sparse_attention.apply(m, mask=lambda b, h, q, k: q >= k),
+    "mask=None: give a mask": lambda m: final(m, mask=None),
     "3 values for 2 layers": lambda m: sparse_attention.apply(m, mask=[local(3)] * 3),
     "first token of head 2 sees nothing; add `| itself`": lambda m: sparse_attention.apply(
         m, mask=head(0) & local(3) | head(1)
@@ -262,6 +266,9 @@ WRONG = {
     "apply all masks first": lambda m: sparse_attention.apply(final(m), mask=local(2)),
     "20 positions, but this kernel has context=16": lambda m: final(m, 16)(torch.zeros(1, 20).long()),
     "one bool per token": lambda m: tagged(m, tags=torch.ones(49).bool()),
+    "tags of type list": lambda m: tagged(m, tags=[True] * 50),
+    "a Linear is no minieff": lambda m: tagged(nn.Linear(3, 3), tags=torch.ones(50).bool()),
+    "head='0'": lambda m: tagged(m, tags=torch.ones(50).bool(), head="0"),
     "heads 0 to 3": lambda m: tagged(m, tags=torch.ones(50).bool(), head=4),
 }
 
@@ -271,7 +278,7 @@ def final(model: nn.Module, context: int = 64, mask: Mask = LOCAL) -> nn.Module:
 
 
 @pytest.mark.parametrize("said", WRONG)
-def test_bad_input(said, long):
+def test_bad_input(said, long, unchecked):
     with pytest.raises(ValueError, match=re.escape(said)):
         WRONG[said](long)
 

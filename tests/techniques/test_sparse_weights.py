@@ -287,6 +287,8 @@ def test_a_small_file_is_rebuilt_from_the_counts(model, ids):
     [
         ({"sparsity": 1.0}, "less than 1"),
         ({"sparsity": float("nan")}, "less than 1"),
+        ({"sparsity": "0.5"}, "sparsity='0.5'.* less than 1"),
+        ({"sparsity": 0.5, "steps": 10.0}, "steps=10.0"),
         ({"sparsity": 0.5, "scope": "layer"}, "matrix"),
         ({"sparsity": 0.5, "steps": -1}, "training steps"),
         ({"sparsity": 0.5, "pattern": "4:8"}, "size of a square block"),
@@ -297,12 +299,12 @@ def test_a_small_file_is_rebuilt_from_the_counts(model, ids):
         ({"sparsity": 0.5, "where": is_a(nn.LayerNorm)}, "only matrices"),
     ],
 )
-def test_masks_that_cannot_be_are_refused(model, knobs, said):
+def test_masks_that_cannot_be_are_refused(model, knobs, said, unchecked):
     with pytest.raises(ValueError, match=said):
         sparse_weights.apply(model, **knobs)
 
 
-def test_other_bad_input_is_refused(model):
+def test_other_bad_input_is_refused(model, unchecked):
     sparse = sparse_weights.apply(model, sparsity=0.9)
     broken = nn.Linear(4, 4)
     nn.init.constant_(broken.weight, float("nan"))
@@ -310,8 +312,11 @@ def test_other_bad_input_is_refused(model):
         (lambda: sparse_weights.apply(broken, sparsity=0.5), "NaN"),
         (lambda: sparse_weights.shrink(sparse, price=0.1), "a Pruned already"),
         (lambda: sparse_weights.shrink(model, price=-1.0), "price=-1.0"),
+        (lambda: sparse_weights.shrink(model, price="0.1"), "price='0.1'"),
+        (lambda: sparse_weights.finalize(sparse, layout=["csr"]), "give one of"),
         (lambda: sparse_weights.gate(model, price=0.1, pattern="2:4"), "two of four"),
         (lambda: sparse_weights.gate(model, price=0.1, start=1.0), "start=1.0"),
+        (lambda: sparse_weights.gate(model, price=0.1, start=None), "start=None"),
         (lambda: sparse_weights.finalize(model), "matched no module"),
         (lambda: sparse_weights.finalize(sparse, layout="coo"), "layout='coo'"),
         (lambda: sparse_weights.finalize(sparse, layout="bsr"), "block=32"),
