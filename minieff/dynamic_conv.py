@@ -154,25 +154,20 @@ def apply(
     >>> apply(Attention(8, 2), width=7)(torch.randn(1, 5, 8)).shape
     torch.Size([1, 5, 8])
     """
-    sizes = type(width) is int and type(ahead) is int and 0 <= ahead < width
-    if not (sizes and isinstance(p, int | float) and 0 <= p < 1):
-        raise ValueError(
-            f"width={width!r}, ahead={ahead!r}, p={p!r}: whole numbers, width of 1 or more, ahead from 0 to "
-            "width - 1; and a probability below 1"
-        )
+    whole = type(width) is int and type(ahead) is int
+    if not (whole and 0 <= ahead < width and isinstance(p, int | float) and 0 <= p < 1):
+        raise ValueError(f"width={width!r}, ahead={ahead!r}, p={p!r}: a width from 1, ahead < width, p < 1")
 
     def convolution(attention: nn.Module) -> nn.Module:
         if not isinstance(attention, Attention):
-            raise ValueError(
-                f"where picks a {type(attention).__name__}, and a convolution takes the place of attention: "
-                "pick is_a(Attention); core.adopt makes it of nn.MultiheadAttention"
-            )
-        plain = {"mask": everything, "normalize": softmax, "reweight": unchanged, "kernel": fused}
-        held = [name for name, default in plain.items() if getattr(attention, name) is not default]
-        parts = ("q", "k", "v", "out")
-        held += [name for name in parts if type(getattr(attention, name)) is not nn.Linear]
-        if held:
-            raise ValueError(f"{held} of an attention are changed already, which replacing it would drop")
+            raise ValueError(f"where picks a {type(attention).__name__}; adopt(model), then pick Attention")
+        if isinstance(attention, Attention):
+            plain = {"mask": everything, "normalize": softmax, "reweight": unchanged, "kernel": fused}
+            held = [name for name, default in plain.items() if getattr(attention, name) is not default]
+            parts = ("q", "k", "v", "out")
+            held += [name for name in parts if type(getattr(attention, name)) is not nn.Linear]
+            if held:
+                raise ValueError(f"{held} of an attention are changed already, which replacing it would drop")
         return LightConv(attention.out, attention.heads, width, ahead, dynamic, p, generator)
 
     return swap(model, where, convolution)

@@ -102,6 +102,31 @@ class Memory(Fresh):
         return k, v
 
 
+def _readers(stack: nn.Module, attention: Where) -> list[list[nn.Module]]:
+    """The modules of each layer that read the memory. ValueError for what has none, or cannot share one."""
+    if not isinstance(getattr(stack, "layers", None), nn.ModuleList):
+        raise ValueError(f"where picks a {type(stack).__name__}, which holds no layers; pick is_a(Stack)")
+    readers = [[m for name, m in layer.named_modules() if attention(name, m)] for layer in stack.layers]
+    if not all(readers):
+        number = readers.index([])
+        kinds = ", ".join(sorted({type(m).__name__ for m in stack.layers[number].modules()}))
+        raise ValueError(
+            f"layer {number} has no attention to read the memory; it is made of: {kinds}. "
+            "Apply feedback to a stack with attention in every layer"
+        )
+    if other := [m for m in sum(readers, []) if not {"k", "v"} <= dict(m.named_children()).keys()]:
+        raise ValueError(
+            f"attention picks a {type(other[0]).__name__}, which has no projections `k` and `v` to share; "
+            "pick is_a(Attention)"
+        )
+    if any(getattr(module, "counts_per_pass", False) for module in stack.modules()):
+        raise ValueError(
+            "a layer here counts its cost per pass, and feedback calls it for each token alone; "
+            "use universal without halt"
+        )
+    return readers
+
+
 class Feedback(nn.Module):
     """Runs the layers of a `Stack` on one token after the other, all of them reading one memory.
 
@@ -111,26 +136,7 @@ class Feedback(nn.Module):
 
     def __init__(self, stack: nn.Module, attention: Where) -> None:
         super().__init__()
-        if not isinstance(getattr(stack, "layers", None), nn.ModuleList):
-            raise ValueError(f"where picks a {type(stack).__name__}, which holds no layers; pick is_a(Stack)")
-        readers = [[m for name, m in layer.named_modules() if attention(name, m)] for layer in stack.layers]
-        if not all(readers):
-            number = readers.index([])
-            kinds = ", ".join(sorted({type(m).__name__ for m in stack.layers[number].modules()}))
-            raise ValueError(
-                f"layer {number} has no attention to read the memory; it is made of: {kinds}. "
-                "Apply feedback to a stack with attention in every layer"
-            )
-        if any(getattr(module, "counts_per_pass", False) for module in stack.modules()):
-            raise ValueError(
-                "a layer here counts its cost per pass, and feedback calls it for each token alone; "
-                "use universal without halt"
-            )
-        if other := [m for m in sum(readers, []) if not {"k", "v"} <= dict(m.named_children()).keys()]:
-            raise ValueError(
-                f"attention picks a {type(other[0]).__name__}, which has no projections `k` and `v` that "
-                "could be shared; pick is_a(Attention)"
-            )
+        readers = _readers(stack, attention)
         self.layers, last = stack.layers, readers[-1][-1]
         self.k, self.v, dim = last.k, last.v, last.k.in_features
         for reader in sum(readers, []):

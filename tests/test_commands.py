@@ -584,10 +584,10 @@ LINES = {
     "distill": (60, 340),
     "distill_inside": (60, 290),
     "adaptive_span": (45, 290),  # its kernel is asked about masks
-    "entmax": (100, 250),  # its gradients are the idea, too
-    "sparse_attention": (40, 640),  # masks, tables and the kernel
+    "entmax": (105, 255),  # its gradients are the idea, too
+    "sparse_attention": (40, 650),  # masks, tables and the kernel
     "architecture_search": (60, 350),  # with the teacher's probes
-    "feedback": (40, 290),  # with masks and what a decoder remembers
+    "feedback": (40, 310),  # with masks and what a decoder remembers
 }
 
 

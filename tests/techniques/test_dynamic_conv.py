@@ -135,7 +135,7 @@ def hidden(model: nn.Module) -> nn.Module:
         (lambda m: dynamic_conv.apply(m, width=3, ahead=-1), "ahead=-1"),
         (lambda m: dynamic_conv.apply(m, width=3, p=1.0), "p=1.0"),
         (lambda m: dynamic_conv.apply(m, width=3, p=float("nan")), "p=nan"),
-        (lambda m: dynamic_conv.apply(m, width=3, where=is_a(nn.LayerNorm)), "a LayerNorm.*pick is_a"),
+        (lambda m: dynamic_conv.apply(m, width=3, where=is_a(nn.LayerNorm)), "a LayerNorm; adopt"),
         (lambda m: dynamic_conv.apply(m, width="3"), "width='3'"),
         (lambda m: dynamic_conv.apply(m, width=3, p="0.1"), "p='0.1'"),
         (lambda m: dynamic_conv.apply(Attention(8, 2), width=3)(torch.zeros(1, 0, 8)), "no token"),
