@@ -20,7 +20,8 @@ from minieff.core import cost
 from minieff.core.checkpoint import pack, read_tensors, unpack, write_tensors
 from minieff.core.files import ROOT, cache, environment, read_json, sha256, write_json
 from minieff.core.recipe import Recipe, parse, read, read_all
-from minieff.core.train import Run, train
+from minieff.core.run import Run
+from minieff.core.train import train
 from minieff.core.transformer import Transformer
 
 FOLDER = ROOT / "zoo"

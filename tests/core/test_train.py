@@ -19,8 +19,10 @@ from minieff import distill
 from minieff.__main__ import main
 from minieff.core import data, zoo
 from minieff.core.checkpoint import read_tensors
+from minieff.core.optimizer import adamw, rate_at
 from minieff.core.recipe import parse, read
-from minieff.core.train import Run, adamw, rate_at, take_step, train
+from minieff.core.run import Run
+from minieff.core.train import take_step, train
 
 TINY = {
     "data": {"corpus": "files", "vocab": 256},
