@@ -23,7 +23,7 @@ from minieff.core.checkpoint import (
 )
 from minieff.core.data import Trainable
 from minieff.core.files import cache
-from minieff.core.optimizer import adamw
+from minieff.core.optimizer import adamw, rate_at
 from minieff.core.recipe import Recipe
 from minieff.core.transformer import Transformer
 
@@ -39,6 +39,7 @@ class Run:
         world: int,
         device: torch.device,
         teacher: nn.Module | None = None,
+        start: nn.Module | None = None,
     ) -> None:
         self.recipe, self.rank, self.world = recipe, rank, world
         self.teacher = None if teacher is None else teacher.to(device).eval()
@@ -48,14 +49,18 @@ class Run:
         seed = recipe.train.seed
         torch.manual_seed(seed)  # all processes start from the same weights
         coins = torch.Generator().manual_seed(seed + 1)  # and draw the same random numbers
-        model = Transformer(recipe.config(corpus.vocab)).to(device, getattr(torch, recipe.train.dtype))
-        if recipe.distill and recipe.distill.layers:
-            model = compose.find("distill").from_layers(model, teacher, layers=recipe.distill.layers)
+        model = _begun(recipe, corpus.vocab, teacher, start).to(device, getattr(torch, recipe.train.dtype))
         self.model = compose.apply(model, self.techniques, coins).train()
         self.optimizer = adamw(self.model, recipe.train.decay)
         self.draw = torch.Generator().manual_seed(seed + 2)
         torch.manual_seed(seed + 3 + rank)  # dropout differs from process to process
         self.step, self.seconds = 0, 0.0
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        plan = self.recipe.train
+        return rate_at(self.step, self.recipe.steps, plan.warmup, plan.rate)
 
     @property
     def checkpoint(self) -> Path:
@@ -116,3 +121,23 @@ class Run:
         path = self.folder / "log.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [row for row in rows if row["step"] <= self.step]
+
+
+def _begun(recipe: Recipe, vocab: int, teacher: nn.Module | None, start: nn.Module | None) -> nn.Module:
+    """The model before techniques: random, with the weights of `start`, or with layers of the teacher."""
+    if (teacher is None) != (recipe.distill is None):
+        raise ValueError(f"{recipe.name}: a recipe with [distill] needs teacher=, and no other takes one")
+    if (start is None) == bool(recipe.train.start):
+        raise ValueError(f"{recipe.name}: a recipe with a start needs start=, and no other takes one")
+    model = Transformer(recipe.config(vocab))
+    if start is not None:
+        try:
+            unpack(model, pack(start))
+        except ValueError as error:
+            raise ValueError(
+                f"{recipe.name}: start={recipe.train.start!r}: {error}; start from a model without "
+                "techniques, with the sizes in [model]"
+            ) from None
+    if recipe.distill and recipe.distill.layers:
+        model = compose.find("distill").from_layers(model, teacher, layers=recipe.distill.layers)
+    return model

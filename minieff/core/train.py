@@ -20,7 +20,6 @@ from minieff import compose
 from minieff.core import cost
 from minieff.core.data import SILENT, Trainable, loss
 from minieff.core.files import write
-from minieff.core.optimizer import rate_at
 from minieff.core.processes import processes
 from minieff.core.recipe import Recipe
 from minieff.core.run import Run
@@ -41,7 +40,7 @@ def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tenso
     """
     plan = run.recipe.train
     for group in run.optimizer.param_groups:
-        group["lr"] = rate_at(run.step, run.recipe.steps, plan.warmup, plan.rate)
+        group["lr"] = run.rate
     asked, distill = targets != SILENT, run.recipe.distill
     if distill and distill.augment:  # else no coins: the same batches as without a teacher
         augment = compose.find("distill").augment
@@ -59,7 +58,7 @@ def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tenso
     nn.utils.clip_grad_norm_(run.model.parameters(), plan.clip)
     run.optimizer.step()
     run.optimizer.zero_grad()
-    compose.project(run.model, run.techniques)
+    compose.project(run.model, run.techniques, rate=run.rate)
     if run.world > 1:
         dist.all_reduce(total)
     return total
@@ -80,10 +79,17 @@ def _loss(
     return plan.weight * soft * asked.sum() / tokens + (1 - plan.weight) * hard
 
 
-def train(recipe: Recipe, *, resume: bool = False, teacher: nn.Module | None = None) -> Run:
+def train(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    teacher: nn.Module | None = None,
+    start: nn.Module | None = None,
+) -> Run:
     """Trains, with `resume` from a checkpoint of this recipe if there is one; returns the finished run.
 
-    A recipe with [distill] needs its `teacher`, which is called as `teacher(ids, mask)`; `zoo.make` loads it.
+    A recipe with [distill] needs its `teacher`, which is called as `teacher(ids, mask)`, and one with a start
+    the model of that name as `start`; `zoo.make` loads both.
 
     The log is `log.jsonl` beside the checkpoint. FileExistsError when there is a checkpoint and `resume` is
     False: nothing trained is overwritten silently. The variable TQDM_DISABLE=1 hides the progress bar.
@@ -98,11 +104,9 @@ def train(recipe: Recipe, *, resume: bool = False, teacher: nn.Module | None = N
     ...     train(parse("tiny", Path("."), tables)).step  # of 16 sequences of 4 tokens
     1
     """
-    if (teacher is None) != (recipe.distill is None):
-        raise ValueError(f"{recipe.name}: a recipe with [distill] needs teacher=, and no other takes one")
     with processes() as (rank, world, device):
         corpus = recipe.check(world)
-        run = Run(recipe, corpus, rank, world, device, teacher)
+        run = Run(recipe, corpus, rank, world, device, teacher, start)
         if resume:
             run.restore()
         elif run.checkpoint.exists():
