@@ -22,8 +22,8 @@ from benchmarks.turns import Turns, comparison, in_turns, spread
 from minieff import layerdrop
 from minieff.core.data import loss
 from minieff.core.files import save_results
+from minieff.core.optimizer import adamw
 from minieff.core.surgery import is_a, swap
-from minieff.core.train import adamw
 from minieff.core.transformer import Config, Transformer
 
 RATES = (0.1, 0.2, 0.35, 0.5)

@@ -25,7 +25,7 @@ from benchmarks.turns import comparison, in_turns, limit
 from minieff.core.cost import macs, parameters
 from minieff.core.data import loss
 from minieff.core.files import save_results
-from minieff.core.train import adamw
+from minieff.core.optimizer import adamw
 from minieff.core.transformer import Config, Transformer
 from minieff.fast_decoding import generate
 

@@ -8,12 +8,16 @@ A technique is a module with some of four verbs; a list of (technique, knobs) go
     compose.project(model, techniques)                    # during, after optimizer.step()
     small = compose.finalize(model, [(layerdrop, {"keep": [0, 3, 7]}), (scalar_quant, {})])
 
+In place of `apply`, "verb" among the knobs names another function that makes a model for training:
+(weight_sharing, {"verb": "universal", "steps": 6}). A technique lists those in `VERBS`.
+
 Each technique states its `STAGE`. What is replaced must be replaced before it is decorated, so mixers come
 before the stack, the stack before skipped layers, then attention's seams, then weights; `finalize` takes the
 same order. A loss, such as distillation, changes no model and has none of the verbs.
 """
 
 import inspect
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType, UnionType
@@ -23,9 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from minieff.core import transformer
-from minieff.core.surgery import Where, clone, is_a
+from minieff.core.surgery import Where, clone, is_a, named
 
-STAGES = ("mixer", "stack", "depth", "seam", "weight", "loss", "decoding")
+STAGES = ("mixer", "stack", "depth", "seam", "weight", "loss")
 
 Techniques = list[tuple[ModuleType, dict]]
 
@@ -33,11 +37,14 @@ Techniques = list[tuple[ModuleType, dict]]
 def parse(tables: list[dict]) -> Techniques:
     """The techniques of a recipe as a list of (module, knobs).
 
-    ValueError for a name that is no technique or a knob that its `apply` does not have.
+    ValueError for a name that is no technique, a verb that is none of its `VERBS` (by default `apply`), or a
+    knob that the verb does not have. `where` is the name of a type, or a list of modules' names.
 
     >>> [(technique, knobs)] = parse([{"name": "layerdrop", "p": 0.2}])
     >>> technique.__name__, knobs
     ('minieff.layerdrop', {'p': 0.2})
+    >>> parse([{"name": "weight_sharing", "verb": "factorize", "rank": 32}])[0][1]
+    {'verb': 'factorize', 'rank': 32}
     """
     return [(find(table.get("name", "")), _knobs(table)) for table in tables]
 
@@ -58,29 +65,44 @@ def find(name: str) -> ModuleType:
 def _knobs(table: dict) -> dict:
     """The knobs of a recipe's technique. ValueError for one that is unknown, missing or of a wrong type."""
     name, knobs = table.get("name", ""), {key: value for key, value in table.items() if key != "name"}
-    if not hasattr(find(name), "apply"):
-        raise ValueError(f"technique {name!r} changes no model before training; leave it out of techniques")
-    parameters = inspect.signature(find(name).apply).parameters
+    verb = _verb(find(name), knobs.get("verb", "apply"))
+    name = name if verb.__name__ == "apply" else f"{name}.{verb.__name__}"
+    parameters = inspect.signature(verb).parameters
     known = {key: p for key, p in parameters.items() if key not in ("model", "generator")}
-    if knobs.keys() - known:
-        raise ValueError(f"{name} has no knob {sorted(knobs.keys() - known)}; it has {sorted(known)}")
+    unknown = sorted(knobs.keys() - known - {"verb"})
+    if unknown:
+        raise ValueError(f"{name} has no knob {unknown}; it has {sorted(known)}")
     missing = [key for key, p in known.items() if p.default is p.empty and key not in knobs]
     if missing:
         raise ValueError(f"{name} needs a value for {missing}")
     for key, value in knobs.items():
-        if key != "where" and not _fits(value, known[key].annotation):
+        if key not in ("where", "verb") and not _fits(value, known[key].annotation):
             raise ValueError(f"{name}: {key}={value!r} is not of type {known[key].annotation}")
     return knobs | ({"where": _where(knobs["where"])} if "where" in knobs else {})
 
 
+def _verb(technique: ModuleType, verb: Any) -> Callable:
+    """The function of that name. ValueError unless it makes a model for training."""
+    name = technique.__name__.removeprefix("minieff.")
+    verbs = [verb for verb in getattr(technique, "VERBS", ("apply",)) if hasattr(technique, verb)]
+    if not verbs:
+        raise ValueError(f"technique {name!r} changes no model before training; leave it out of techniques")
+    if verb not in verbs:
+        raise ValueError(f"{name} has no verb {verb!r} for recipes; give verb = one of {verbs}")
+    return getattr(technique, verb)
+
+
 def _where(kind: Any) -> Where:
-    """The `where` of a recipe: it names a type of core.transformer or torch.nn."""
+    """The `where` of a recipe: a type of core.transformer or torch.nn, or a list of modules' names."""
+    if isinstance(kind, list):
+        return named(*map(str, kind))
     for home in (transformer, nn):
         found = getattr(home, str(kind), None)
         if isinstance(found, type) and issubclass(found, nn.Module):
             return is_a(found)
     raise ValueError(
-        f"where={kind!r}: name a module of minieff.core.transformer or torch.nn, such as Residual"
+        f"where={kind!r}: name a module of minieff.core.transformer or torch.nn, such as Residual, or give "
+        "a list of modules' names in the model"
     )
 
 
@@ -99,19 +121,28 @@ def _in_order(techniques: Techniques) -> Techniques:
     return sorted(techniques, key=lambda entry: STAGES.index(entry[0].STAGE))
 
 
+def _taken(function: Callable, **offered: Any) -> dict[str, Any]:
+    """What a function has parameters for."""
+    return {key: offered[key] for key in offered.keys() & inspect.signature(function).parameters}
+
+
 def apply(model: nn.Module, techniques: Techniques, generator: torch.Generator | None = None) -> nn.Module:
-    """Each technique's `apply`; those that draw random numbers take them from `generator`.
+    """Each technique's `apply`, or other verb; those that draw random numbers take them from `generator`.
 
     >>> model = transformer.Transformer(transformer.Config(vocab=50, context=16, layers=2, heads=2, dim=8))
     >>> apply(model, parse([{"name": "layerdrop", "p": 0.2}])).blocks.layers[0].p
     0.2
     """
     for technique, knobs in _in_order(techniques):
-        coins = (
-            {"generator": generator} if "generator" in inspect.signature(technique.apply).parameters else {}
-        )
-        model = technique.apply(model, **coins, **knobs)
+        verb = _verb(technique, knobs.get("verb", "apply"))
+        own = {key: value for key, value in knobs.items() if key != "verb"}
+        model = verb(model, **_taken(verb, generator=generator), **own)
     return model
+
+
+def _each(techniques: Techniques) -> list[ModuleType]:
+    """The techniques in order, one with several entries once."""
+    return list(dict.fromkeys(technique for technique, _ in _in_order(techniques)))
 
 
 def penalty(model: nn.Module, techniques: Techniques) -> Tensor | float:
@@ -120,19 +151,17 @@ def penalty(model: nn.Module, techniques: Techniques) -> Tensor | float:
     >>> penalty(nn.Linear(3, 2), parse([{"name": "layerdrop", "p": 0.2}]))
     0.0
     """
-    return sum(
-        (technique.penalty(model) for technique, _ in techniques if hasattr(technique, "penalty")), 0.0
-    )
+    return sum((t.penalty(model) for t in _each(techniques) if hasattr(t, "penalty")), 0.0)
 
 
-def project(model: nn.Module, techniques: Techniques) -> None:
-    """Each technique's `project`, for those that have one.
+def project(model: nn.Module, techniques: Techniques, *, rate: float = 1.0) -> None:
+    """Each technique's `project`, for those that have one; `rate`, the learning rate, for those that ask.
 
     >>> project(nn.Linear(3, 2), parse([{"name": "layerdrop", "p": 0.2}]))  # it has none
     """
-    for technique, _ in _in_order(techniques):
+    for technique in _each(techniques):
         if hasattr(technique, "project"):
-            technique.project(model)
+            technique.project(model, **_taken(technique.project, rate=rate))
 
 
 def finalize(model: nn.Module, techniques: Techniques) -> nn.Module:

@@ -19,7 +19,7 @@ from minieff.core import cost, zoo
 from minieff.core.data import loss
 from minieff.core.files import save_results
 from minieff.core.masked import Eras, eras
-from minieff.core.train import adamw, rate_at
+from minieff.core.optimizer import adamw, rate_at
 from minieff.core.transformer import Config, Transformer
 
 CONTEXT = 32

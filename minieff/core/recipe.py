@@ -10,11 +10,19 @@
     context = 128
     [train]
     tokens = 12_000_000
+    start = "speeches-base"        # a trained model of the same shapes; without this key, random weights
     [[techniques]]                 # any number, in any order
     name = "layerdrop"
     p = 0.2
+    [[techniques]]
+    name = "weight_sharing"
+    verb = "factorize"             # another function of the technique than `apply`
+    rank = 32
     [distill]                      # for a student
-    teacher = "speeches-base"      # of the zoo, or of the recipe's own folder
+    teacher = "speeches-base"
+
+`start` and `teacher` are models of the recipe's own folder or of the zoo. Of a start only the weights are
+taken; the recipe's techniques are applied on top of them.
 
 A file may hold several runs that differ in a few keys, such as seeds: [runs] names them and what differs.
 
@@ -84,6 +92,7 @@ class Training:
     seed: int = 0
     save: int = 100  # steps between checkpoints
     dtype: str = "float32"
+    start: str = ""  # a trained model whose weights it begins with
     weights: bool = True  # whether the zoo ships the weights, or only the card with its log
 
     def __post_init__(self) -> None:
@@ -126,6 +135,13 @@ class Recipe:
     train: Training
     techniques: list[dict]
     distill: Distill | None = None
+
+    def __post_init__(self) -> None:
+        if self.train.start and self.distill and self.distill.layers:
+            raise ValueError(
+                f"start={self.train.start!r} and layers={self.distill.layers} both say with which weights to "
+                "begin; leave one out"
+            )
 
     @property
     def steps(self) -> int:

@@ -1,9 +1,7 @@
 """One training loop: AdamW, warm-up and cosine, clipping, techniques, checkpoints, any number of processes.
 
-A checkpoint is one file, written atomically, with all that a step changes: weights, optimizer, step, the
-generator of the data and every other random state. A run that is killed and resumed therefore ends with
-bit-identical weights. Under `torchrun` each process draws the same global batch and computes its own rows, so
-that two processes compute what one would.
+Under `torchrun` each process draws the same global batch and computes its own rows, so that two processes
+compute what one would.
 """
 
 import json
@@ -11,7 +9,6 @@ import os
 import time
 from contextlib import nullcontext
 from math import isfinite
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -21,116 +18,17 @@ from tqdm import tqdm
 
 from minieff import compose
 from minieff.core import cost
-from minieff.core.checkpoint import (
-    generators,
-    pack,
-    pack_optimizer,
-    read_tensors,
-    unpack,
-    unpack_optimizer,
-    write_tensors,
-)
 from minieff.core.data import SILENT, Trainable, loss
-from minieff.core.files import cache, write
-from minieff.core.optimizer import adamw, rate_at
+from minieff.core.files import write
 from minieff.core.processes import processes
 from minieff.core.recipe import Recipe
-from minieff.core.transformer import Transformer
-
-
-class Run:
-    """All that a step changes, and the folder where it is saved."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        corpus: Trainable,
-        rank: int,
-        world: int,
-        device: torch.device,
-        teacher: nn.Module | None = None,
-    ) -> None:
-        self.recipe, self.rank, self.world = recipe, rank, world
-        self.teacher = None if teacher is None else teacher.to(device).eval()
-        self.text, self.mask = corpus.fingerprint(), corpus.mask
-        self.folder = cache() / "train" / recipe.name
-        self.techniques = compose.parse(recipe.techniques)
-        seed = recipe.train.seed
-        torch.manual_seed(seed)  # all processes start from the same weights
-        coins = torch.Generator().manual_seed(seed + 1)  # and draw the same random numbers
-        model = Transformer(recipe.config(corpus.vocab)).to(device, getattr(torch, recipe.train.dtype))
-        if recipe.distill and recipe.distill.layers:
-            model = compose.find("distill").from_layers(model, teacher, layers=recipe.distill.layers)
-        self.model = compose.apply(model, self.techniques, coins).train()
-        self.optimizer = adamw(self.model, recipe.train.decay)
-        self.draw = torch.Generator().manual_seed(seed + 2)
-        torch.manual_seed(seed + 3 + rank)  # dropout differs from process to process
-        self.step, self.seconds = 0, 0.0
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
-
-    def save(self) -> None:
-        """Writes the checkpoint, in the first process; the others send it their random states."""
-        states = [torch.get_rng_state()]
-        if self.world > 1:
-            states = [torch.empty_like(states[0]) for _ in range(self.world)]
-            dist.all_gather(states, torch.get_rng_state())
-        if self.rank == 0:
-            tensors = {f"model.{name}": t for name, t in pack(self.model).items()}
-            tensors |= {f"optimizer.{name}": t for name, t in pack_optimizer(self.optimizer).items()}
-            tensors |= {f"random.{rank}": state for rank, state in enumerate(states)}
-            for i, generator in enumerate([self.draw, *generators(self.model)]):
-                tensors[f"generator.{i}"] = generator.get_state()
-            if torch.cuda.is_available():
-                tensors["cuda.0"] = torch.cuda.get_rng_state()
-            write_tensors(
-                self.checkpoint,
-                tensors,
-                {
-                    "recipe": self.recipe.as_dict(),
-                    "text": self.text,
-                    "step": self.step,
-                    "seconds": self.seconds,
-                },
-            )
-
-    def restore(self) -> None:
-        """Continues from the checkpoint, if there is one. ValueError when it belongs to another recipe."""
-        if not self.checkpoint.exists():
-            return
-        tensors, state = read_tensors(self.checkpoint)
-        if not self.recipe.trains_like(state["recipe"]) or state["text"] != self.text:
-            raise ValueError(
-                f"{self.checkpoint} was made by another recipe of this name or from another text; restore "
-                "them, rename the recipe, or delete the checkpoint"
-            )
-
-        def part(kind: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(f"{kind}."): t for name, t in tensors.items() if name.startswith(f"{kind}.")
-            }
-
-        unpack(self.model, part("model"))
-        unpack_optimizer(self.optimizer, part("optimizer"))
-        for i, generator in enumerate([self.draw, *generators(self.model)]):
-            generator.set_state(part("generator")[f"{i}"])
-        torch.set_rng_state(part("random").get(f"{self.rank}", torch.get_rng_state()))
-        if torch.cuda.is_available() and "cuda.0" in tensors:
-            torch.cuda.set_rng_state(tensors["cuda.0"])
-        self.step, self.seconds = state["step"], state["seconds"]
-
-    def log(self) -> list[dict]:
-        """The rows logged up to the current step."""
-        path = self.folder / "log.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [row for row in rows if row["step"] <= self.step]
+from minieff.core.run import Run
 
 
 def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
     """One optimizer step on a global batch; returns its mean loss, without penalties.
 
+    >>> from pathlib import Path
     >>> from minieff.core.recipe import parse
     >>> tables = {"data": {"corpus": "files", "vocab": 256, "paths": [__file__]}, "train": {"tokens": 64}}
     >>> tables["model"] = {"layers": 1, "heads": 1, "dim": 8, "context": 4}
@@ -142,7 +40,7 @@ def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tenso
     """
     plan = run.recipe.train
     for group in run.optimizer.param_groups:
-        group["lr"] = rate_at(run.step, run.recipe.steps, plan.warmup, plan.rate)
+        group["lr"] = run.rate
     asked, distill = targets != SILENT, run.recipe.distill
     if distill and distill.augment:  # else no coins: the same batches as without a teacher
         augment = compose.find("distill").augment
@@ -160,7 +58,7 @@ def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tenso
     nn.utils.clip_grad_norm_(run.model.parameters(), plan.clip)
     run.optimizer.step()
     run.optimizer.zero_grad()
-    compose.project(run.model, run.techniques)
+    compose.project(run.model, run.techniques, rate=run.rate)
     if run.world > 1:
         dist.all_reduce(total)
     return total
@@ -181,16 +79,24 @@ def _loss(
     return plan.weight * soft * asked.sum() / tokens + (1 - plan.weight) * hard
 
 
-def train(recipe: Recipe, *, resume: bool = False, teacher: nn.Module | None = None) -> Run:
+def train(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    teacher: nn.Module | None = None,
+    start: nn.Module | None = None,
+) -> Run:
     """Trains, with `resume` from a checkpoint of this recipe if there is one; returns the finished run.
 
-    A recipe with [distill] needs its `teacher`, which is called as `teacher(ids, mask)`; `zoo.make` loads it.
+    A recipe with [distill] needs its `teacher`, which is called as `teacher(ids, mask)`, and one with a start
+    the model of that name as `start`; `zoo.make` loads both.
 
     The log is `log.jsonl` beside the checkpoint. FileExistsError when there is a checkpoint and `resume` is
     False: nothing trained is overwritten silently. The variable TQDM_DISABLE=1 hides the progress bar.
 
     >>> from tempfile import TemporaryDirectory
     >>> from unittest.mock import patch
+    >>> from pathlib import Path
     >>> from minieff.core.recipe import parse
     >>> tables = {"data": {"corpus": "files", "vocab": 256, "paths": [__file__]}, "train": {"tokens": 64}}
     >>> tables["model"] = {"layers": 1, "heads": 1, "dim": 8, "context": 4}
@@ -198,11 +104,9 @@ def train(recipe: Recipe, *, resume: bool = False, teacher: nn.Module | None = N
     ...     train(parse("tiny", Path("."), tables)).step  # of 16 sequences of 4 tokens
     1
     """
-    if (teacher is None) != (recipe.distill is None):
-        raise ValueError(f"{recipe.name}: a recipe with [distill] needs teacher=, and no other takes one")
     with processes() as (rank, world, device):
         corpus = recipe.check(world)
-        run = Run(recipe, corpus, rank, world, device, teacher)
+        run = Run(recipe, corpus, rank, world, device, teacher, start)
         if resume:
             run.restore()
         elif run.checkpoint.exists():

@@ -20,7 +20,8 @@ from minieff.core import cost
 from minieff.core.checkpoint import pack, read_tensors, unpack, write_tensors
 from minieff.core.files import ROOT, cache, environment, read_json, sha256, write_json
 from minieff.core.recipe import Recipe, parse, read, read_all
-from minieff.core.train import Run, train
+from minieff.core.run import Run
+from minieff.core.train import train
 from minieff.core.transformer import Transformer
 
 FOLDER = ROOT / "zoo"
@@ -48,7 +49,7 @@ def make(path: str | Path, run: str | None = None, *, resume: bool = False) -> d
     recipe = read(path, run)
     if resume and finished(recipe):
         return card(recipe.name, recipe.folder)
-    trained = train(recipe, resume=resume, teacher=teacher(recipe))
+    trained = train(recipe, resume=resume, teacher=teacher(recipe), start=start(recipe))
     if trained.rank > 0:
         return None
     made = _publish(trained)
@@ -62,9 +63,19 @@ def teacher(recipe: Recipe) -> nn.Module | None:
     >>> teacher(read(FOLDER / "speeches-depth-1.toml")) is None
     True
     """
-    if recipe.distill is None:
-        return None
-    name = recipe.distill.teacher
+    return _other(recipe, recipe.distill.teacher) if recipe.distill else None
+
+
+def start(recipe: Recipe) -> nn.Module | None:
+    """The model with whose weights a recipe begins, found as for `teacher`. None for random weights.
+
+    >>> start(read(FOLDER / "speeches-depth-1.toml")) is None
+    True
+    """
+    return _other(recipe, recipe.train.start) if recipe.train.start else None
+
+
+def _other(recipe: Recipe, name: str) -> nn.Module:
     return load(name, recipe.folder if (recipe.folder / f"{name}.json").exists() else FOLDER)
 
 
@@ -75,7 +86,7 @@ def _publish(run: Run) -> dict:
         (recipe.folder if recipe.train.weights else run.folder) / f"{recipe.name}.safetensors",
         {name: t.half() if t.is_floating_point() else t for name, t in pack(run.model).items()},
     )
-    model = _fill(recipe, run.model.tok.num_embeddings, weights)
+    model = _fill(recipe, run.model.config.vocab, weights)
     return {
         "recipe": recipe.as_dict(),
         "vocab": model.config.vocab,
@@ -231,7 +242,8 @@ def table(folder: Path = FOLDER) -> str:
 def queue(paths: list[str | Path], workers: int = 2) -> int:
     """Makes several models, `workers` at a time with one thread each; returns how many failed.
 
-    Finished ones are skipped and stopped ones resumed. The largest start first, students after all others.
+    Finished ones are skipped and stopped ones resumed. The largest start first; after all others come those
+    that need another model, as a teacher or as a start.
 
     >>> queue([])
     0
@@ -252,6 +264,7 @@ def queue(paths: list[str | Path], workers: int = 2) -> int:
         ]
         return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
-    waves = [[pair for pair in runs if (pair[1].distill is not None) == taught] for taught in (False, True)]
+    second = [pair for pair in runs if pair[1].distill or pair[1].train.start]
+    waves = [[pair for pair in runs if pair not in second], second]
     with ThreadPoolExecutor(workers) as pool:
         return sum(code != 0 for wave in waves for code in pool.map(work, wave))

@@ -47,5 +47,6 @@ __all__ = [
     "verify",
 ]
 
-STAGE = "decoding"
+STAGE = "mixer"  # that of `group`: projections are replaced before anything changes them
+VERBS = ("group",)
 IDEA = ("verify",)

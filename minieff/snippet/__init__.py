@@ -148,7 +148,7 @@ def full(name: str) -> str:
     snippet = Snippet(name, short=False)
     file = snippet.file(snippet.home)
     for definition in file.definitions:
-        if definition not in ("STAGE", "IDEA", "__all__"):
+        if definition not in ("STAGE", "VERBS", "IDEA", "__all__"):
             snippet.need(snippet.home, definition)
     for definition, home in file.ours.items():
         if home.startswith(f"{snippet.home}."):  # what the package shows of its own files

@@ -37,6 +37,7 @@ from minieff.sparse_weights.masks import Pruned, Schedule, keep_largest, norms, 
 from minieff.sparse_weights.penalties import FURTHEST, SHIFT, Gate, Shrink, soft_threshold
 
 STAGE = "weight"
+VERBS = ("apply", "shrink", "gate")
 IDEA = ("keep_largest", "Pruned")
 
 

@@ -31,6 +31,7 @@ from minieff.weight_sharing.embedding import FactorizedEmbedding, FactorizedHead
 from minieff.weight_sharing.loop import Loop, Ponder
 
 STAGE = "stack"
+VERBS = ("apply", "universal", "factorize")
 IDEA = ("Loop",)
 
 

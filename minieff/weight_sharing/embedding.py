@@ -20,7 +20,8 @@ class FactorizedEmbedding(nn.Module):
         super().__init__()
         u, s, w = torch.linalg.svd(weight.detach().double(), full_matrices=False)
         root, trains = s[:rank].sqrt(), weight.requires_grad
-        a, b = ((part * root).to(weight) for part in (u[:, :rank], w[:rank].mT))  # (V, r), (C, r)
+        pair = u[:, :rank] * root, w[:rank].mT * root
+        a, b = (part.to(weight).contiguous() for part in pair)  # (V, r), (C, r)
         self.tokens = nn.Embedding.from_pretrained(a, freeze=not trains)
         self.project = nn.Linear(rank, weight.shape[1], bias=False, device="meta")
         self.project.weight = nn.Parameter(b, trains)

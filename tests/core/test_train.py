@@ -15,12 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from minieff import distill
+from minieff import compose, distill, layerdrop, sparse_weights
 from minieff.__main__ import main
 from minieff.core import data, zoo
-from minieff.core.checkpoint import read_tensors
+from minieff.core.checkpoint import pack, pack_optimizer, read_tensors, unpack_optimizer
+from minieff.core.optimizer import adamw, rate_at
 from minieff.core.recipe import parse, read
-from minieff.core.train import Run, adamw, rate_at, take_step, train
+from minieff.core.run import Run
+from minieff.core.train import take_step, train
 
 TINY = {
     "data": {"corpus": "files", "vocab": 256},
@@ -86,7 +88,7 @@ def weights(cache: Path) -> dict[str, Tensor]:
 
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
+    return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -187,6 +189,19 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, cache, length):
         train(read(file), resume=True)
 
 
+def test_the_optimizer_of_a_weight_that_is_not_contiguous_is_restored_in_its_layout():
+    weights = [torch.nn.Parameter(torch.arange(6.0).view(3, 2).mT) for _ in range(2)]
+    one, other = (adamw(torch.nn.ParameterList([weight]), decay=0.1) for weight in weights)
+    for step in range(4):
+        for weight in weights:
+            weight.grad = torch.empty_like(weight).copy_(torch.randn(2, 3, generator=torch.manual_seed(step)))
+        one.step()
+        other.step()
+        saved = pack_optimizer(one).items()
+        unpack_optimizer(other, {name: t.clone(memory_format=torch.contiguous_format) for name, t in saved})
+    assert torch.equal(*weights)
+
+
 # with a teacher
 
 
@@ -254,6 +269,107 @@ def test_a_teacher_that_is_missing_or_of_no_use_is_refused(tmp_path):
     for tiny, teacher in ((taught, None), (alone, torch.nn.Identity())):
         with pytest.raises(ValueError, match="needs teacher="):
             train(tiny, teacher=teacher)
+
+
+# from a trained model, and with other verbs than `apply`
+
+OTHERS = {
+    "plain": [],
+    "apply": [{"name": "sparse_weights", "sparsity": 0.75, "scope": "global", "steps": 7}],
+    "gate": [{"name": "sparse_weights", "verb": "gate", "price": 1e-4, "pattern": 16, "start": 0.99}],
+    "shrink": [{"name": "sparse_weights", "verb": "shrink", "price": 0.1}],
+    "universal": [{"name": "weight_sharing", "verb": "universal", "steps": 3, "halt": 0.01}],
+    "factorize": [{"name": "weight_sharing", "verb": "factorize", "rank": 8}],
+    "group": [{"name": "fast_decoding", "verb": "group", "heads": 1}],
+    "two": [  # given in the wrong order
+        {"name": "scalar_quant", "bits": 4, "p": 0.5, "activations": "none", "where": ["tok.tokens"]},
+        {"name": "fast_decoding", "verb": "group", "heads": 1},
+        {"name": "weight_sharing", "verb": "factorize", "rank": 8},
+        {"name": "weight_sharing", "every": 2},
+        {"name": "sparse_weights", "verb": "gate", "price": 1e-4, "where": ["layers.0.feed.inner.up"]},
+    ],
+}
+
+
+def continued(folder: Path, techniques: list[dict] = (), **changes: dict) -> Path:
+    """A recipe that starts with the weights of a model that lies beside it."""
+    changes["train"] = {"start": "sage", **changes.get("train", {})}
+    if not (folder / "sage.json").exists():
+        zoo.make(recipe(folder).rename(folder / "sage.toml"))
+    return recipe(folder, techniques, **changes)
+
+
+@pytest.mark.parametrize("techniques", OTHERS.values(), ids=OTHERS)
+def test_a_continued_run_stopped_and_resumed_ends_bit_identically(tmp_path, cache, monkeypatch, techniques):
+    file = continued(tmp_path, techniques, train={"save": 3}, model={"dropout": 0.1})
+
+    def stop_at_8(run, *rest):
+        if run.step == 8:
+            raise InterruptedError
+        return take_step(run, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr("minieff.core.train.take_step", stop_at_8)
+        zoo.make(file)
+    assert zoo.make(file, resume=True)["recipe"]["train"]["start"] == "sage"
+    resumed = weights(cache)
+    checkpoint(cache).unlink()
+    run = train(read(file), start=zoo.start(read(file)))
+    assert distance(resumed, weights(cache)) == 0
+    assert zoo.finished(read(file))
+    with torch.no_grad():  # as in the file, which has half precision
+        for tensor in run.model.state_dict().values():
+            tensor.copy_(tensor.half() if tensor.is_floating_point() else tensor)
+    ids, loaded = torch.randint(256, (2, 16)), zoo.load("tiny", tmp_path)
+    assert torch.equal(loaded(ids), run.model.eval()(ids))
+    assert str(loaded) == str(run.model)
+
+
+def test_techniques_are_applied_on_top_of_a_start(tmp_path):
+    tiny, sage = read(continued(tmp_path, LAYERDROP)), zoo.load("sage", tmp_path)
+    run = Run(tiny, tiny.data.load(), 0, 1, torch.device("cpu"), start=zoo.start(tiny))
+    assert [type(layer) for layer in run.model.blocks.layers] == [layerdrop.Skip] * 2
+    for mine, theirs in zip(pack(run.model).values(), pack(sage).values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("change", [{"layers": 3}, {"dim": 16}, {"context": 8}], ids=str)
+def test_a_start_of_another_shape_is_refused(tmp_path, capsys, change):
+    file = continued(tmp_path, model=change)
+    refused(file, capsys, "tiny: start='sage': these are not the weights of this .* sizes in .model.")
+
+
+def test_a_start_with_techniques_is_refused(tmp_path, capsys):
+    zoo.make(recipe(tmp_path, LAYERDROP).rename(tmp_path / "sage.toml"))
+    refused(continued(tmp_path), capsys, "start='sage': .* start from a model without techniques")
+
+
+def test_a_start_that_is_missing_or_of_no_use_is_refused(tmp_path):
+    for tiny, start in ((read(continued(tmp_path)), None), (read(recipe(tmp_path)), torch.nn.Identity())):
+        with pytest.raises(ValueError, match="needs start="):
+            train(tiny, start=start)
+
+
+def test_what_shrink_takes_off_follows_the_learning_rate(tmp_path):
+    tiny = read(recipe(tmp_path, [{"name": "sparse_weights", "verb": "shrink", "price": 10.0}]))
+    run = Run(tiny, tiny.data.load(), 0, 1, torch.device("cpu"))
+    run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.0)  # its steps are small
+    up, ids = run.model.blocks.layers[0].feed.inner.up, torch.randint(256, (4, 16))
+    before = up.weight.detach().clone()
+    take_step(run, run.model, ids, ids)
+    assert (before - up.weight).abs().max().item() == pytest.approx(rate_at(0, 10, 3, 1e-2) * 10.0, rel=0.1)
+
+
+def test_a_technique_with_two_entries_is_paid_and_projected_once(tmp_path):
+    entry = {"name": "sparse_weights", "sparsity": 0.5, "steps": 10}
+    entries = [{**entry, "where": [f"layers.{i}.feed.inner.up"]} for i in (0, 1)]
+    gate = {"name": "sparse_weights", "verb": "gate", "price": 1.0, "where": ["down"]}
+    tiny = read(recipe(tmp_path, [*entries, gate]))
+    run = Run(tiny, tiny.data.load(), 0, 1, torch.device("cpu"))
+    assert torch.equal(compose.penalty(run.model, run.techniques), sparse_weights.penalty(run.model))
+    compose.project(run.model, run.techniques)
+    schedules = [m for m in run.model.modules() if isinstance(m, sparse_weights.Schedule)]
+    assert [int(schedule.step) for schedule in schedules] == [1, 1]
 
 
 # several processes
@@ -436,6 +552,41 @@ WRONG = {
     ),
     "missing knob": ([{"name": "layerdrop"}], {}, r"layerdrop needs a value for \['p'\]"),
     "a loss": ([{"name": "distill"}], {}, "technique 'distill' changes no model"),
+    "unknown verb": (
+        [{"name": "weight_sharing", "verb": "factorise", "rank": 8}],
+        {},
+        r"weight_sharing has no verb 'factorise'.*\['apply', 'universal', 'factorize'\]",
+    ),
+    "verb for inference": ([{"name": "layerdrop", "verb": "finalize"}], {}, "no verb 'finalize'"),
+    "verb that has to be named": (
+        [{"name": "fast_decoding", "heads": 1}],
+        {},
+        r"no verb 'apply'.*\['group'\]",
+    ),
+    "verb of another type": ([{"name": "layerdrop", "verb": 3}], {}, "no verb 3"),
+    "unknown knob of a verb": (
+        [{"name": "weight_sharing", "verb": "factorize", "every": 2}],
+        {},
+        r"weight_sharing.factorize has no knob \['every'\]; it has \['rank', 'where'\]",
+    ),
+    "missing knob of a verb": (
+        [{"name": "sparse_weights", "verb": "gate"}],
+        {},
+        r"sparse_weights.gate needs a value for \['price'\]",
+    ),
+    "knob of a verb of another type": (
+        [{"name": "weight_sharing", "verb": "universal", "steps": 2.0}],
+        {},
+        "weight_sharing.universal: steps=2.0 is not of type",
+    ),
+    "where of no module": ([{"name": "layerdrop", "p": 0.1, "where": ["layers.9"]}], {}, "matched no module"),
+    "start unknown": ([], {"train": {"start": "sage"}}, "sage.json is missing"),
+    "start of another type": ([], {"train": {"start": 1}}, "start=1 is not of type"),
+    "two starts": (
+        [],
+        {"train": {"start": "x"}, "distill": {"teacher": "x", "layers": [0, 1]}},
+        r"start='x' and layers=\[0, 1\] both",
+    ),
     "knob of another type": ([{"name": "layerdrop", "p": "x"}], {}, "layerdrop: p='x'"),
     "truth as a number": ([{"name": "layerdrop", "p": True}], {}, "layerdrop: p=True"),
     "unknown where": ([{"name": "layerdrop", "p": 0.1, "where": "Blok"}], {}, "where='Blok': name a module"),

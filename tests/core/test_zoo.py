@@ -294,6 +294,15 @@ def test_the_weights_that_ship_are_at_most_60_megabytes_and_each_has_a_recipe():
     assert {(path.parent, path.stem) for path in weights} <= RECIPES.keys()
 
 
+def test_what_a_recipe_starts_from_and_is_taught_by_is_in_the_zoo():
+    for run in RECIPES.values():
+        for name in filter(None, (run.train.start, run.distill and run.distill.teacher)):
+            other = RECIPES.get((run.folder, name)) or RECIPES[(zoo.FOLDER / name).parent, Path(name).name]
+            assert other.data.vocab == run.data.vocab
+            if name == run.train.start:
+                assert other.model == run.model and not other.techniques
+
+
 def test_no_two_runs_have_one_name():
     names = [run.name for folder in zoo.folders() for _, run in zoo.recipes(folder)]
     assert len(set(names)) == len(names) > 50  # checkpoints of one name would be mixed up
@@ -339,5 +348,6 @@ def test_the_runs_of_a_topic_train(topic, made, tmp_path, monkeypatch):
             context = recipe.model["context"]
             plan = replace(recipe.train, tokens=2 * context, batch=1, accumulate=1)
             small = replace(recipe, data=text, train=plan)
-            taught = recipe.distill and Transformer(Config(256, context, layers=8, heads=4, dim=128))
-            assert train(small, teacher=taught).step == 2
+            teacher = recipe.distill and Transformer(Config(256, context, layers=8, heads=4, dim=128))
+            start = Transformer(recipe.config(256)) if recipe.train.start else None
+            assert train(small, teacher=teacher, start=start).step == 2
