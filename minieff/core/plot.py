@@ -160,6 +160,23 @@ def table(rows: Sequence[Sequence], columns: Sequence[str]) -> Html:
     return Html(f"<table>{html}</table>", "\n".join(lines))
 
 
+def legend(figure: Figure, columns: int = 2) -> None:
+    """The names of what any of the axes show, once each, below all of them, where they cover nothing.
+
+    >>> figure, (left, right) = panels(2)
+    >>> for ax in (left, right):
+    ...     _ = ax.plot([1, 2], label="base")
+    >>> legend(figure)
+    >>> [text.get_text() for text in figure.legends[0].texts]
+    ['base']
+    """
+    named = {}
+    for ax in figure.axes:
+        handles, names = ax.get_legend_handles_labels()
+        named |= dict(zip(names, handles, strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)
+
+
 def threshold(axes: Axes, price: float, label: str) -> Axes:
     """Makes the y axis linear up to `price`, where it draws a dotted line, and logarithmic above.
 
