@@ -6,6 +6,8 @@
 # Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks your
 # function on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look. Run it as often as you like. Below each task are three hints; open one at a time.
 # `python -m minieff progress` in a terminal lists what you have passed. One way to solve each task is in `solutions/`.
+#
+# Run the cells one by one: *Run All* stops at the first task that is not solved.
 
 # %%
 import torch
@@ -138,7 +140,8 @@ check.parameters(parameters)
 # `-(-a // b)` divides and rounds up. Norms: two in a block, one at the end, $2 \cdot$ `dim` parameters each.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it. The course's base model has $V = 2048$, a context of 128, 8 layers, $C = 128$ and a feed-forward of 512. What would untying its head cost, and what would one block for all
 # eight layers save?
 #
@@ -195,7 +198,8 @@ check.macs(macs)
 # $H \cdot T \cdot T \cdot (C / H)$ for the comparisons, and as many again for adding up the values. $H$ cancels.
 #
 # </details>
-#
+
+# %% [markdown]
 # The picture below the check draws both over $T$; the two marks are yours.
 #
 # <details><summary>Answer to the question on paper</summary>
@@ -264,7 +268,8 @@ check.speedup(speedup)
 # Clock, one run, clock: time every run by itself, and decide afterwards which times to keep. `median` is imported.
 #
 # </details>
-#
+
+# %% [markdown]
 # `cost.interleaved` does this for real models, and returns the quartiles with the median.
 
 # %% [markdown]
@@ -311,7 +316,8 @@ check.joules_a_token(joules_a_token)
 # In Python, `(3 - 8) % 10` is 5. A counter whose largest value is 9 has 10 values.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on the base model: 2,097,152 MACs a token and 7,459,840 bytes in 32 bits. Keep 4.6 pJ a MAC. What would 16-bit weights save when one token is generated at a time, and what when a pass covers 1,024 tokens?
 #
 # <details><summary>Answer</summary>

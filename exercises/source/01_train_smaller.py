@@ -5,6 +5,8 @@
 #
 # Write your code where it says `raise NotImplementedError`, or correct what is there, and run the cell: its last line
 # says *Passed*, or *Not yet* and where to look. Each task has three hints; open one at a time.
+#
+# Run the cells one by one: *Run All* stops at the first task that is not solved.
 
 # %%
 import numpy as np
@@ -63,7 +65,8 @@ check.front(front)
 # Two comparisons with `<=`, and a third that rules out equal pairs. A name stays if `not any(...)` of the models dominates it.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it. `cards["base"]` has `["bytes"]`, `["macs"]` (per token) and `["quality"]["bits_per_byte"]`. How many of the six models are on the front of bytes and bits a byte? And of MACs and bits a byte?
 #
 # <details><summary>Answer</summary>
@@ -123,7 +126,8 @@ check.pick(pick)
 # `min` takes a `key`; a tuple as key breaks ties. Of an empty list it raises an error, unless it has a `default`.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on `rows`, the models of lesson 00. Which one do you take for at most 2,150,000 bytes, which for at most half of the base's time, and which for the 1,048,576 bytes of lesson 00's microcontroller?
 #
 # The model that lost four layers without training has exactly the bytes of `depth-4`, and no limit ever picks it: why not?
@@ -189,7 +193,8 @@ check.tokens_for(tokens_for)
 # Equal compute is `tokens * macs(base) == answer * macs(other)`. Solve it for `answer`.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it. The base of the zoo was trained on 12.0 million tokens, four times its training text. How many would each other model get for that compute, and how often would it
 # read the text?
 #
@@ -255,7 +260,8 @@ check.loss_at(loss_at)
 # Beyond its ends, `np.interp` repeats the first value or the last. Ask, before you call it, whether `budget` lies between `spent[0]` and `spent[-1]`.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on `logs`. For budgets of 10, 20, 25, 30, 40, 50, 60 and 70 trillion MACs (`10e12` and so on), which model has the lowest loss, and what is it?
 #
 # From 25 to 30 trillion MACs, the best loss gets *worse*. How can more compute do harm?
@@ -319,7 +325,8 @@ check.gap(gap)
 # `statistics.stdev` divides by $n - 1$, and so does `np.std` with `ddof=1`. Add the squares of both errors, and take the root at the end.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it. `depth-4` and `width-96` were both trained a second time; `runs` has their losses in nats. How large is the gap, and how large its error? From the first run of each alone, which would you have called better?
 #
 # <details><summary>Answer</summary>
@@ -393,7 +400,8 @@ check.depth_or_width(depth_or_width)
 # `range(heads, dim + 1, heads)` has all widths that can be built. The answer is the `max` of those whose size is `<= budget`.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on `models`. What does half of its parameters buy for GPT-2's smallest model, and what do the 1,071,872 of `depth-4` buy for the zoo's base?
 #
 # <details><summary>Answer</summary>
@@ -414,4 +422,4 @@ for name, config, budget in models:
 # end
 
 # %% [markdown]
-# **Next in the course:** zeros in the weights, and when they are worth anything.
+# **Next.** [Lesson 08](../notebooks/08_layerdrop.ipynb): LayerDrop, and [its exercise](08_layerdrop.ipynb).
