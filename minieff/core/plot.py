@@ -135,7 +135,7 @@ def show(figure: Figure, *, alt: str) -> None:
 
 
 def table(rows: Sequence[Sequence], columns: Sequence[str]) -> Html:
-    """A table: the first column to the left, the others, usually numbers, to the right.
+    """A table: numbers to the right, the first column and sentences to the left.
 
     ValueError for a row of another length than `columns`.
 
@@ -149,15 +149,21 @@ def table(rows: Sequence[Sequence], columns: Sequence[str]) -> Html:
         if len(row) != len(columns):
             raise ValueError(f"row {row} has {len(row)} values for {len(columns)} columns: give one for each")
     wide = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    lines = ["  ".join([row[0].ljust(wide[0]), *map(str.rjust, row[1:], wide[1:])]).rstrip() for row in cells]
+    sentences = [any(len(row[i]) > 24 for row in cells[1:]) for i in range(len(columns))]
+    sides = ["left" if i == 0 or long else "right" for i, long in enumerate(sentences)]
+    lines = [
+        "  ".join(
+            f"{v:{'<' if side == 'left' else '>'}{n}}" for v, side, n in zip(row, sides, wide, strict=True)
+        )
+        for row in cells
+    ]
     html = ""
     for row, kind in zip(cells, ["th", *["td"] * len(rows)], strict=True):
-        sides = ["left", *["right"] * (len(columns) - 1)]
         html += "<tr>" + "".join(
             f'<{kind} style="text-align: {side}">{escape(value)}</{kind}>'
             for value, side in zip(row, sides, strict=True)
         )
-    return Html(f"<table>{html}</table>", "\n".join(lines))
+    return Html(f"<table>{html}</table>", "\n".join(line.rstrip() for line in lines))
 
 
 def legend(figure: Figure, columns: int = 2) -> None:
