@@ -131,10 +131,14 @@ def test_a_changed_source_is_noticed(tmp_path):
 def test_answers_and_long_drawings_start_collapsed(tmp_path):
     source = tmp_path / "source" / "lesson.py"
     source.parent.mkdir()
-    source.write_text('# %% tags=["predict"]\n1\n\n# %% tags=["figure", "predict"]\n2\n\n# %%\n3\n')
+    source.write_text('# %% tags=["predict"]\nprint(1)\n\n# %% tags=["figure", "predict"]\n2\n\n# %%\n3\n')
     cells = [cell.metadata for cell in build.notebook_of(source).cells]
     assert cells[0] == {"tags": ["predict"], "jupyter": {"outputs_hidden": True}}
     assert cells[1]["jupyter"] == {"source_hidden": True, "outputs_hidden": True} and not cells[2]
+    build.execute(source)
+    outputs = [cell.outputs for cell in nbformat.read(build.executed_target(source), as_version=4).cells]
+    assert outputs[0][0].text == "Answer:\n1\n" and outputs[1][0].data["text/plain"] == "Answer:\n2"
+    assert outputs[2][0].data["text/plain"] == "3"
 
 
 def test_an_exercise_becomes_a_blank_and_a_solution(tmp_path):

@@ -180,6 +180,7 @@ def legend(figure: Figure, columns: int = 2) -> None:
     for ax in figure.axes:
         handles, names = ax.get_legend_handles_labels()
         named |= dict(zip(names, handles, strict=True))
+    figure.set_figheight(figure.get_figheight() + 0.22 * ceil(len(named) / columns))
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 

@@ -464,7 +464,7 @@ from math import exp
 def perplexity(p, keep):
     return exp(sum(depths[RATES[p]]["subsets"][",".join(map(str, keep))]) / 2)
 
-# %%
+# %% tags=["figure"]
 def panel(p, keep):
     coins = torch.rand(60, 8, generator=torch.Generator().manual_seed(0)) >= p
     figure, (left, right) = plot.panels(2, height=2.2)
