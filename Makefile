@@ -33,6 +33,7 @@ quick: .venv/test
 
 lessons: .venv/test
 	MINIEFF_RESULTS="$(CURDIR)/results" OMP_NUM_THREADS=1 $(BIN)/python notebooks/build.py $(FORCE)
+	$(BIN)/python notebooks/summary.py
 
 zoo: .venv/course
 	$(BIN)/python -m minieff train zoo/*.toml zoo/*/*.toml --resume --workers 2

@@ -6,14 +6,17 @@ from minieff.core.files import ROOT, load_results, write
 
 HEAD = """# Benchmarks
 
-Written by `benchmarks/table.py` from `results/bench/*.json`; `make bench` measures those again.
-`bench/quant_epyc.json` is a run of `bench_quant.py` on a second processor, at the commit that it names.
+Our implementations beside what you would use instead. `make bench` measures them again, and
+`benchmarks/table.py` writes this page from `results/bench/*.json`. `bench/quant_epyc.json` is a run of
+`bench_quant.py` on a second processor, at the commit that it names.
 
-The calls of a comparison run in turns in one process. A time is the median of its runs, with the quartiles in
-brackets. How many times as long a peer takes is computed turn by turn, and again given as median and
-quartiles: above 1 ours is faster, below 1 it is slower. The rows below a peer's default are settings that its
-user could pick. A limit is the time that the same work takes at the rate of a probe, which ran in the same
-turns, and the share reached is that time over ours.
+The calls of a comparison take turns in one process. A time is the median of its runs, with the quartiles in
+brackets. "Times as long" says how many times as long as ours the peer takes, computed turn by turn and given
+as median and quartiles: above 1 ours is faster, below 1 it is slower. The first row of a peer has its default
+settings; the rows below have settings that its user could choose.
+
+A limit is how long the same work would take at the rate of a probe, such as one large product, which is timed
+in the same turns. The share reached is the limit divided by our time.
 """
 
 

@@ -18,9 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train recipes: weights and a card beside each")
     train.add_argument("recipes", nargs="+", type=Path, metavar="zoo/NAME.toml")
-    train.add_argument(
-        "--resume", action="store_true", help="skip what is finished, go on where a run was stopped"
-    )
+    train.add_argument("--resume", action="store_true", help="skip finished runs, continue stopped ones")
     train.add_argument("--run", help="which run, for a recipe with several")
     train.add_argument(
         "--workers", type=int, default=1, help="recipes trained at the same time, one thread each"
@@ -29,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("doctor", help="check that everything the course needs is there")
     snippet = commands.add_parser("snippet", help="print the idea of a technique, to paste into your script")
     snippet.add_argument("name", help="a technique, such as layerdrop")
-    snippet.add_argument("--full", action="store_true", help="all of it, as one file that needs torch alone")
+    snippet.add_argument("--full", action="store_true", help="all of it, as one file that needs only torch")
     commands.add_parser("progress", help="print which tasks of the exercises you have passed")
     arguments = parser.parse_args(argv)
     try:
@@ -49,7 +47,9 @@ def _train(arguments: argparse.Namespace) -> int:
         zoo.make(path, arguments.run, resume=arguments.resume)
         return 0
     if arguments.run or not arguments.resume:
-        raise ValueError("several runs form a queue that skips what is finished: add --resume, drop --run")
+        raise ValueError(
+            "several runs are trained in a queue that skips finished ones: add --resume, drop --run"
+        )
     return int(zoo.queue(arguments.recipes, arguments.workers) > 0)
 
 

@@ -82,7 +82,7 @@ def _checks() -> Iterator[Check]:
     yield (
         "a checkout of the course",
         lambda: (ROOT / "zoo").is_dir() and (ROOT / "notebooks").is_dir(),
-        "clone the repository and run `make setup` in it: notebooks and trained models lie there",
+        "clone the repository and run `make setup` in it: notebooks and trained models are in it",
     )
     tokenizer = ROOT / "data" / "speeches-2048.json"
     yield "the tokenizer of the speeches", tokenizer.exists, "git checkout data"

@@ -41,8 +41,10 @@ def test_every_dependency_is_pinned_to_a_version_that_fits():
 
 
 def test_readmes_files_lessons_and_targets_exist():
-    for link in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / link).exists(), link
+    for link in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)", README):
+        assert (ROOT / "".join(link)).exists(), link
+    headings = {line.lower().replace(" ", "-") for line in re.findall(r"^## (.+)$", README, re.M)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
     for target in re.findall(r"(?:^|`)make (\w+)", README, re.M):
         assert re.search(rf"^{target}:", MAKEFILE, re.M), target
     for lesson in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):

@@ -41,7 +41,7 @@ def call(mine: Callable, *args: Any, **kwargs: Any) -> Any:
     result = guarded(mine, lambda: mine(*args, **kwargs), fits(mine, args, kwargs))
     if edited(before, (args, kwargs)):
         raise NotYet(
-            f"Your function changes what it was given ({changed(mine, before, (args, kwargs))}). Whoever calls it still needs "
+            f"Your function changes what it was given ({changed(mine, before, (args, kwargs))}). The caller still needs "
             "that: work on a copy, or build something new."
         )
     return result
@@ -56,12 +56,12 @@ def guarded(mine: Callable | None, work: Callable[[], Any], fits: bool = True) -
         raise
     except OutOfTime as stopped:
         raise NotYet(
-            f"Stopped after {LIMIT:g} seconds{where(stopped, mine)}. Does a loop never end, or is this far more work than needed?"
+            f"Stopped after {LIMIT:g} seconds{where(stopped, mine)}. Does a loop never end, or does it do far more work than needed?"
         ) from None
     except BaseException as error:
         if isinstance(error, NotImplementedError) and not error.args and where(error, mine):
             raise NotYet(
-                "Nothing to check: `raise NotImplementedError` is still there. Replace it by your code."
+                "Nothing to check: `raise NotImplementedError` is still there. Replace it with your code."
             ) from None
         raise NotYet(crash(error, mine, fits)) from error
 

@@ -103,10 +103,10 @@ skip_some = Task(
             partial(walk, ran=lambda x, y, p, training: y if training else x + (y - x) * (1 - p))),
         "You stop at the first layer that is skipped. The layers after it have coins of their own.":
             lambda layers, memories, x, p, training, coin: walk([*takewhile(lambda f: not training or coin() >= p, layers)], memories, x, p, False, coin),
-        "You add x to what a layer returns. Its residual connection is inside.": partial(walk, ran=lambda x, y, p, training: x + y),
+        "You add x to what a layer returns. The layer has its residual connection inside.": partial(walk, ran=lambda x, y, p, training: x + y),
         "One coin decides for all layers: either all run or none. How many coins does a step need?":
             lambda layers, memories, x, p, training, coin: x if training and coin() < p else walk(layers, memories, x, p, False, coin),
-        "After a skipped layer, the others meet the memory of another layer: you leave layers out of one list and not of the other.":
+        "After a skipped layer, the others get the memory of the wrong layer: you leave layers out of one list and not of the other.":
             lambda layers, memories, x, p, training, coin: walk([f for f in layers if not training or coin() >= p], memories, x, p, False, coin),
     },
 )  # fmt: skip
@@ -130,13 +130,13 @@ sub_layer = Task(
     wrong={
         "Begin with eval mode: with training=False nothing of `inner` is in what you return. When nothing is trained, which sub-layers should run?":
             tuple(partial(part, in_eval=a, ran=b, skipped=c) for a, b, c in product(["norm", "x"], ["plain", "scaled"], ["x", "norm"])),
-        "Where it is skipped, a norm is left over. Skipped *whole*: what does x look like if neither `norm` nor `inner` were there?":
+        "When it is skipped, a norm still runs. It should be skipped as a whole: what happens to x if there is neither `norm` nor `inner`?":
             tuple(partial(part, in_eval=a, ran=b, skipped="norm") for a, b in product(["plain", "scaled"], repeat=2)),
         "You scale by 1 - p, as dropout does with numbers. Does LayerDrop scale?": (partial(part, ran="scaled"), partial(part, ran="scaled", in_eval="scaled")),
         "In eval mode you scale by 1 - p. Stochastic depth does that. What does LayerDrop do at inference?": partial(part, in_eval="shrunk"),
         "A coin still decides in eval mode. What decides first?": partial(part, skips="in eval mode, too"),
         "p is the probability of skipping, and your sub-layer runs with it. How often is a coin below 0.1?": partial(part, skips="with 1 - p"),
-        "Where it runs, x is missing. What does a residual connection add to?": partial(part, ran="without x", in_eval="without x"),
+        "When it runs, x is missing. What does a residual connection add to?": partial(part, ran="without x", in_eval="without x"),
     },
 )  # fmt: skip
 
@@ -154,12 +154,12 @@ what_to_expect = Task(
     wrong={
         "You have the three numbers, in another order than the task.":
             tuple(lambda rates, share, order=order: [expect(rates, share)[i] for i in order] for order in [*permutations(range(3))][1:]),
-        "You read `rates` as the probabilities of running. They are those of being skipped.": lambda rates, share: expect([1 - p for p in rates], share),
-        "The sum of the rates is how many layers are *skipped* in a mean step. How many run?": lambda rates, share: expect(rates, share, run=sum(rates)),
-        "That none runs: you take the mean rate to the power of the number of layers. That holds for equal rates; these differ.":
+        "You read `rates` as the probabilities that a layer runs. They are the probabilities that it is skipped.": lambda rates, share: expect([1 - p for p in rates], share),
+        "The sum of the rates is how many layers an average step *skips*. How many run?": lambda rates, share: expect(rates, share, run=sum(rates)),
+        "For the case that no layer runs, you take the mean rate to the power of the number of layers. That holds for equal rates; these differ.":
             lambda rates, share: expect(rates, share, none=mean(rates) ** len(rates)),
         "Your second number says how often every layer runs. When does *none* run?": lambda rates, share: expect(rates, share, none=prod(1 - p for p in rates)),
-        "For the speed: layers take `share` of a step, and what is skipped of them is saved. What do they still take, and what does the rest of the step?":
+        "For the speed: layers take `share` of a step, and skipped layers take nothing. How much do the others take, and how much the rest of the step?":
             (lambda rates, share: expect(rates, share, faster=1 / (1 - mean(rates))),
             lambda rates, share: expect(rates, share, faster=1 / (1 - share * sum(rates))),
             lambda rates, share: expect(rates, share, faster=1 / (1 - share * (1 - mean(rates))))),
@@ -206,11 +206,11 @@ keep_list = Task(
             (papers_rule, partial(papers_rule, floor=lambda layers, removed: int(1 / (1 - (layers - removed) / layers)))),
         "You take every n-th layer, and n is rounded: where `kept` does not divide `layers`, you get too many or too few.":
             (lambda layers, kept: range(0, layers, layers // kept), lambda layers, kept: range(0, layers, ceil(layers / kept))),
-        "Your distance is a whole number. Where it does not divide, the rest lies behind your last layer: print your list for 12 and 5.":
+        "Your distance is a whole number. If the division leaves a rest, that rest lies behind your last layer: print your list for 12 and 5.":
             (lambda layers, kept: range(0, layers, layers // kept)[:kept], lambda layers, kept: [i * ((layers - 1) // max(1, kept - 1)) for i in range(kept)]),
         "Your distance is `layers / kept`, so an end is missing. How many gaps are there between `kept` layers?":
             (lambda layers, kept: [i * layers // kept for i in range(kept)], lambda layers, kept: [round(i * layers / kept) for i in range(kept)]),
-        "These are the layers to remove. The task asks for those that stay.":
+        "These are the layers to remove. The task asks for the layers to keep.":
             lambda layers, kept: sorted({*range(layers)} - {i * (layers - 1) // max(1, kept - 1) for i in range(kept)}),
     },
 )  # fmt: skip
@@ -248,17 +248,17 @@ prune = Task(
     wrong={
         "The right layers stay, under their old numbers. The pruned model counts from 0, without gaps.": partial(pruned, rename=lambda old, new, rest: f"{old}.{rest}"),
         "You treat `keep` as the layers to remove. They are those that stay.": lambda state, keep: pruned(state, [n for n in range(13) if n not in keep]),
-        "You number layers in the order in which their names come up. The names stand in no order: where in `keep` does a layer stand?":
+        "You number layers in the order in which their names come up, and the names have no order. What is the position of a layer in `keep`?":
             lambda state, keep: pruned(state, sorted(keep, key=lambda n: [name.split(".")[2:3] for name in state].index([str(n)]))),
         "The tensors outside the layers are missing. Embeddings, last norm and heads belong to the pruned model, too.":
             lambda state, keep: pruned({name: state[name] for name in state if name.startswith("blocks")}, keep),
-        "You change or read a number that is no layer's: the second 2 in `blocks.layers.2.feed.inner.2.weight`, or those in `tasks.3.layers.0.weight`.":
+        "You change or read a number that is not that of a layer: the second 2 in `blocks.layers.2.feed.inner.2.weight`, or those in `tasks.3.layers.0.weight`.":
             (partial(pruned, rename=lambda old, new, rest: f"{new}.{rest.replace(f'.{old}.', f'.{new}.')}"), partial(pruned, pattern=r"(\D*).(\d+).(.*)"),
             partial(pruned, pattern=r"(.*layers).(\d+).(.*)")),
-        "`blocks.layers.11` begins like `blocks.layers.1`, and you take the one for the other. Where does the number end?":
+        "`blocks.layers.11` begins like `blocks.layers.1`, and you confuse the two. Where does the number end?":
             lambda state, keep: pruned(state, []) | {
                 name.replace(f"layers.{old}", f"layers.{new}"): state[name] for new, old in enumerate(keep) for name in state if f"layers.{old}" in name},
-        "No layer is left. Do you compare a number with a text? 3 is not '3'.": lambda state, keep: pruned(state, []),
+        "No layer is left. Do you compare a number with a string? 3 is not '3'.": lambda state, keep: pruned(state, []),
     },
 )  # fmt: skip
 
@@ -311,13 +311,13 @@ without_feed_forward = Task(
         "Read forward() of nn.TransformerEncoderLayer: in eval mode without gradients, what does it call, and what does it only read?":
             partial(without, also=lambda layer: setattr(layer, "_ff_block", torch.zeros_like)),
         "Nothing is switched off. If you changed a part of the copy, look up whether torch calls that part in eval mode.": without,
-        "You change torch for every model of the process: its class of layers, or its fused path. Change the copy alone.":
+        "You change torch for every model of the process: its class of layers, or its fused path. Change only the copy.":
             (lambda encoder, i: without(encoder, i, "linear2", also=lambda layer: mha.set_fastpath_enabled(False)),
             partial(without, also=lambda layer: setattr(type(layer), "_ff_block", lambda self, x: torch.zeros_like(x)))),
-        "A constant is still added, or the last bias alone is gone. What has to be zero so that the sub-layer adds nothing?":
+        "A constant is still added, or only the last bias is zero. What has to be zero so that the sub-layer adds nothing?":
             (lambda encoder, i: without(encoder, i, "linear2.weight"), lambda encoder, i: without(encoder, i, "linear2.bias")),
         "You switch off another layer, or others as well. Layers are counted from 0.":
             (lambda encoder, i: without(encoder, i - 1, "linear2"), lambda encoder, i: without(without(encoder, i, "linear2"), i - 1, "linear2")),
-        "More than the feed-forward is gone. Attention stays.": lambda encoder, i: without(encoder, i, "linear2", "self_attn.out_proj"),
+        "You switch off more than the feed-forward. Attention stays.": lambda encoder, i: without(encoder, i, "linear2", "self_attn.out_proj"),
     },
 )  # fmt: skip

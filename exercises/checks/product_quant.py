@@ -59,14 +59,14 @@ moves = partial(partial, moved)
 lloyd = Task(
     inputs=clusters, right=moved, rtol=1e-4, passed="Codes by the old codebook, then means, and a codeword without points stays.",
     wrong={
-        "You compare products of points and codewords: a long codeword is then taken where a nearer one is short. "
+        "You compare products of points and codewords. Then a long codeword wins over a nearer short one. "
         "Multiply |b - c|² out, and compare term by term.": (moves(far=lambda b, c: -b @ c.T), moves(far=lambda b, c: c.square().sum(1) - b @ c.T)),
         "Your codes belong to the *new* codebook. Each point is assigned first, under the codebook that was given; then the codewords move.":
             lambda b, c: (moved(b, moved(b, c)[1])[0], moved(b, c)[1]),
-        "You add a codeword's points up. Then it lies far from all of them: by what do you divide?":
+        "You add up a codeword's points, and it ends far from all of them. By what do you have to divide?":
             (moves(of=lambda own, all: own.sum(0)), moves(of=lambda own, all: own.sum(0) / len(all))),
         "Codewords without points become NaN, which is 0 / 0, or zero. They should stay where they are.": (moves(idle=lambda old: old * nan), moves(idle=torch.zeros_like)),
-        "Your new codebook has fewer codewords. One without points keeps its place: without it, the numbers of those behind it change.":
+        "Your new codebook has fewer codewords. A codeword without points stays in the list: otherwise the numbers of those after it change.":
             lambda b, c: (moved(b, c)[0], moved(b, c)[1][moved(b, c)[0].unique()]),
     },
 )  # fmt: skip
@@ -114,14 +114,14 @@ pq_bytes = Task(
             (sizes(book_of=KEY), sizes(codes_of=NAME, caps_of=NAME, book_of=NAME), sizes(caps_of=NAME, book_of=NAME)),
         "The codebooks are missing. In a small model they are a large part of the file.":
             (sizes(word=lambda *_: 0, scale=lambda *_: 0), sizes(word=lambda *_: 0, scale=lambda *_: 0, other=lambda *_: 0)),
-        "How many codewords does a codebook need that has few blocks? Count the blocks of all the weights that share it.":
+        "How many codewords does a codebook with few blocks need? Count the blocks of all the weights that share it.":
             (sizes(words=lambda K, own: K), sizes(words=lambda K, own: min(K, own[-1])), sizes(words=lambda K, own: sum(min(K, n) for n in own))),
         "Your codewords have another size: each has `block` numbers, of `bits` bits.":
             (sizes(word=lambda block, bits: 4 * block), sizes(word=lambda block, bits: 2 * block), sizes(word=lambda block, bits: bits // 8)),
-        "The scales are missing or too many. A codebook has one, of 16 bits, and only with `bits=8`: not one a codeword, not one a weight.":
+        "The scales are missing or too many. A codebook has one, of 16 bits, and only with `bits=8`: not one per codeword, not one per weight.":
             (sizes(scale=lambda *_: 0), sizes(scale=lambda *_: 2), sizes(scale=lambda bits, words, own: 4 * (bits == 8)),
              sizes(scale=lambda bits, words, own: 2 * words * (bits == 8)), sizes(scale=lambda bits, words, own: 2 * len(own) * (bits == 8))),
-        "What is stored beside the coded weights is missing, or is not in fp16. `bits` is for codebooks alone.":
+        "What is stored beside the coded weights is missing, or is not in fp16. `bits` is only for codebooks.":
             (sizes(other=lambda bits: 0), sizes(other=lambda bits: 4), sizes(other=lambda bits: bits // 8)),
     },
 )  # fmt: skip
@@ -155,8 +155,8 @@ decode = Task(
     wrong={
         "Products of codes wrap: 200 times 8 is 64 in uint8, so large codes take numbers from another place of the codebook. "
         "What type does the arithmetic need?": with_faults(wraps=True),
-        "The right numbers are in each row, in the wrong order: the first of each block, then the second of each. "
-        "Which axis comes last before a row is put together?": with_faults(crossed=True),
+        "Each row has the right numbers, in the wrong order: the first of each block, then the second of each. "
+        "Which axis has to be last before you join a row?": with_faults(crossed=True),
         "For an empty `rows` you return all rows. No row is asked for: which test tells None from an empty tensor?": with_faults(all_for_none=True),
         "More than one fault of the given code is left. Take a codebook of 2 codewords of 3 numbers and codes of one row, and write down what "
         "should come back.": tuple(with_faults(wraps=a, crossed=b, all_for_none=c) for a, b, c in product((True, False), repeat=3) if a + b + c > 1),
@@ -196,7 +196,7 @@ train_codewords = Task(
         "Each codeword moves by the *sum* of its gradients: the more blocks, the further. By what do you divide, and does it grow with "
         "their number?": (steps(over=at_most_1), steps(over=lambda *_: 1)),
         "Codewords with blocks are right. Those without become NaN: that is 0 / 0. They should stay where they are.": steps(over=each),
-        "You divide by the number of something else than a codeword's blocks: of all blocks, of codewords, of weights?":
+        "You divide by a wrong number, such as that of all blocks, of codewords or of weights. How many blocks does the codeword have?":
             (steps(over=lambda n, codes, book: len(codes)), steps(over=lambda n, codes, book: len(book)),
              steps(over=lambda n, codes, book: n.clamp(min=1) * book.shape[1])),
         "You return the step, or the mean gradient. The task asks for the codebook after the step.":
@@ -236,7 +236,7 @@ block_noise = Task(
             (noisy(chosen=torch.ge), noisy(chosen=torch.gt), noisy(chosen=lambda coins, p: coins < 1 - p), noisy(chosen=lambda coins, p: coins > 1 - p)),
         "A coin that is exactly p replaces a block. Compare again: with p = 0 a coin of 0 is possible.": noisy(chosen=torch.le),
         "Your mask repeats the row of coins as a whole. The weights of a block are neighbours, and have one coin.": noisy(wide=lambda mask, block: mask.repeat(1, block)),
-        "You rescale what stays, as dropout does. Quant-Noise rescales nothing: the coded weight will not be larger either.":
+        "You rescale what stays, as dropout does. Quant-Noise rescales nothing, because coded weights are not larger either.":
             (lambda *case: noised(*case) / (1 - case[2] * case[3]), lambda *case: noised(*case) * (1 - case[2] * case[3]),
              lambda *case: noised(*case, back=masked) / (1 - case[2] * case[3])),
         "The values are right. In replaced blocks the gradient is zero: the mask multiplies it as well. It should pass as if nothing had "
@@ -312,15 +312,15 @@ coded_copy = Task(
     inputs=theirs, right=recoded, play=copied,
     passed="In three models, tied weights are coded once, the Parameter of attention is coded, and everything else is as it was.",
     wrong={
-        "The `in_proj_weight` of nn.MultiheadAttention is as it was. It belongs to no nn.Linear: where does a loop over modules meet it?":
+        "The `in_proj_weight` of nn.MultiheadAttention is as it was. It belongs to no nn.Linear. Where in a loop over modules do you find it?":
             recodes(found=finds(skipped=[nn.MultiheadAttention])),
         "The weights of nn.Embedding are as they were. They take as much room as any.": recodes(found=finds(skipped=[nn.Embedding])),
-        "Modules of a subclass are as they were; the `out_proj` of attention is one, of nn.Linear. How do you ask what a module is?":
+        "Modules of a subclass are as they were. The `out_proj` of attention is of a subclass of nn.Linear. How do you ask for a type and its subclasses?":
             tuple(recodes(found=finds(exact=exact)) for exact in (KINDS, [nn.Linear, nn.Embedding], *([kind] for kind in KINDS))),
-        "A weight with two users is one weight: it is clustered once, and stays one Parameter in the copy. How do you notice that you had it?":
+        "A weight with two users is one weight: it is clustered once, and stays one Parameter in the copy. How do you know that you have seen it?":
             recodes(once=list),
         "Blocks are cut along the columns. A block is a piece of a row, which is what an input is multiplied with.": recodes(code=lambda w, *rest: coded(w.T, *rest).T),
-        "A weight has changed whose rows the block does not divide. The number of all weights does not count.": recodes(row=Tensor.numel),
-        "Every matrix is coded, also what the task does not name. That stays.": recodes(found=lambda model: [p for p in model.parameters() if p.ndim == 2]),
+        "You changed a weight whose rows cannot be cut into whole blocks. Look at the length of a row, not at the number of all weights.": recodes(row=Tensor.numel),
+        "You code every matrix. What the task does not name stays as it is.": recodes(found=lambda model: [p for p in model.parameters() if p.ndim == 2]),
     },
 )  # fmt: skip

@@ -92,13 +92,13 @@ to_codes = Task(
     passed="Nearest values from 2 to 8 bits: each row has its own scale, a row of zeros too.",
     wrong={
         "You divide by 127 whatever `bits` is. That is the largest code of 8 bits; with 4 bits there is no room for it.": like(steps=lambda bits: 127),
-        "Your scale divides by 2^(bits - 1). The largest code is then one too large, or it is cut off. Which codes lie alike on both sides of 0?":
+        "Your scale divides by 2^(bits - 1). The largest code is then one too large, or it is cut off. Which codes are symmetric around 0?":
             (like(steps=lambda b: 2 ** (b - 1)), like(steps=lambda b: 2 ** (b - 1), code=lambda q, b: q.round().clamp(-top(b) - 1, top(b)))),
-        "Your scale divides by 2^bits - 1, all steps from the lowest code to the highest. How many are there between 0 and the largest code?":
+        "Your scale divides by 2^bits - 1, the number of steps from the lowest code to the highest. How many steps are there from 0 to the largest code?":
             like(steps=lambda bits: 2**bits - 1),
         "All rows share the scale of the largest number in the matrix. What is left of a row of small numbers?": like(largest=lambda w: w.abs().max()),
         "You have a scale for each column. Over which dimension does the maximum run?": like(largest=partial(magnitude, dims=0)),
-        "Your scale comes from the largest number of a row, not from the largest magnitude. What if its extreme is negative?":
+        "Your scale comes from the largest number of a row, not from the largest magnitude. What if that is negative?":
             like(largest=lambda w: w.amax(1, keepdim=True)),
         "You cut fractions off (int(), .to(torch.int8), //): weights move by up to a whole step. Which whole number is nearest?":
             (like(code=lambda q, bits: q.trunc()), like(code=lambda q, bits: q.floor())),
@@ -154,11 +154,11 @@ like = partial(partial, affine_of)
 affine = Task(
     inputs=rows, right=affine_of, play=codes_scale_zero, fault=affine_fault, rtol=1e-5,
     label=lambda w, bits: f"{len(w)} numbers from {w.min():.3g} to {w.max():.3g}, bits={bits}",
-    passed="0 has a code, every weight comes back within half a step, and equal numbers divide by no range of 0.",
+    passed="0 has a code, every weight comes back within half a step, and rows of equal numbers do not divide by 0.",
     wrong={
-        "Your range is from min to max. Where all numbers have one sign, 0 lies outside, and has no code. What must the range always hold?":
+        "Your range is from min to max. If all numbers of a row have the same sign, 0 lies outside and has no code. What must the range always contain?":
             like(low=False, high=False),
-        "One end of your range is not held at 0: look at a row in which all numbers have the same sign.": (like(low=False), like(high=False)),
+        "One end of your range should be 0 and is not: look at a row in which all numbers have the same sign.": (like(low=False), like(high=False)),
         "Your range has 2^bits steps. From code 0 to the last one, how many steps are there?":
             (like(more=1), like(more=1, code=lambda x, zero, last: x.round() + zero.round())),
         "You clamp before you add `zero`: negative numbers are cut off to 0, and codes run past the end. Which numbers have to stay in range?":
@@ -167,7 +167,7 @@ affine = Task(
             (like(zero=lambda z: z, code=lambda x, zero, last: (x.round() + zero).clamp(0, last)), like(zero=lambda z: z)),
         "You cut fractions off: weights, or `zero`, move by up to a whole step. Which whole number is nearest?":
             like(code=lambda x, zero, last: (x.trunc() + zero.round()).clamp(0, last)),
-        "In the place of `zero` you return the lowest value. `zero` is a code: the one that 0 has.":
+        "Instead of `zero` you return the lowest value. `zero` is a code: the one that 0 has.":
             lambda w, bits: (*affine_of(w, bits)[:2], w.min().clamp(max=0)),
     },
 )  # fmt: skip
@@ -193,13 +193,13 @@ def model_files(draw: Random) -> list[tuple]:
 like = partial(partial, bytes_of)
 file_bytes = Task(
     inputs=model_files, right=bytes_of, label=lambda weights, others, bits: f"weights={weights}, others={others}, bits={bits}",
-    passed="Codes in whole bytes a row, a scale a row, everything else in 16 bits, and what is tied once.",
+    passed="Whole bytes of codes per row, one scale per row, everything else in 16 bits, and tied weights once.",
     wrong={
-        "The scales are missing: each row has one, or its codes could not be turned back into weights.": like(scale=lambda R, bits: 0),
+        "The scales are missing. Each row has one; without it, codes cannot be turned back into weights.": like(scale=lambda R, bits: 0),
         "With 1 bit you store no scale. A sign says nothing about the size: what is a binary weight multiplied by?": like(scale=lambda R, bits: 2 * R * (bits > 1)),
         "You count a tied weight each time that it is listed. What do entries with the same key have in common?": like(key=lambda weight: object()),
-        "You fill up the last byte of a weight, and not that of each row. Where does the next row start?": like(codes=lambda R, full: ceil(R * full)),
-        "You count the other numbers with 32 bits. The task stores them in 16.": like(other=4),
+        "You fill up the last byte of a weight, but not the last byte of each row. Where does the next row start?": like(codes=lambda R, full: ceil(R * full)),
+        "You count the other numbers with 32 bits. The task stores them with 16.": like(other=4),
     },
 )  # fmt: skip
 
@@ -251,18 +251,18 @@ like = partial(partial, noise)
 noisy = Task(
     inputs=passes, right=noise, play=value_and_gradient, rtol=1e-5,
     label=lambda w, bits, p, training, coins: f"w of shape {tuple(w.shape)}, bits={bits}, p={p:g}, training={training}",
-    passed="Rounded where the coin says so, the gradient passes everywhere, and w is what it was.",
+    passed="Rounded where the coin says so, the gradient passes everywhere, and w is unchanged.",
     wrong={
         "You divide by 1 - p, as dropout does. Dropout makes up for zeros; a rounded weight has nearly its old size.":
             (like(factor=lambda p: 1 / (1 - p or 1)), like(rest=lambda w, p: w / (1 - p)), like(rest=lambda w, p: w / (1 - p or 1))),
         "With training=False you return w as it is. What will be stored, and what should the evaluation see?": like(evaluate=lambda w, bits: w),
-        "With training=False coins still decide. Whoever evaluates wants to know what the stored model does.": like(evaluate=None),
+        "With training=False coins still decide. An evaluation should show what the stored model does.": like(evaluate=None),
         "In training nothing is rounded: your values are those of w. What has to be added to w, and which part of it detached?":
             (like(to=lambda w, bits: w), like(to=lambda w, bits: w.detach())),
         "The values are right, and where a weight is rounded no gradient comes back to it. What should it get, straight through?":
             (like(to=cut), like(to=cut, evaluate=cut), like(evaluate=cut), lambda *case: noise(*case).detach()),
-        "The values are right. Where a weight is rounded, its gradient goes through the scale, to the largest of its row: torch finds the derivative "
-        "of round() to be 0. Which one is taken instead?": (like(to=rounded, evaluate=rounded), like(to=rounded), like(evaluate=rounded)),
+        "The values are right. Where a weight is rounded, its gradient goes through the scale, to the largest of its row: for torch the derivative "
+        "of round() is 0. Which derivative is used instead?": (like(to=rounded, evaluate=rounded), like(to=rounded), like(evaluate=rounded)),
         "You round a share of 1 - p. The share that is rounded is p: coins below p.":
             (like(which=lambda c, p: c >= p), like(which=lambda c, p: c > p), like(which=lambda c, p: c < 1 - p)),
     },
@@ -382,7 +382,7 @@ round_outputs = Task(
     passed="Four kinds of layers, each along its output channels; ties, norms, biases and the original are as they were.",
     wrong={
         "Nothing is rounded: your copy has the weights of the original. Did the rounded values arrive in it?": lambda model, bits: model,
-        "Right except for Conv1D: there a scale serves a row of its weight, which is an input. Where in (in, out) is an output channel?":
+        "Right except for Conv1D: there each scale belongs to a row of the weight, which is an input. Where in (in, out) is an output channel?":
             like(dims=lambda module, w: tuple(range(1, w.dim()))),
         "Layers of one kind are not rounded. The table has four: which one does your loop not ask for?":
             tuple(like(kinds=tuple({*KINDS} - {kind})) for kind in KINDS),
@@ -390,7 +390,7 @@ round_outputs = Task(
             like(which=lambda model: [m for m in model.modules() if type(m) in KINDS]),
         "Some layers are not reached: those deep inside, or a model that is itself a layer. What goes through all modules?":
             (like(which=nn.Module.children), like(which=lambda model: [*model.modules()][1:])),
-        "Tied weights are tied no longer, and frozen ones are trained again: you make new parameters. Put the new values into those that are there.":
+        "Tied weights are no longer tied, and frozen ones are trained again: you make new parameters. Put the new values into those that are there.":
             tuple(like(put=lambda m, w, keep=keep: setattr(m, "weight", nn.Parameter(w, keep or m.weight.requires_grad))) for keep in (True, False)),
         "You go by the shape of a weight. nn.Conv2d, nn.ConvTranspose1d or an nn.LayerNorm over two dimensions are not in the table: ask for the class.":
             (like(kinds=(*KINDS, nn.Conv2d)), *(like(kinds=nn.Module, which=lambda model, to=to: [m for m in model.modules() if 2 <= getattr(m, "weight", torch.zeros(())).dim() <= to]) for to in (3, 4))),

@@ -26,7 +26,7 @@ LN2 = log(2)
 
 
 def bits(losses, tokens, text, nats_a_bit=LN2, over=lambda tokens, text: len(text.encode())):
-    """Bits a byte; each keyword is a part that can be wrong."""
+    """Bits per byte; each keyword is a part that can be wrong."""
     nats = sum(loss * count for loss, count in zip(losses, tokens, strict=True))
     return nats / nats_a_bit / over(tokens, text)
 
@@ -41,16 +41,16 @@ def some_windows(draw: Random, count: int) -> tuple:
 bits_per_byte = Task(
     inputs=lambda draw: [some_windows(draw, count) for count in (1, 3, 5)],
     right=bits, label=lambda losses, tokens, text: f"{len(losses)} windows, {sum(tokens)} tokens, {len(text)} characters",
-    passed="Total bits over total bytes: windows of any length and tokenizers of any kind compare.",
+    passed="Total bits over total bytes: windows of any length and any tokenizer can be compared.",
     wrong={
         "These are not bits. One bit is 0.69 nats, so there are more bits than nats: do you multiply or divide?":
             varied(bits, "nats_a_bit", 1, 1 / LN2),
         "You round the number of nats in a bit. `log` is imported.": varied(bits, "nats_a_bit", 0.69, 0.693),
-        "These are bits a character. Some characters of this text take two or more bytes: how do you get at the bytes?":
+        "These are bits per character. Some characters of this text take two or more bytes. How do you get the bytes?":
             varied(bits, "over", lambda tokens, text: len(text)),
-        "These are bits a token, and they depend on the tokenizer. What do you divide by, so that the tokenizer cancels?":
+        "These are bits per token, and they depend on the tokenizer. What do you have to divide by instead?":
             (*varied(bits, "over", lambda tokens, text: sum(tokens)), lambda losses, tokens, text: mean(losses) / LN2),
-        "You average the windows as though they were equally long. A window of 5 tokens must not weigh as much as one of 30.":
+        "You average the windows as if they were equally long. A window of 5 tokens must not weigh as much as one of 30.":
             lambda losses, tokens, text: bits([mean(losses)], [sum(tokens)], text),
         "Each loss is a mean over its window. You add up the means: what turns a mean back into the sum over its tokens?":
             lambda losses, tokens, text: bits(losses, [1] * len(losses), text),
@@ -70,7 +70,7 @@ def odd_model(draw: Random, odd: str) -> nn.Module:
     if odd == "half of it in 16 bits":
         down.half()
     model = nn.Sequential(vectors, *[up] * (3 if odd == "a block shared" else 1), *equal_norms, down, head)
-    model.register_buffer("steps", torch.arange(draw.randrange(3, 9)))  # 64 bits a number
+    model.register_buffer("steps", torch.arange(draw.randrange(3, 9)))  # 64 bits per number
     model.register_buffer("scratch", torch.zeros(7), persistent=False)
     model.odd = odd
     return model
@@ -86,15 +86,15 @@ stored_bytes = Task(
     right=cost.stored_bytes, label=lambda model: f"a model with {model.odd}",
     passed="What shares memory is stored once, in its own precision, and buffers are stored too.",
     wrong={
-        "A shared tensor is counted once for each of its names, also if you put tensors into a set or compare `id`. "
+        "A shared tensor is counted once for each of its names. Sets of tensors and `id` do not find it. "
         "What do two names of the same memory have in common?": counted(key=id),
-        "These are parameters alone. A file also holds what is not trained: compare the names in named_parameters() and state_dict().":
+        "These are only the parameters. A file also holds what is not trained: compare the names in named_parameters() and state_dict().":
             counted(nn.Module.parameters),
         "You count a buffer that is not stored (registered with persistent=False). What does state_dict() name?":
             counted(lambda model: [*model.parameters(), *model.buffers()]),
         "You take 4 bytes for every number. Some of these numbers have 16 or 64 bits: ask each tensor how large its elements are.":
             (counted(size=lambda t: 4 * t.numel()), counted(key=id, size=lambda t: 4 * t.numel())),
-        "Two tensors are counted once because their values or their shapes are equal. A file stores both: equal is not the same.":
+        "Two tensors are counted once because their values or their shapes are equal. A file stores both: equal values are not the same memory.":
             (counted(key=lambda t: str(t.tolist())), counted(key=lambda t: t.shape)),
     },
 )  # fmt: skip
@@ -130,15 +130,15 @@ parameters = Task(
     wrong={
         "A block that is used several times is counted several times. It has its parameters once.":
             varied(on_paper, "blocks", lambda layers, every: layers),
-        "The number of blocks is off. Write down which block each of 8 layers uses with `every=3`, and each of 6 layers with `every=2`.":
+        "The number of blocks is wrong. Write down which block each of 8 layers uses with `every=3`, and each of 6 layers with `every=2`.":
             varied(on_paper, "blocks", lambda L, every: every, lambda L, every: L // every, lambda L, every: L // every + 1),
-        "The head is off. When is it the token vectors, which are counted already, and when has it a matrix of its own?":
+        "The head is counted wrongly. When is it the token vectors, which are counted already, and when does it have a matrix of its own?":
             varied(on_paper, "heads", lambda tied: 1, lambda tied: 0, lambda tied: tied),
         "Biases in a block are missing, or as long as the wrong side. Each of its six linears has one, with a number for each output.":
             varied(on_paper, "biases", lambda C, F: 0, lambda C, F: 4 * C, lambda C, F: C + F, lambda C, F: 4 * C + 2 * F),
-        "Parameters of norms are missing. How many norms stand in a block, how many after all blocks, and what does each have?":
+        "Parameters of norms are missing. How many norms are in a block, how many after all blocks, and which parameters does each have?":
             varied(on_paper, "norm", 0, 1) + varied(on_paper, "last_norms", 0),
-        "The positions are missing: a vector for each place of the context.": varied(on_paper, "places", 0),
+        "The positions are missing: one vector for each position of the context.": varied(on_paper, "places", 0),
     },
 )  # fmt: skip
 
@@ -159,20 +159,23 @@ def over_lengths(mine, right, T, C, F, H):
         ax.loglog(lengths, each, line, color=plot.PALETTE[colour], label=name)
         ax.plot(T, float(mine[part]) / T / 1e6, mark, color=plot.PALETTE[colour], label=f"{name}, yours")
     title = f"one layer, {C = }, {F = }, {H = }"
-    ax.set(title=title, xlabel="tokens in the sequence T", ylabel="million MACs a token")
+    ax.set(title=title, xlabel="tokens in the sequence T", ylabel="million MACs per token")
     ax.legend(frameon=False)
-    return figure, f"MACs a token over T: feed-forward is level, attention rises. Marks at {T = } are yours."
+    return (
+        figure,
+        f"MACs per token over T: feed-forward is level, attention rises. Marks at {T = } are yours.",
+    )
 
 
 macs = Task(
     inputs=lambda draw: [(300, 128, 512, 4)] + [(draw.randrange(11, 99), H * draw.randrange(3, 12), draw.randrange(20, 200), H) for H in (3, 2, 5)],
     right=work, picture=over_lengths,
-    passed="The products of tokens with tokens grow with the square of T, all else with T. The picture divides by T.",
+    passed="The products of tokens with tokens grow with the square of T, everything else with T. The picture divides by T.",
     wrong={
         "These are FLOPs: a multiply-accumulate is two of them.": varied(work, "unit", 2),
-        "This is a single token's share, and the task asks for all T tokens.": lambda T, C, F, H: work(T, C, F, H, unit=1 / T),
+        "These are the MACs of one token; the task asks for all T tokens.": lambda T, C, F, H: work(T, C, F, H, unit=1 / T),
         "Attention has four projections: q, k, v, and the output.": varied(work, "projections", 0, 1, 3),
-        "Attention has two products of tokens with tokens, q with k and the weights with v. Here all T x T pairs of both count, "
+        "Attention has two products of tokens with tokens, q with k and the weights with v. Count all T x T pairs of both, "
         "also those that a causal mask hides.":
             varied(work, "products", 0, 1) + varied(work, "pairs", lambda T, H: T, lambda T, H: T * (T + 1) / 2),
         "Your attention depends on H. There are H heads, and each of them is only C / H wide: does the work depend on how C is divided?":
@@ -236,11 +239,11 @@ speedup = Task(
             varied(ratio, "runs", 30),
         "Not every run was on one thread. The machine starts with 2: how many does it use in the warm-up, how many for each model?":
             varied(ratio, "threads", (2, 2), (1, 2)),
-        "You measure one model after the other, and the machine's speed changes in between: whatever runs later is charged for it. "
-        "How can such a change fall on both?": varied(ratio, "in_a_row", 40),
-        "That is new over old. How many times as fast the new one is, is the old time over the new time.":
+        "You measure one model after the other, and the machine's speed changes in between, so that the later one looks slower or faster than it is. "
+        "How can such a change affect both alike?": varied(ratio, "in_a_row", 40),
+        "This is the new time over the old time. A model is as many times as fast as the old time over the new time.":
             varied(ratio, "over", lambda old, new: median(new) / median(old)),
-        "An interrupted run moves the mean, and one that ended early is the fastest. Which statistic does no single run decide?":
+        "An interrupted run moves the mean, and one that ended early is the fastest. Which statistic does not depend on a single run?":
             varied(partial(ratio, over=lambda old, new: mean(old) / mean(new)), "skip", 0, 10) + varied(ratio, "over", lambda old, new: min(old) / min(new)),
         "Cold runs are among those that you count. The first 10 of each model warm up and do not count.":
             varied(ratio, "skip", 0),
@@ -254,7 +257,7 @@ def joules(
     tokens, macs, stored, readings, unreadable=lambda readings: not readings, computed=lambda tokens: tokens, read=lambda tokens: 1,
     steps=lambda before, after, largest: (after - before) % (largest + 1), used=sum, unit=1e-6, over=lambda tokens: tokens,
 ):  # fmt: skip
-    """Joules a token and the method; each keyword is a part that can be wrong."""
+    """Joules per token and the method; each keyword is a part that can be wrong."""
     if unreadable(readings):
         whole = computed(tokens) * macs * 4.6e-12 + read(tokens) * stored * 160e-12
         return whole / over(tokens), "modelled"
@@ -272,19 +275,19 @@ def passes(draw: Random) -> list[tuple]:
     ]
 
 
-joules_a_token = Task(
+joules_per_token = Task(
     inputs=passes, right=joules,
-    passed="Measured where there is a counter, modelled where there is none, and never one under the name of the other.",
+    passed="Measured where there is a counter, modelled where there is none, and each is called what it is.",
     wrong={
-        "An empty list of counters was read as 0 J. A machine that shows no counter has measured nothing.":
+        "An empty list of counters was read as 0 J. A machine without a counter has measured nothing.":
             varied(joules, "unreadable", lambda readings: readings is None),
-        "A counter began again at 0, and you do not count its steps rightly. Which does a counter from 0 to 9 take between 8 and 3?":
+        "A counter started again at 0, and you count its steps wrongly. Which steps does a counter from 0 to 9 take from 8 to 3?":
             varied(joules, "steps", lambda a, b, largest: b - a, lambda a, b, largest: abs(b - a), lambda a, b, largest: (b - a) % largest),
-        "There may be several packages. Each counter begins again by itself, with a largest value of its own; what all used is the sum.":
+        "There may be several chips. Each counter starts again on its own, at its own largest value. Add up what all of them used.":
             varied(joules, "used", lambda steps: steps[0], max, mean),
         "Counters count microjoules.": varied(joules, "unit", 1, 1e-3),
-        "These are joules of a whole pass, and the task asks for one token.": varied(joules, "over", lambda tokens: 1),
-        "The model of a pass is off. Of its two parts, arithmetic and reading the weights, which grows with the tokens in it, and which happens once?":
+        "These are the joules of a whole pass; the task asks for joules per token.": varied(joules, "over", lambda tokens: 1),
+        "The model of a pass is wrong. It has two parts, arithmetic and reading the weights. Which grows with the tokens, and which happens once?":
             varied(joules, "computed", lambda tokens: 1) + varied(joules, "read", lambda tokens: 0, lambda tokens: tokens),
     },
 )  # fmt: skip

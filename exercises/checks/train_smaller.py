@@ -56,17 +56,17 @@ front = Task(
     right=cost.pareto, fault=misplaced, label=str, passed="No model that you keep is dominated, and equal ones stay.",
     play=lambda run, models: sorted(names, key=str) if isinstance(names := run(models), Collection) else names,
     wrong={
-        "You keep models that another one equals in one respect and beats in the other. To dominate, does it have to be strictly better in both?":
+        "You keep models that another one equals in one number and beats in the other. Does a model have to be better in both to dominate?":
             kept(lambda a, b: a[0] < b[0] and a[1] < b[1]),
         "One of your two comparisons is strict. Which do you take of (10, 3.1) and (10, 3.2), and which of (10, 3.1) and (12, 3.1)?":
             (kept(lambda a, b: a[0] <= b[0] and a[1] < b[1]), kept(lambda a, b: a[0] < b[0] and a[1] <= b[1])),
         "Two models that are equal in both remove each other in your answer. Neither is better in anything, so does one dominate the other?":
             kept(lambda a, b: a[0] <= b[0] and a[1] <= b[1]),
-        "Of two models that are equal in both you keep one alone. What does the other one lose to?":
+        "Of two models that are equal in both you keep only one. Which model beats the other?":
             lambda models: list({models[name]: name for name in cost.pareto(models)}.values()),
         "You sort by bytes alone. Of two equally large models the order of the dictionary then decides which comes first: which should?":
             partial(swept, key=lambda point: point[0]),
-        "You keep models that lose to others. Fewer is better, in both respects, and the task asks for those that are not dominated.":
+        "You keep models that lose to others. Less is better, in both numbers, and the task asks for the models that are not dominated.":
             (lambda models: [name for name in models if name not in cost.pareto(models)],
             *(kept(lambda a, b, x=x, y=y: cost.dominates((x * a[0], y * a[1]), (x * b[0], y * b[1]))) for x, y in ((1, -1), (-1, 1), (-1, -1)))),
     },
@@ -108,22 +108,22 @@ def choose(
 chooses = partial(partial, choose)
 pick = Task(
     inputs=offers, right=choose, label="these models, most_bytes and most_ms: {}, {}, {}".format,
-    passed="First the limits, then quality among what is left, and None where nothing is left.",
+    passed="First the limits, then quality among the models that are left, and None if there are none.",
     wrong={
-        "A model that reaches a limit exactly keeps it.":
+        "A model that reaches a limit exactly is within it.":
             (chooses(test=lt), *(chooses(sieve=lambda models, most, x=x: [m for m in models if m[x] != most[x]]) for x in ("bytes", "ms"))),
         "You read a limit of 0 as no limit. Does `if limit` tell 0 from None?":
             (chooses(absent=lambda limit: not limit), lambda m, size, ms: choose(m, size or None, ms), lambda m, size, ms: choose(m, size, ms or None)),
-        "You take the largest, the smallest or the fastest model that fits, or the one with the most bits a byte. Which entry says how good a model is, and which way round?":
+        "You take the largest, the smallest or the fastest model that fits, or the one with the most bits per byte. Which entry says how good a model is, and is more of it better or worse?":
             tuple(chooses(key=lambda m, x=x, sign=sign: sign * m[x]) for x, sign in (("bytes", -1), ("bytes", 1), ("ms", 1), ("bits_per_byte", -1))),
-        "Your model keeps one of the two limits. It has to keep both.": (chooses(both=any), chooses(count=["ms"]), chooses(count=["bytes"])),
-        "You choose, or rule models out, before you have looked at both limits. What is left may not fit, and one that you ruled out may.":
+        "Your model is within one of the two limits. It has to be within both.": (chooses(both=any), chooses(count=["ms"]), chooses(count=["bytes"])),
+        "You choose, or rule models out, before you have looked at both limits. The model that is left may not fit, and one that you ruled out may.":
             (chooses(sieve=lambda models, most: [min(models, key=quality)]),
             chooses(sieve=lambda models, most: [m for m in models if not any(cost.dominates(quality(o), quality(m)) for o in models)])),
         "Two models are equally good, and you do not take the one with fewer bytes. What can a `key` return to break a tie?":
             (chooses(key=lambda m: m["bits_per_byte"]), chooses(key=lambda m: m["bits_per_byte"], sieve=lambda models, most: models[::-1]),
             chooses(key=lambda m: (m["bits_per_byte"], m["ms"])), chooses(key=lambda m: (m["bits_per_byte"], -m["bytes"]))),
-        "Where no model fits you return one all the same. Whoever asks has no room for it.": chooses(none=lambda models: min(models, key=quality)["name"]),
+        "No model fits, and you return one all the same. There is no room for it.": chooses(none=lambda models: min(models, key=quality)["name"]),
     },
 )  # fmt: skip
 
@@ -145,13 +145,13 @@ def two_models(draw: Random) -> tuple[Config, int, Config]:
 
 
 def ratio(of):
-    """The tokens, if `of` said what a token costs."""
+    """The tokens, if `of` gives the cost of a token."""
     return lambda base, tokens, other: tokens * of(base) / of(other)
 
 
 tokens_for = Task(
     inputs=lambda draw: [two_models(draw) for _ in range(4)], right=ratio(macs), label="base={}, tokens={}, other={}".format,
-    passed="Equal compute, with the head, attention's products, and a feed-forward and a context of its own for each model.",
+    passed="Equal compute, with the head, attention's products, and each model's own feed-forward and context.",
     wrong={
         "Your ratio is the wrong way round: a model that takes less for each token gets more of them.": ratio(lambda c: 1 / macs(c)),
         "You compare parameters. Looking up a vector multiplies nothing, and attention multiplies without any parameter.":
@@ -199,24 +199,24 @@ def read(
 
 def looks(log, macs, budget) -> str:
     rows = ", ".join(f"{row['tokens']:,}" for row in log if "valid" in row)
-    return f"a log with looks at {rows} tokens, macs={macs:,} and a budget of {budget:,}"
+    return f"a log with tested rows at {rows} tokens, macs={macs:,} and a budget of {budget:,}"
 
 
 reads, clamp = partial(partial, read), ("clamp", "clamp")
 loss_at = Task(
-    inputs=budgets, right=read, label=looks, passed="Three passes for a token, a straight line between looks, and None where nobody looked.",
+    inputs=budgets, right=read, label=looks, passed="Three passes per token, a straight line between tested rows, and None outside them.",
     wrong={
-        "More than one thing is wrong. Begin with one look by hand: 100 tokens, 2 MACs a token. What has training spent by then, and what does your code say?":
+        "More than one thing is wrong. Begin by hand with one tested row: 100 tokens, 2 MACs per token. What has training spent by then, and what does your code say?":
             reads(passes=1, ends=clamp),
-        "You charge one pass or two for a token. What does a training step compute besides the forward pass? See the task for the sum.":
+        "You count one pass or two per token. What does a training step compute besides the forward pass? See the task for the sum.":
             (reads(passes=1), reads(passes=2), reads(passes=2, ends=clamp)),
-        "Outside the looks you return the loss of the nearest one, though nobody looked there. What does np.interp return for a value beyond its ends?":
+        "Before the first tested row or after the last, you return the loss of the nearest one, though nothing was measured there. What does np.interp return for a value beyond its ends?":
             (reads(ends=clamp), reads(ends=("clamp", None)), reads(ends=(None, "clamp"))),
-        "At the first look itself, or at the last, you return None. Somebody looked there. (If you divide by 1e12 first, rounding can do this: compare in MACs.)":
+        "At the first tested row itself, or at the last, you return None. There is a measurement. (If you divide by 1e12 first, rounding can do this: compare in MACs.)":
             reads(edge=lt),
         "You return the training loss. The held-out loss has another key, which some rows lack.": (reads(key="train"), reads(key="train", has="train")),
         "You count steps, or seconds. `macs` is what one token takes: which entry of a row counts tokens?": (reads(at="step"), reads(at="seconds")),
-        "Between two looks you return the loss of one of them. The task asks for the straight line.":
+        "Between two tested rows you return the loss of one of them. The task asks for the straight line.":
             (reads(share=floor), reads(share=ceil), reads(share=round)),
     },
 )  # fmt: skip
@@ -243,7 +243,7 @@ gap = Task(
     inputs=lambda draw: [
         (runs(draw, n, 3.3), runs(draw, m, 3.3 + shift)) for n, m, shift in ((2, 5, 0.3), (4, 3, -0.4), (3, 7, -0.5), (6, 2, 0.4), (4, 4, 0.3))
     ],
-    right=joined(), rtol=1e-3, label="first={}, second={}".format, passed="The difference, and how far chance alone moves it: one says little without the other.",
+    right=joined(), rtol=1e-3, label="first={}, second={}".format, passed="The difference, and how far chance alone moves it. You need both.",
     wrong={
         "More than one thing is wrong with the error. Go through the text by hand, with two runs each: the variance, the error of each mean, the error of the difference. Where does the code differ first?":
             joined(pstdev, join=add),

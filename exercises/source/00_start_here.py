@@ -3,8 +3,10 @@
 #
 # Six tasks after [lesson 00](../notebooks/00_start_here.ipynb). Nothing is trained.
 #
-# Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks your
-# function on inputs that it draws itself. It says *Passed*, or *Not yet* and where to look. Run it as often as you like. Below each task are three hints; open one at a time.
+# **Run the cells one by one**: *Run All* stops at the first task that is not solved.
+#
+# Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it. Its last line checks your
+# function on fresh inputs and says *Passed*, or *Not yet* and where to look. Run it as often as you like. Below each task are three hints; open one at a time.
 # `python -m minieff progress` in a terminal lists what you have passed. One way to solve each task is in `solutions/`.
 
 # %%
@@ -24,12 +26,12 @@ from exercises.checks import progress
 progress.FILE = None        # running a solution is not your progress
 
 # %% [markdown]
-# ## Task 1. Bits a byte, with the lesson closed
+# ## Task 1. Bits per byte, with the lesson closed
 #
-# *Retrieval, difficulty 1 of 5.* A colleague sends you the results of an evaluation: the mean loss of each window in nats a token, the number of tokens in each window,
-# and the text of all windows in one string; files of text are UTF-8. The windows are not equally long.
+# *Retrieval, difficulty 1 of 5.* A colleague sends you the results of an evaluation: the mean loss of each window in nats per token, the number of tokens in each window,
+# and the text of all windows in one string (text files are UTF-8). The windows are not equally long.
 #
-# Write `bits_per_byte(losses, tokens, text)`: two lists of the same length and a string; returns one number.
+# Write `bits_per_byte(losses, tokens, text)`. It gets two lists of the same length and a string, and returns one number.
 
 # %%
 def bits_per_byte(losses, tokens, text):
@@ -45,7 +47,7 @@ check.bits_per_byte(bits_per_byte)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Bits a byte are all bits, divided by all bytes. First get all nats.
+# Bits per byte are all bits, divided by all bytes. First compute all nats.
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -55,14 +57,14 @@ check.bits_per_byte(bits_per_byte)
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `len("é")` is 1, and a file stores it in two bytes. `str.encode` gives the bytes.
+# `len("é")` is 1, but a file stores it in two bytes. `str.encode` gives the bytes.
 #
 # </details>
 
 # %% [markdown]
-# ## Task 2. A file that is smaller than this says
+# ## Task 2. A file that is smaller than this function says
 #
-# *Spot the bug, difficulty 2.* The function below is meant to give the bytes of all tensors in the safetensors file that a model is saved to. A tensor that several names
+# *Spot the bug, difficulty 2.* The function below should return the bytes of all tensors in the safetensors file that a model is saved to. A tensor that several names
 # share is stored once. The file's header does not count. On a model without shared parts the function is right.
 
 # %%
@@ -96,11 +98,11 @@ check.stored_bytes(stored_bytes)
 # %% [markdown]
 # ## Task 3. Parameters, counted before anything is built
 #
-# *Predict, difficulty 3.* You plan a model and want its size before you write code. It is the course's Transformer:
+# *Predict, difficulty 3.* You plan a model and want to know its size before you write code. It is the course's Transformer:
 #
-# - token vectors for `vocab` tokens and position vectors for `context` places, both `dim` wide;
+# - token vectors for `vocab` tokens and position vectors for `context` positions, both `dim` wide;
 # - `layers` layers, each with a norm, attention (four linears `dim` to `dim`), another norm, and a feed-forward (`dim` to `ffn` and back);
-# - a last norm; then the head, `dim` to `vocab`, without bias. `tied=True`: the head *is* the token vectors. `tied=False`: it has a matrix of its own.
+# - a last norm; then the head, `dim` to `vocab`, without bias. With `tied=True` the head *is* the token vectors, with `tied=False` it has a matrix of its own.
 #
 # Linears other than the head have biases. A norm has a weight and a bias, each `dim` long. With `every=3`, layers 0, 1, 2 share one block (its two norms, its attention, its
 # feed-forward), layers 3, 4, 5 share a second one, layer 6 uses a third, and so on.
@@ -138,7 +140,8 @@ check.parameters(parameters)
 # `-(-a // b)` divides and rounds up. Norms: two in a block, one at the end, $2 \cdot$ `dim` parameters each.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it. The course's base model has $V = 2048$, a context of 128, 8 layers, $C = 128$ and a feed-forward of 512. What would untying its head cost, and what would one block for all
 # eight layers save?
 #
@@ -161,7 +164,7 @@ for change in ({}, {"tied": False}, {"every": 8}):
 # ## Task 4. Where does the work go as the text grows?
 #
 # *Predict, difficulty 3.* One layer of width $C$ with $H$ heads and a feed-forward of width $F$ reads a whole sequence of $T$ tokens. How many multiply-accumulates (MACs)
-# does its attention take, with its four projections? How many does its feed-forward take? Count all $T \times T$ pairs, also the hidden ones; leave out biases, norms and softmax.
+# does its attention take, with its four projections? How many does its feed-forward take? Count all $T \times T$ pairs, hidden ones too. Leave out biases, norms and softmax.
 #
 # On paper first: at which $T$ are the two equal if $F = 4C$?
 #
@@ -192,10 +195,11 @@ check.macs(macs)
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# $H \cdot T \cdot T \cdot (C / H)$ for the comparisons, and as many again for adding up the values. $H$ cancels.
+# $H \cdot T \cdot T \cdot (C / H)$ for the comparisons, and as many again for adding up the values. $H$ cancels out.
 #
 # </details>
-#
+
+# %% [markdown]
 # The picture below the check draws both over $T$; the two marks are yours.
 #
 # <details><summary>Answer to the question on paper</summary>
@@ -207,18 +211,18 @@ check.macs(macs)
 # %% [markdown]
 # ## Task 5. Twice as fast?
 #
-# *Spot the bug, difficulty 4.* This function says how many times as fast a new model is as an old one. Its answer is wrong for more than one reason. It
+# *Spot the bug, difficulty 4.* This function should say how many times as fast a new model is as an old one. It is wrong for more than one reason. It
 # measures on a simulated machine with four methods:
 #
 # | | |
 # |---|---|
-# | `machine.threads(n)` | from now on, runs use `n` threads, 1 or 2; the machine starts with 2 |
+# | `machine.threads(n)` | from now on, use `n` threads, 1 or 2; the machine starts with 2 |
 # | `machine.clock()` | the time in seconds |
 # | `machine.old()`, `machine.new()` | run a model once |
 #
-# It is as unreliable as your own computer: the first runs of each model are slow, some are interrupted, now and then one ends early, and the whole machine becomes slower or faster while you measure.
+# It is as unreliable as your own computer: the first runs of each model are slow, some runs are interrupted, a few end early, and the machine becomes slower or faster while you measure.
 #
-# Return the median time of the old model, divided by the median time of the new one: both on **one thread**, **10 runs each to warm up** that do not count, then **30 runs each** that do.
+# Return the median time of the old model divided by the median time of the new one. Time both on **one thread**, with **10 runs each to warm up**, which do not count, and then **30 runs each**, which do.
 
 # %%
 def speedup(machine):
@@ -264,25 +268,26 @@ check.speedup(speedup)
 # Clock, one run, clock: time every run by itself, and decide afterwards which times to keep. `median` is imported.
 #
 # </details>
-#
+
+# %% [markdown]
 # `cost.interleaved` does this for real models, and returns the quartiles with the median.
 
 # %% [markdown]
-# ## Task 6. Joules that nobody measured
+# ## Task 6. Joules, measured or modelled
 #
-# *Transfer, difficulty 4: two of the axes together.* One pass over `tokens` tokens takes `macs` multiply-accumulates **a token**, and reads the weights, `stored` bytes, once.
+# *Transfer, difficulty 4: two of the axes together.* One pass over `tokens` tokens takes `macs` multiply-accumulates **per token**, and reads the weights, `stored` bytes, once.
 #
-# On some machines you can read energy counters (RAPL, on Intel and AMD processors). Then `readings` is a list with one `(before, after, largest)` for each package, that is, each processor chip: what its counter showed before and after the pass, in **microjoules**; one step past
-# `largest`, a counter begins again at 0. What the packages used is the sum. Where no counter can be read, `readings` is `None` or an empty list, and all that is left is a model:
+# On some machines you can read energy counters (RAPL, on Intel and AMD processors). Then `readings` is a list with one `(before, after, largest)` for each processor chip: what its counter showed before and after the pass, in **microjoules**. After
+# `largest`, a counter starts again at 0. The energy of the pass is the sum over the chips. Where no counter can be read, `readings` is `None` or an empty list, and you have to use a model of energy:
 #
 # $$E_{\text{pass}} = \text{MACs of the pass} \cdot 4.6 \cdot 10^{-12}\,\text{J} + \text{bytes read} \cdot 160 \cdot 10^{-12}\,\text{J}$$
 #
-# (the first figure after Horowitz 2014, for 45 nm; the second recalled from the same table and unverified).
+# (The first figure is from Horowitz 2014, for a 45 nm process; the second is recalled from the same table and unverified.)
 #
-# Write `joules_a_token(tokens, macs, stored, readings)`, which returns two things: the joules **a token**, and the method, `"rapl"` if counters were read and `"modelled"` if not.
+# Write `joules_per_token(tokens, macs, stored, readings)`, which returns two things: the joules **per token**, and the method, `"rapl"` if counters were read and `"modelled"` if not.
 
 # %%
-def joules_a_token(tokens, macs, stored, readings):
+def joules_per_token(tokens, macs, stored, readings):
     # stub
     raise NotImplementedError
     # solution
@@ -293,12 +298,12 @@ def joules_a_token(tokens, macs, stored, readings):
     return 1e-6 * microjoules / tokens, "rapl"
     # end
 
-check.joules_a_token(joules_a_token)
+check.joules_per_token(joules_per_token)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Decide first what you have: at least one reading, or none. Then compute the joules of the whole pass, and divide at the end.
+# First decide what you have: at least one reading, or none. Then compute the joules of the whole pass, and divide by the tokens at the end.
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -311,12 +316,13 @@ check.joules_a_token(joules_a_token)
 # In Python, `(3 - 8) % 10` is 5. A counter whose largest value is 9 has 10 values.
 #
 # </details>
-#
-# Now use it on the base model: 2,097,152 MACs a token and 7,459,840 bytes in 32 bits. Keep 4.6 pJ a MAC. What would 16-bit weights save when one token is generated at a time, and what when a pass covers 1,024 tokens?
+
+# %% [markdown]
+# Now use it on the base model: 2,097,152 MACs per token and 7,459,840 bytes in 32 bits. Keep 4.6 pJ per MAC. What would 16-bit weights save when one token is generated at a time? And when a pass covers 1,024 tokens?
 #
 # <details><summary>Answer</summary>
 #
-# About 50 % of the modelled energy a token, and about 5 %: 1,024 tokens share one reading of the weights.
+# About 50 % of the modelled energy per token, and about 5 %: 1,024 tokens share one reading of the weights.
 #
 # </details>
 
@@ -325,12 +331,13 @@ check.joules_a_token(joules_a_token)
 # Call your function here.
 # solution
 for tokens in (1, 1024):
-    whole, method = joules_a_token(tokens, 2_097_152, 7_459_840, None)
-    halved, _ = joules_a_token(tokens, 2_097_152, 7_459_840 // 2, None)
-    print(f"{tokens:4} tokens a pass: {whole:.1e} J a token ({method}), {halved / whole:.2f} of it with 16-bit weights")
+    full, method = joules_per_token(tokens, 2_097_152, 7_459_840, None)
+    halved, _ = joules_per_token(tokens, 2_097_152, 7_459_840 // 2, None)
+    print(f"{tokens:4} tokens per pass: {full:.1e} J per token ({method})")
+    print(f"     with 16-bit weights {halved / full:.2f} of it")
 # end
 
 # %% [markdown]
-# These are statements about a model of energy, and none about your laptop.
+# These numbers come from a model of energy. They say nothing about your laptop.
 #
 # **Next.** [Lesson 01](../notebooks/01_train_smaller.ipynb): train a smaller model, and [its exercise](01_train_smaller.ipynb).

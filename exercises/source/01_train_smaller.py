@@ -3,8 +3,9 @@
 #
 # Six tasks after [lesson 01](../notebooks/01_train_smaller.ipynb). Nothing is trained.
 #
-# Write your code where it says `raise NotImplementedError`, or correct what is there, and run the cell: its last line
-# says *Passed*, or *Not yet* and where to look. Each task has three hints; open one at a time.
+# **Run the cells one by one**: *Run All* stops at the first task that is not solved.
+#
+# Write or correct the code in a cell and run it. Its last line says *Passed*, or *Not yet* and where to look. Each task has three hints; open one at a time.
 
 # %%
 import numpy as np
@@ -32,7 +33,7 @@ progress.FILE = None        # running a solution is not your progress
 #
 # *Retrieval, difficulty 1 of 5.* `models` maps each model's name to a pair: its bytes, and its loss on held-out text. Less is better in both.
 #
-# Write `front(models)`: the names of all models on the Pareto front, as a list in any order. Some are equal in bytes, some in loss, some in both: what the definition says about them
+# Write `front(models)`, which returns the names of all models on the Pareto front, as a list in any order. Some models are equal in bytes, some in loss, some in both. What the definition says about them
 # is part of the task.
 
 # %%
@@ -50,7 +51,7 @@ check.front(front)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# A model is on the front if no other dominates it: is at least as good in both respects, and better in at least one.
+# A model is on the front if no other model dominates it. To dominate is to be at least as good in both numbers and better in at least one.
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -63,12 +64,13 @@ check.front(front)
 # Two comparisons with `<=`, and a third that rules out equal pairs. A name stays if `not any(...)` of the models dominates it.
 #
 # </details>
-#
-# Now use it. `cards["base"]` has `["bytes"]`, `["macs"]` (per token) and `["quality"]["bits_per_byte"]`. How many of the six models are on the front of bytes and bits a byte? And of MACs and bits a byte?
+
+# %% [markdown]
+# Now use it. `cards["base"]` has `["bytes"]`, `["macs"]` (per token) and `["quality"]["bits_per_byte"]`. How many of the six models are on the front of bytes and bits per byte? And of MACs and bits per byte?
 #
 # <details><summary>Answer</summary>
 #
-# All six, both times. (In the lesson `depth-1`, which is not here, dominated `width-64`.) A front does not say which model to take, but which need not be considered: of these, none can be ruled out.
+# All six, both times. (In the lesson `depth-1`, which is not here, dominated `width-64`.) A front says which models you can rule out: of these six, none.
 #
 # </details>
 
@@ -86,10 +88,10 @@ for axis in ("bytes", "macs"):
 #
 # *Build, difficulty 2.* `models` is a list of dictionaries with the keys `name`, `bytes`, `ms` (the time of a pass) and `bits_per_byte`.
 #
-# Write `pick(models, most_bytes, most_ms)`: the name of the best model that keeps both limits, or `None` where no model does.
+# Write `pick(models, most_bytes, most_ms)`: the name of the best model within both limits, or `None` if there is none.
 #
-# - The best has the fewest bits a byte. Of two equally good ones, take the one with fewer bytes.
-# - A model that reaches a limit exactly keeps it. A limit of `None` is no limit.
+# - The best model has the fewest bits per byte. Of two equally good ones, take the one with fewer bytes.
+# - A model that reaches a limit exactly is within it. A limit of `None` is no limit.
 
 # %%
 def pick(models, most_bytes, most_ms):
@@ -110,7 +112,7 @@ check.pick(pick)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# First leave out what does not fit, then choose among what is left.
+# Drop what does not fit, then choose among the rest.
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -120,18 +122,18 @@ check.pick(pick)
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `min` takes a `key`; a tuple as key breaks ties. Of an empty list it raises an error, unless it has a `default`.
+# `min` takes a `key`, and a tuple as key breaks ties. For an empty list it raises an error, unless you give it a `default`.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on `rows`, the models of lesson 00. Which one do you take for at most 2,150,000 bytes, which for at most half of the base's time, and which for the 1,048,576 bytes of lesson 00's microcontroller?
 #
-# The model that lost four layers without training has exactly the bytes of `depth-4`, and no limit ever picks it: why not?
+# The model that lost four layers without training has exactly the bytes of `depth-4`. Why does no limit ever pick it?
 #
 # <details><summary>Answer</summary>
 #
-# `depth-4`, `depth-2`, and none: in 16 bits, nothing fits the microcontroller. Wherever the pruned model fits, `depth-2` fits as well: fewer bytes, faster, and 0.45 bits a byte better. What is
-# dominated on every axis is never picked.
+# `depth-4`, `depth-2`, and none: in 16 bits, nothing fits the microcontroller. Wherever the pruned model fits, `depth-2` fits as well: fewer bytes, faster, and 0.45 bits per byte better.
 #
 # </details>
 
@@ -176,7 +178,7 @@ check.tokens_for(tokens_for)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Write `macs(config)` for one token's forward pass. The compute of a run is its tokens times that.
+# Write `macs(config)` for one token's forward pass. A run takes its tokens times that.
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -189,7 +191,8 @@ check.tokens_for(tokens_for)
 # Equal compute is `tokens * macs(base) == answer * macs(other)`. Solve it for `answer`.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it. The base of the zoo was trained on 12.0 million tokens, four times its training text. How many would each other model get for that compute, and how often would it
 # read the text?
 #
@@ -211,15 +214,14 @@ for name, shape in shapes.items():
 # end
 
 # %% [markdown]
-# Compute buys readings, and no new text. Whether the twelve readings of `depth-2` would be too many is for a run to say.
+# More compute brings no new text. Whether twelve readings are too many for `depth-2`, only a run can tell.
 #
 # ## Task 4. What had it reached by then?
 #
-# *Spot the bug, difficulty 3.* A card keeps the log of its training. Every row has `step`, `tokens` (seen so far), `seconds` and `train`, the training loss. In some rows the model was also tested on held-out text, a *look*:
-# these have `valid`.
+# *Spot the bug, difficulty 3.* A card keeps the log of its training. Every row has `step`, `tokens` (seen so far), `seconds` and `train`, the training loss. In some rows the model was also tested on held-out text; these have `valid`, the held-out loss.
 #
 # `loss_at(log, macs, budget)` should return the held-out loss that a run had reached when it had spent `budget` MACs. `macs` is a forward pass for one token; a training step takes **three** times that for each of its
-# tokens. Between two looks the answer lies on the straight line between them; at a look it is that look's loss. Before the first look and after the last, it is `None`.
+# tokens. In a row with `valid` it is that loss. Between two such rows the answer lies on the straight line between their losses. Before the first and after the last of them it is `None`.
 #
 # The function is wrong for more than one reason.
 
@@ -242,7 +244,7 @@ check.loss_at(loss_at)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Make a log with two looks by hand. Ask for a budget that the run never reached. What comes back?
+# Write a log with two tested rows by hand. Ask for a budget that the run never reached. What comes back?
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -255,7 +257,8 @@ check.loss_at(loss_at)
 # Beyond its ends, `np.interp` repeats the first value or the last. Ask, before you call it, whether `budget` lies between `spent[0]` and `spent[-1]`.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on `logs`. For budgets of 10, 20, 25, 30, 40, 50, 60 and 70 trillion MACs (`10e12` and so on), which model has the lowest loss, and what is it?
 #
 # From 25 to 30 trillion MACs, the best loss gets *worse*. How can more compute do harm?
@@ -264,8 +267,8 @@ check.loss_at(loss_at)
 #
 # `depth-2` with 3.73, 3.38 and 3.31 nats at 10, 20 and 25 trillion; `depth-4` with 3.37 and 3.25 at 30 and 40; `depth-6` with 3.23 at 50; the base with 3.22 and 3.17 at 60 and 70.
 #
-# More compute does no harm. `depth-2` is best until its run ends at 26 trillion, and then drops out. The others were planned to be longer, and their learning rate has not yet fallen to zero: a run
-# that is cut off is worse than one planned to end there. So this table shows when plans end as much as it shows sizes. Lesson 01 therefore trained other depths once more, each planned to end at one budget.
+# More compute does no harm. `depth-2` is best until its run ends at 26 trillion, and then it drops out. The others were planned to be longer, and their learning rate has not yet fallen to zero: a run
+# that is cut off is worse than one planned to end there. So this table shows not only sizes but also where each run ends. That is why lesson 01 trained more models, each planned to end at one budget.
 #
 # </details>
 
@@ -284,12 +287,12 @@ for trillions in (10, 20, 25, 30, 40, 50, 60, 70):
 # %% [markdown]
 # ## Task 5. Is the difference more than chance?
 #
-# *Spot the bug, difficulty 3.* Two recipes were each trained several times, every run independent of all others. `first` and `second` are their held-out losses, at least two in each list.
+# *Spot the bug, difficulty 3.* Two recipes were each trained several times, each run independent of the others. `first` and `second` are their held-out losses, at least two in each list.
 #
 # `gap(first, second)` should return two numbers: the mean of `second` minus that of `first`, and the standard error of that difference. The variance $s^2$ of a few runs is the sum of the squared distances from
 # their mean, divided by $n - 1$. The mean of $n$ runs has the squared error $s^2 / n$. The squared error of the difference is the sum of both.
 #
-# The difference is right. The error is wrong for more than one reason.
+# The function returns the right difference. The error is wrong for more than one reason.
 
 # %%
 def gap(first, second):
@@ -311,7 +314,7 @@ check.gap(gap)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Independent errors of 0.03 and 0.04 make one of 0.05, not of 0.07.
+# Independent errors of 0.03 and 0.04 add up to 0.05, not to 0.07.
 #
 # </details>
 # <details><summary>Hint 3</summary>
@@ -319,15 +322,16 @@ check.gap(gap)
 # `statistics.stdev` divides by $n - 1$, and so does `np.std` with `ddof=1`. Add the squares of both errors, and take the root at the end.
 #
 # </details>
-#
-# Now use it. `depth-4` and `width-96` were both trained a second time; `runs` has their losses in nats. How large is the gap, and how large its error? From the first run of each alone, which would you have called better?
+
+# %% [markdown]
+# Now use it. `depth-4` and `width-96` were both trained a second time; `runs` has their losses in nats. How large is the gap, and how large its error? From the first run of each, which would you have called better?
 #
 # <details><summary>Answer</summary>
 #
-# `width-96` is 0.0006 nats lower, with a standard error of 0.0046. The second seed moved each of them by 0.006 or more. These runs do not say which is better; the first two alone would have named a winner.
+# `width-96` is 0.0006 nats lower, with a standard error of 0.0046. The second seed moved each of them by 0.006 or more. These runs do not say which is better. From the first two alone you would have named a winner.
 #
 # But with the second seed both fell. Runs with the same seed read the text in the same order: they are *not* independent, and the formula does not fit. Compared seed by seed, `width-96` is ahead by 0.0011 and
-# by 0.0002: a mean of 0.0006 with a standard error of 0.0004. Pairing takes away what both have in common. Two pairs still decide nothing.
+# by 0.0002: a mean of 0.0006 with a standard error of 0.0004. Comparing in pairs removes what both have in common. Two pairs still decide nothing.
 #
 # </details>
 
@@ -346,18 +350,18 @@ print(f"seed by seed: {pairs[0]:.4f} and {pairs[1]:.4f}, mean {mean(pairs):.4f},
 # %% [markdown]
 # ## Task 6. Fewer layers, or narrower ones?
 #
-# *Transfer, difficulty 4: a model that is not ours.* A model of GPT-2's kind has to shrink to at most `budget` parameters: with fewer layers, or with narrower ones.
+# *Transfer, difficulty 4: a model that is not ours.* A model like GPT-2 has to shrink to at most `budget` parameters, either with fewer layers or with narrower ones.
 #
-# In the letters of Task 3, and with a tied head, a model with this `config` has so many parameters:
+# In the letters of Task 3, and with a tied head, a model with this `config` has this many parameters:
 #
 # $$VC + SC + L\,(4C^2 + 4C + 2CF + F + C + 4C) + 2C$$
 #
 # Write `depth_or_width(config, budget)`, which returns two whole numbers:
 #
-# - the largest number of layers that fits, the width kept;
-# - the largest width that fits, the layers kept. It has to be a multiple of `config.heads`. $F / C$ (a whole number) stays as it is.
+# - the largest number of layers that fits, at the same width;
+# - the largest width that fits, with the same number of layers. It has to be a multiple of `config.heads`. $F / C$ (a whole number) stays as it is.
 #
-# A model with exactly `budget` parameters fits. One layer and a width of `heads` always do.
+# A model with exactly `budget` parameters fits. One layer always fits, and so does a width of `heads`.
 
 # %%
 def depth_or_width(config, budget):
@@ -385,7 +389,7 @@ check.depth_or_width(depth_or_width)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# You need not solve an equation: there are few candidates, so try them all.
+# You need not solve an equation. There are few candidates: try them all.
 #
 # </details>
 # <details><summary>Hint 3</summary>
@@ -393,8 +397,9 @@ check.depth_or_width(depth_or_width)
 # `range(heads, dim + 1, heads)` has all widths that can be built. The answer is the `max` of those whose size is `<= budget`.
 #
 # </details>
-#
-# Now use it on `models`. What does half of its parameters buy for GPT-2's smallest model, and what do the 1,071,872 of `depth-4` buy for the zoo's base?
+
+# %% [markdown]
+# Now use it on `models`. What do you get for half of the parameters of GPT-2's smallest model? And for the 1,071,872 of `depth-4` from the zoo's base?
 #
 # <details><summary>Answer</summary>
 #
@@ -414,4 +419,4 @@ for name, config, budget in models:
 # end
 
 # %% [markdown]
-# **Next in the course:** zeros in the weights, and when they are worth anything.
+# **Next.** [Lesson 08](../notebooks/08_layerdrop.ipynb): LayerDrop, and [its exercise](08_layerdrop.ipynb).

@@ -5,6 +5,8 @@
 #
 # Write your code where it says `raise NotImplementedError`, or correct what is there, and run the cell: its last line
 # says *Passed*, or *Not yet* and where to look. Each task has three hints; open one at a time.
+#
+# Run the cells one by one: *Run All* stops at the first task that is not solved.
 
 # %%
 import torch
@@ -74,7 +76,8 @@ check.skip_some(skip_some)
 # `coin() < p` is true with probability `p`. `continue` goes on with the next layer of the loop.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on two models of eight layers: `speeches-base`, trained without LayerDrop, and `speeches-layerdrop-20`, with p = 0.2. The layers are `model.blocks.layers`, and the memory of each is the mask `causal`. `loss_with` below evaluates any
 # stack on held-out windows; give your function `[causal] * 8` as memories and `training=True`. What is each model's loss, in nats per token, if its layers are skipped with probability 0, 0.1, 0.2, 0.5? `Random(0).random` is a coin: begin with a new one for each model and p, and go on with it through all windows.
 #
@@ -144,7 +147,8 @@ check.sub_layer(sub_layer)
 # Decide first whether the sub-layer is skipped, and return early if it is. What remains is the plain sub-layer.
 #
 # </details>
-#
+
+# %% [markdown]
 # <details><summary>Where the first fault comes from (after you passed)</summary>
 #
 # From the talk's slide: *random > p and training*. The authors' published code asks for *not training, or random > p*.
@@ -190,7 +194,8 @@ check.what_to_expect(what_to_expect)
 # Of the layers' time, the mean of `rates` is saved. `math.prod` multiplies the numbers of a list.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on the two lists below. Compare your first two numbers with 10,000 steps of the course's `layerdrop.Skip`. With $L = 6$ and $p = 0.5$, in what share of
 # the steps does no layer run, so that the head is trained on bare embeddings? And how fast is training at best if layers take 0.9 of the time?
 #
@@ -265,7 +270,8 @@ check.keep_list(keep_list)
 # `i * (layers - 1) // (kept - 1)` for `i` from 0 to `kept - 1`. For `kept=1` that divides by zero: one number is enough then.
 #
 # </details>
-#
+
+# %% [markdown]
 # The picture has one of your lists beside that of the paper's rule. To keep $r$ of $L$ layers, the paper takes $p = 1 - r/L$. For which $r$ of 12 does the rule then not keep $r$ layers?
 #
 # <details><summary>Answer</summary>
@@ -320,7 +326,8 @@ check.prune(prune)
 # `keep.index(7)` is the new number of layer 7. Other names go over as they are.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now keep 4 of the 8 layers of `base`, with your `keep_list`. Load the result into `Transformer(replace(base.config, layers=4))`, and compare it with `layerdrop.finalize(base, keep=...)`. By which factor do the
 # bytes shrink?
 #
@@ -391,7 +398,8 @@ check.without_feed_forward(without_feed_forward)
 # Both read the weight and the bias of `linear2`. Which values make its output zero, whatever goes in?
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it. In the cell below, `quick` is a copy in which the method that computes the feed-forward is replaced. How far, in the mean, does its output move away from that of `encoder`, and how far does yours, with gradients
 # and under `torch.no_grad()`?
 #
@@ -422,4 +430,4 @@ for name, other in (("quick", quick), ("yours", without_feed_forward(encoder, 2)
 # %% [markdown]
 # Where a measurement finds no effect, ask whether the change arrived. Here the sign was two outputs that were equal to the last bit.
 #
-# **Next in the course:** sharing, one block for several layers.
+# **Next.** [Lesson 10](../notebooks/10_scalar_quant.ipynb): scalar quantization, and [its exercise](10_scalar_quant.ipynb).

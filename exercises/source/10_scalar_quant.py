@@ -2,6 +2,8 @@
 # # Exercise 10: small whole numbers and their scales
 #
 # Six tasks after [lesson 10](../notebooks/10_scalar_quant.ipynb). Nothing is trained. Write or correct the code in a cell and run it: its last line checks your function. Three hints follow each task.
+#
+# Run the cells one by one: *Run All* stops at the first task that is not solved.
 
 # %%
 import torch
@@ -63,7 +65,8 @@ check.to_codes(to_codes)
 # `keepdim=True` lets `w / scales` divide each row by its own. `clamp(min=...)` helps a row of zeros.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now round the linears and token vectors of `speeches-base`. What is the relative error, the norm of all errors over that of all weights, from 8 bits to 2? By how much does each bit less multiply it?
 #
 # <details><summary>Answer</summary>
@@ -142,7 +145,8 @@ check.affine(affine)
 # The range begins at `w.min().clamp(max=0)`. Round `zero` before it is added, and clamp after it.
 #
 # </details>
-#
+
+# %% [markdown]
 # GELU is never below -0.17. Round every eighth row of `hidden` below, what GELU returns in `speeches-base`, with 8 and 4 bits. How many times as large is the error of `to_codes`?
 #
 # <details><summary>Answer</summary>
@@ -215,7 +219,8 @@ check.file_bytes(file_bytes)
 # A dictionary by key keeps one entry for all that are tied.
 #
 # </details>
-#
+
+# %% [markdown]
 # Guess how many times smaller than fp32 `speeches-base` is at 1 bit. Its matrices are those of Task 1, and the tied head. Compare 8, 4 and 1 bits with `cost.stored_bytes(scalar_quant.finalize(scalar_quant.apply(base, bits=bits, activations="none")))`, fp32 and fp16. The talk says 4x, 8x and 32x. What is missing at 1 bit?
 #
 # <details><summary>Answer</summary>
@@ -292,7 +297,8 @@ check.noisy(noisy)
 # `w + something.detach()` has a gradient of 1 with respect to w. What has to be added?
 #
 # </details>
-#
+
+# %% [markdown]
 # Now let `noisy` and `published`, the code as you found it, make 20 passes over a copy of `start`, with 4 bits, p = 0.1 and new coins in each. By which factor has the norm grown? Divide what `published` leaves by $(1 / 0.9)^{20}$. How many weights are what they were, to 1 in 1000, and what is the relative error?
 #
 # <details><summary>Answer</summary>
@@ -368,7 +374,8 @@ check.int_linear(int_linear)
 # Multiply the sums by both scales: those of W are (R,), those of x (..., 1) with `keepdim=True`.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on `up` and `down` of the first feed-forward, with 8 bits and the windows of Task 2. What is the relative error? How much is due to x?
 #
 # <details><summary>Answer</summary>
@@ -454,7 +461,8 @@ check.round_outputs(round_outputs)
 # A new `nn.Parameter` in one of two tied modules leaves the other with the old. Use `module.weight.data = ...` or `copy_`.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on `small` below, and on two copies, with the weights of one *input*, or of one *output*, 30 times as large. `wrong_axis` has a scale for each input. How far, with 4 bits, does each function move the three outputs? (Take `model(x) - x` without the loud channel 5.)
 #
 # <details><summary>Answer</summary>
@@ -502,4 +510,4 @@ for name, model in (("as it is", small), ("loud input", loud_input), ("loud outp
 # %% [markdown]
 # Whether a model still works, these numbers do not say: an error of 14 % in the weights is not a loss. Measure that by itself.
 #
-# **Next in the course:** codebooks, one code for several weights at once.
+# **Next.** [Lesson 11](../notebooks/11_product_quant.ipynb): codebooks, and [its exercise](11_product_quant.ipynb).

@@ -4,6 +4,8 @@
 # Six tasks after [lesson 11](../notebooks/11_product_quant.ipynb). Nothing is trained.
 #
 # Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks it. Below each task are three hints.
+#
+# Run the cells one by one: *Run All* stops at the first task that is not solved.
 
 # %%
 import torch
@@ -69,7 +71,8 @@ check.lloyd(lloyd)
 # `torch.bincount(codes, minlength=K)` counts each codeword's points, `torch.zeros_like(codebook).index_add_(0, codes, points)` adds them up. Where a count is 0, keep the old codeword.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it. The cell below cuts a matrix of `speeches-base` into blocks of 8 and draws a first codebook. Take 25 steps. What share of the sum of squares is the squared error, before and after? Does it ever rise? Where does `kmeans(points, 256, generator=seeded())` end?
 #
 # <details><summary>Answer</summary>
@@ -149,7 +152,8 @@ check.pq_bytes(pq_bytes)
 # A codebook takes `min(codewords, number) * block * bits // 8` bytes, where `number` counts the blocks that use it, and 2 more with `bits=8`.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now guess what share of `speeches-base` its codebooks take, one for each weight. Then count: 256 codewords, 16 bits or 8, a codebook for each weight or for each size of block. How many times less than fp32 is that? Compare with `cost.stored_bytes(product_quant.store(coded[shared], bits=bits))`.
 #
 # <details><summary>Answer</summary>
@@ -227,7 +231,8 @@ check.decode(decode)
 # `codebook[codes.long()]` has the shape (R, B, d): which two axes become one row? (In square brackets, torch takes a tensor of uint8 for a mask.)
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it. The cell below codes the token vectors of `speeches-base`. How large is the norm of the error over that of the weight? What is the cosine of a token's vector with its decoded one: for ten tokens, and over all, least and mean?
 #
 # <details><summary>Answer</summary>
@@ -300,7 +305,8 @@ check.train_codewords(train_codewords)
 # `codebook -= ...` writes into the caller's tensor, `codebook - ...` makes a new one. `clamp(min=1)` on the counts lets unused codewords stay.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it. The cell below codes the matrix of Task 1 in a copy of the base, and takes the gradient. How many blocks have the least, the median and the most used codeword? With rate 0.1, how far does the last one move, as a share of its norm, by the mean and by the sum?
 #
 # <details><summary>Answer</summary>
@@ -372,7 +378,8 @@ check.block_noise(block_noise)
 # `w + (w_q - w).detach()` has the value of `w_q`. What is its gradient with respect to `w`?
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it, with blocks of 8. (1) Over 200 passes with the matrix of Task 1 and p = 0.1, what share is replaced? (2) What is the gradient of the noisy weight's sum of squares in a replaced block, and that of `(x @ noisy.T - x @ matrix.T).square().sum()`? (3) With noise in all feed-forwards and p = 0.05, 0.1 and 0.2, what does a base lose that never saw it?
 #
 # <details><summary>Answer</summary>
@@ -462,7 +469,8 @@ check.coded_copy(coded_copy)
 # If you write *into* a Parameter of the copy, all its users see it: `weight.copy_(...)` under `torch.no_grad()`. `dict.fromkeys(weights)` has each Parameter once.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on an encoder of torch's with random weights. With blocks of 2, 4 and 8: how large is the norm of the output's error over that of the output? How many bytes, by your `pq_bytes` with 16 bits, and how many times less than fp32?
 #
 # <details><summary>Answer</summary>
@@ -494,5 +502,3 @@ for block in (2, 4, 8):
 
 # %% [markdown]
 # What coding costs a trained model, only a loss can say: measure it.
-#
-# **Next in the course:** dynamic convolutions, a layer in the place of attention.

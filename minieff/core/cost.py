@@ -54,7 +54,7 @@ def _linear_macs(linear: nn.Module, inputs: tuple, output: Tensor) -> int:
 
 
 def _attention_macs(attention: nn.Module, inputs: tuple, output: Tensor) -> int:
-    """q k^T and attn v, as if each of T queries saw all keys, earlier calls' too. Projections are linears.
+    """q k^T and attn v, as if each query saw all keys, those of earlier calls included; no projections.
 
     A kernel that is a module counts its own.
     """
@@ -66,7 +66,7 @@ def _attention_macs(attention: nn.Module, inputs: tuple, output: Tensor) -> int:
 
 
 def _head_macs(model: nn.Module, inputs: tuple, output: Tensor) -> int:
-    """Of `tok.logits`, which is no call of a module; an embedding in another form knows its own."""
+    """MACs of `tok.logits`, which is not called as a module; a replaced embedding knows its own."""
     own = getattr(model.tok, "head_macs", None)
     return output[..., 0].numel() * own() if own else output.numel() * model.config.dim
 
@@ -133,10 +133,9 @@ class Timing:
     threads: int
 
     def __str__(self) -> str:
-        return (
-            f"{1e3 * self.median:.2f} ms (quartiles {1e3 * self.low:.2f} to {1e3 * self.high:.2f}, "
-            f"{self.runs} runs, {self.threads} threads)"
-        )
+        quartiles = f"{1e3 * self.low:.4g} to {1e3 * self.high:.4g}"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{1e3 * self.median:.4g} ms ({quartiles}; {self.runs} runs, {threads})"
 
 
 def interleaved(
@@ -195,8 +194,8 @@ class Quality:
     tokens: int
 
     def __str__(self) -> str:
-        bits = "" if self.bits_per_byte is None else f", {self.bits_per_byte:.3f} bits a byte"
-        return f"{self.nats:.3f} nats a token, perplexity {self.perplexity:.1f}{bits}"
+        bits = "" if self.bits_per_byte is None else f", {self.bits_per_byte:.3f} bits per byte"
+        return f"{self.nats:.3f} nats per token, perplexity {self.perplexity:.1f}{bits}"
 
 
 @torch.no_grad()
@@ -272,14 +271,16 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
+        bits = self.quality.bits_per_byte
+        bits = "" if bits is None else f", {bits:.3f} bits per byte"
         return "\n".join(
             [
-                f"{self.name}: {self.parameters:,} parameters, {self.stored_bytes:,} bytes, "
-                f"{self.macs:,.0f} MACs a token",
+                f"{self.name}: {self.parameters:,} parameters, {self.stored_bytes:,} bytes",
+                f"  MACs      {self.macs:,.0f} per token",
                 f"  forward   {self.forward}",
                 f"  training  {self.step}",
-                f"  energy    {self.energy}",
-                f"  quality   {self.quality}",
+                f"  energy    {self.energy.joules:.3g} J, {self.energy.method}",
+                f"  quality   {self.quality.nats:.3f} nats per token{bits}",
             ]
         )
 

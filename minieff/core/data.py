@@ -2,8 +2,8 @@
 
 A corpus returns batches (ids, targets), both (B, T): targets are the next tokens, and a target of -100 has no
 loss. So language modelling, masked language modelling, grapheme-to-phoneme and labels share one `loss`.
-Training windows are drawn with a generator; validation windows are fixed, in order and do not overlap: a
-perplexity is one number.
+Training windows are drawn with a generator; validation windows are fixed, in order and do not overlap, so
+that a perplexity can be reproduced.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Energy: measured with a counter of the processor, or modelled; a result says which.
 
 Intel and AMD processors count the energy of each processor package (RAPL). Linux shows the counters under
-/sys/class/powercap, to root only, and most virtual machines hide them. Without a counter there is a model:
+/sys/class/powercap, only to root, and most virtual machines hide them. Without a counter there is a model:
 
     E = MACs e_mac + bytes e_byte
 

@@ -13,7 +13,7 @@ def soft_errors(
 ) -> Float[Tensor, "*B"]:
     """T^2 KL(teacher || student) of each token, in nats; no gradient reaches the teacher.
 
-    A word that the teacher excludes, with the logit -inf, adds nothing. Half precision is computed in single.
+    A word that the teacher excludes, with the logit -inf, adds nothing. Half precision is computed in fp32.
     ValueError for a temperature that is not positive, what is no tensor, and logits of different shapes.
 
     >>> soft_errors(torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 3.0]]), 1.0)  # equal but for a constant

@@ -1,4 +1,4 @@
-"""The processes of a training run: this one alone, or those that torchrun started, one a device."""
+"""The processes of a training run: this one alone, or those that torchrun started, one per device."""
 
 import gc
 import os

@@ -121,7 +121,7 @@ class Distill:
             raise ValueError(f"temperature={self.temperature}: must be more than 0, and finite")
         for name in ("weight", "augment"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: a share lies from 0 to 1")
+                raise ValueError(f"{name}={getattr(self, name)}: a share is a number from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _check_tables(tables: dict[str, Any]) -> None:
 
 
 def read(path: str | Path, run: str | None = None) -> Recipe:
-    """The recipe in a TOML file; of several, the run of that name. FileNotFoundError or ValueError.
+    """The recipe in a TOML file, or its run of that name. FileNotFoundError or ValueError.
 
     >>> from minieff.core.files import ROOT
     >>> read(ROOT / "zoo" / "speeches-depth-1.toml").model["layers"]

@@ -112,10 +112,12 @@ def half(p: Tensor, name: str) -> Tensor:
     >>> half(torch.tensor([1.0, 70_000.0]), "weight")
     Traceback (most recent call last):
         ...
-    ValueError: weight holds 70000, beyond 65504, the end of fp16; fix it first
+    ValueError: weight holds 70000, beyond 65504, the largest number of fp16; fix it first
     """
     if p.numel() and not p.abs().max() <= LARGEST:
-        raise ValueError(f"{name} holds {p.abs().max():g}, beyond {LARGEST:g}, the end of fp16; fix it first")
+        raise ValueError(
+            f"{name} holds {p.abs().max():g}, beyond {LARGEST:g}, the largest number of fp16; fix it first"
+        )
     return p.half()
 
 

@@ -81,7 +81,7 @@ def clone(model: nn.Module) -> nn.Module:
 def parametrizations(module: nn.Module) -> dict[str, nn.Module]:
     """A module's own parametrizations, by the name of the tensor.
 
-    A wrapper has none, although it answers for the attributes of its inner module, which misleads torch's
+    A wrapper has none, although it passes on the attributes of its inner module, which misleads torch's
     `is_parametrized`.
 
     >>> parametrizations(nn.Linear(3, 2))
@@ -186,7 +186,7 @@ def record(model: nn.Module, where: Where) -> Iterator[list[Call]]:
     """Inputs and output of every call of the modules that match, in running order.
 
     A block that runs twelve times gives twelve entries. Nothing is copied or detached. Do not `swap` inside:
-    the copy would go on recording.
+    the copy would continue to record.
 
     >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     >>> with record(model, is_a(nn.Linear)) as calls:

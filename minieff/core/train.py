@@ -67,7 +67,7 @@ def take_step(run: Run, model: nn.Module, ids: Tensor, targets: Tensor) -> Tenso
 def _loss(
     run: Run, model: nn.Module, ids: Tensor, targets: Tensor, asked: Tensor, labelled: Tensor, tokens: Tensor
 ) -> Tensor:
-    """What some rows add to the loss of a batch with so many `labelled` of the `tokens` that are `asked`."""
+    """What some rows add to the loss of a batch, divided by the batch's counts of targets and of tokens."""
     logits = model(ids, run.mask)
     hard = loss(logits, targets, "sum") / labelled
     if run.teacher is None:
@@ -111,7 +111,7 @@ def train(
             run.restore()
         elif run.checkpoint.exists():
             raise FileExistsError(
-                f"{run.checkpoint} is an unfinished or finished run of {recipe.name}; "
+                f"{run.checkpoint} holds a run of {recipe.name}; "
                 "continue with --resume, or delete it to start again"
             )
         model = run.model

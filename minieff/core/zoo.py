@@ -28,7 +28,7 @@ FOLDER = ROOT / "zoo"
 
 
 def make(path: str | Path, run: str | None = None, *, resume: bool = False) -> dict | None:
-    """Trains the recipe at `path`, of several the one named `run`, and writes weights and card beside it.
+    """Trains the recipe at `path`, or its run `run`, and writes weights and card beside it.
 
     Returns the card (None in all processes but the first). With `resume`, a finished run is not trained again
     and a stopped one continues.
@@ -58,7 +58,7 @@ def make(path: str | Path, run: str | None = None, *, resume: bool = False) -> d
 
 
 def teacher(recipe: Recipe) -> nn.Module | None:
-    """The model that [distill] names: of the recipe's own folder, else of the zoo. None without the table.
+    """The model that [distill] names, of the recipe's folder or else of the zoo. None without the table.
 
     >>> teacher(read(FOLDER / "speeches-depth-1.toml")) is None
     True

@@ -117,7 +117,7 @@ RIGHT = {
     "parameters": [builds_it, in_floats],
     "macs": [head_by_head],
     "speedup": [warms_up_first, there_and_back],
-    "joules_a_token": [step_by_step],
+    "joules_per_token": [step_by_step],
 }
 WRONG = {
     "bits_per_byte": [(strips_the_text, "too large by")],
@@ -125,5 +125,5 @@ WRONG = {
     "parameters": [(bias_in_the_head, "too large by")],
     "macs": [(feed_forward_first, "item 1")],
     "speedup": [(old_is_cold, "too large by")],
-    "joules_a_token": [(measured_is_the_word, "item 2: you return a str, measured")],
+    "joules_per_token": [(measured_is_the_word, "item 2: you return a str, measured")],
 }
