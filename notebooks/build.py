@@ -9,6 +9,9 @@ A lesson's source becomes one executed notebook. An exercise's source holds stub
 and becomes two: a blank one, not executed, with the stubs, and an executed one with the solutions, folded
 away. A cell tagged `solution` is in the second alone.
 
+The output of a cell tagged `predict`, which answers a question, and the code of one tagged `figure` start
+collapsed in JupyterLab: a click on the three dots opens them.
+
 A notebook is executed again only when its cells are not those of its source. What it holds then depends on
 the source and its results alone: cell ids are counted, and times, versions and paths of the run are left out.
 """
@@ -28,6 +31,7 @@ from minieff.core.files import ROOT, load_results, save_results, write
 
 LESSONS, EXERCISES = ROOT / "notebooks" / "source", ROOT / "exercises" / "source"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+COLLAPSED = {"predict": "outputs_hidden", "figure": "source_hidden"}  # tag: JupyterLab's name for it
 MARKED = re.compile(r"^ *# stub\n(.*?)^ *# solution\n(.*?)^ *# end(?:\n|$)", re.MULTILINE | re.DOTALL)
 MARKER = re.compile(r"^ *# (?:stub|solution|end)$", re.MULTILINE)
 
@@ -40,12 +44,15 @@ def notebook_of(source: Path, part: str = "solution") -> NotebookNode:
     notebook = jupytext.read(source)
     kept = [c for c in notebook.cells if part == "solution" or "solution" not in c.metadata.get("tags", [])]
     for number, cell in enumerate(kept):
+        tags = cell.metadata.get("tags", [])
+        hidden = {name: True for tag, name in COLLAPSED.items() if tag in tags}
         cell.id = f"cell-{number}"
-        cell.metadata = NotebookNode({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
         if MARKER.search(cell.source):
             cell.source = chosen(cell.source, part, source.name)
-            if part == "solution":
-                cell.metadata["jupyter"] = {"source_hidden": True}
+            hidden |= {"source_hidden": True} if part == "solution" else {}
+        cell.metadata = NotebookNode({"tags": tags} if tags else {})
+        if hidden:
+            cell.metadata["jupyter"] = NotebookNode(hidden)
     notebook.cells = kept
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     notebook.nbformat, notebook.nbformat_minor = 4, 5

@@ -1,13 +1,20 @@
 """The two things that a check can say."""
 
+import re
 from html import escape
-from textwrap import fill
 
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
 from minieff.core import plot
+
+
+def box(heading: str, message: str, colour: str) -> plot.Html:
+    """A message beside a coloured bar, in its own lines, with what stands between backticks as code."""
+    text = re.sub("`([^`]+)`", r"<code>\1</code>", escape(message, quote=False))
+    style = f"border-left: 4px solid {plot.PALETTE[colour]}; padding-left: 0.8em; white-space: pre-wrap"
+    return plot.Html(f'<div style="{style}"><b>{heading}</b> {text}</div>', f"{heading} {message}")
 
 
 class Verdict:
@@ -30,9 +37,7 @@ class Verdict:
         if self.seen:
             return
         self.seen = True
-        bar = f"border-left: 4px solid {plot.PALETTE['green']}; padding-left: 0.8em"
-        html = f'<div style="{bar}"><b>Passed.</b> {escape(self.message)}</div>'
-        display({"text/plain": repr(self), "text/html": html}, raw=True)
+        display(box("Passed.", self.message, "green"))
         if self.picture is not None:
             plot.show(self.picture, alt=self.alt)
 
@@ -43,16 +48,16 @@ class NotYet(Exception):
     def __init__(self, message: str, picture: Figure | None = None, alt: str = "") -> None:
         super().__init__(message)
         self.picture, self.alt = picture, alt
+        self.seen = False
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in place of a stack trace (its protocol for exceptions that know better).
 
-        It asks twice; the picture is drawn once.
+        It asks twice; message and picture are shown once.
         """
-        picture, self.picture = self.picture, None
-        if picture is not None:
-            plot.show(picture, alt=self.alt)
-        paragraphs = f"Not yet. {self}".split("\n")
-        return [
-            fill(text, 100, subsequent_indent=" " * (len(text) - len(text.lstrip()))) for text in paragraphs
-        ]
+        if not self.seen:
+            self.seen = True
+            display(box("Not yet.", str(self), "red"))
+            if self.picture is not None:
+                plot.show(self.picture, alt=self.alt)
+        return ["Change your answer and run this cell again."]

@@ -1,15 +1,24 @@
-"""The drawings that lessons share. Each is a pure function from numbers to a figure; `show` displays it.
+"""The drawings and tables that lessons share. A drawing is a pure function from numbers to a figure, which
+`show` displays.
+
+Readers have columns as narrow as 468 pixels (JupyterLab beside its sidebar, in a window of 900), to which a
+browser shrinks what is wider. So no figure is wider than `WIDEST`, where text of 10 points is still 10 pixels
+high, and `show` refuses text that would be smaller.
 
 Colours are those of Okabe and Ito (2008), which people with colour blindness can tell apart; no picture
 relies on colour alone: marks have labels beside them.
 """
 
+from base64 import b64encode
 from collections.abc import Sequence
+from html import escape
 from io import BytesIO
+from math import ceil
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 PALETTE = {
@@ -30,38 +39,142 @@ STYLE = {
     "grid.color": "#E5E5E5",
     "axes.axisbelow": True,
 }
+COLUMN, WIDEST = 468, 6.5  # pixels, inches
 
 
-def panels(count: int = 1, width: float = 4.5, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` axes side by side, in the course's style.
+class Html:
+    """What a notebook shows as HTML, and everything else as plain text.
+
+    >>> Html("<b>no</b>", "no")
+    no
+    """
+
+    def __init__(self, html: str, text: str) -> None:
+        self.html, self.text = html, text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def panels(
+    count: int = 1, width: float = 4.5, height: float = 3.2, *, columns: int = 2
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` axes in the course's style, in rows of at most `columns`.
+
+    `width` and `height` are those of one of the axes; a row is at most `WIDEST` wide.
 
     >>> figure, (left, right) = panels(2, width=3.0)
     >>> [float(inches) for inches in figure.get_size_inches()]
     [6.0, 3.2]
+    >>> figure, (first, second, third) = panels(3)
+    >>> [float(inches) for inches in figure.get_size_inches()]
+    [6.5, 6.4]
     """
+    columns = min(columns, count)
+    rows = ceil(count / columns)
     with rc_context(STYLE):
-        figure = Figure(figsize=(width * count, height), layout="constrained")
-        return figure, list(figure.subplots(1, count, squeeze=False)[0])
+        figure = Figure(figsize=(min(width * columns, WIDEST), height * rows), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax in axes[count:]:
+        ax.remove()
+    return figure, axes[:count]
 
 
-def show(figure: Figure, *, alt: str) -> None:
-    """Displays the figure as a PNG of 64 colours, with a description for readers who do not see it.
+def picture(figure: Figure, *, alt: str) -> Html:
+    """The figure as a PNG in HTML, with a description for readers who do not see it.
 
-    64 colours take a quarter of the bytes of full colour. ValueError when `alt` is empty.
+    Its 64 colours take a quarter of the bytes of full colour. ValueError when `alt` is empty, and for text
+    that would be less than 10 pixels high in a narrow column.
 
     >>> figure, _ = panels()
-    >>> show(figure, alt="An empty figure.")
-    <IPython.core.display.Image object>
+    >>> picture(figure, alt="An empty figure.")
+    An empty figure.
     """
-    from IPython.display import Image, display
-    from PIL import Image as Picture
+    from PIL import Image
 
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the picture shows")
+    check_text(figure)
     full, png = BytesIO(), BytesIO()
     figure.savefig(full, format="png", dpi=96)
-    Picture.open(full).convert("RGB").quantize(64).save(png, format="png", optimize=True)
-    display(Image(png.getvalue(), format="png", alt=alt))
+    Image.open(full).convert("RGB").quantize(64).save(png, format="png", optimize=True)
+    data = b64encode(png.getvalue()).decode()
+    return Html(f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">', alt)
+
+
+def check_text(figure: Figure) -> None:
+    """ValueError for text that is less than 10 pixels high where the figure has to fit into `COLUMN`.
+
+    >>> figure, (ax,) = panels()
+    >>> check_text(figure)
+    """
+    width = figure.get_figwidth()
+    least = 7.5 * max(1.0, 96 * width / COLUMN)  # 10 pixels are 7.5 points
+    for text in figure.findobj(Text):
+        size = text.get_fontsize()
+        if text.get_visible() and text.get_text().strip() and size < least - 0.01:
+            raise ValueError(
+                f"{text.get_text()!r} in {size:g} points is too small in a figure {width:g} inches wide: "
+                f"take {least:.1f} points or a narrower figure"
+            )
+
+
+def show(figure: Figure, *, alt: str) -> None:
+    """Displays the picture of a figure.
+
+    >>> figure, _ = panels()
+    >>> show(figure, alt="An empty figure.")
+    An empty figure.
+    """
+    from IPython.display import display
+
+    display(picture(figure, alt=alt))
+
+
+def table(rows: Sequence[Sequence], columns: Sequence[str]) -> Html:
+    """A table: the first column to the left, the others, usually numbers, to the right.
+
+    ValueError for a row of another length than `columns`.
+
+    >>> table([["base", "3.294"], ["four layers", "3.431"]], ["model", "nats per token"])
+    model        nats per token
+    base                  3.294
+    four layers           3.431
+    """
+    cells = [[str(value) for value in row] for row in (columns, *rows)]
+    for row in cells:
+        if len(row) != len(columns):
+            raise ValueError(f"row {row} has {len(row)} values for {len(columns)} columns: give one for each")
+    wide = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = ["  ".join([row[0].ljust(wide[0]), *map(str.rjust, row[1:], wide[1:])]).rstrip() for row in cells]
+    html = ""
+    for row, kind in zip(cells, ["th", *["td"] * len(rows)], strict=True):
+        sides = ["left", *["right"] * (len(columns) - 1)]
+        html += "<tr>" + "".join(
+            f'<{kind} style="text-align: {side}">{escape(value)}</{kind}>'
+            for value, side in zip(row, sides, strict=True)
+        )
+    return Html(f"<table>{html}</table>", "\n".join(lines))
+
+
+def legend(figure: Figure, columns: int = 2) -> None:
+    """The names of what any of the axes show, once each, below all of them, where they cover nothing.
+
+    >>> figure, (left, right) = panels(2)
+    >>> for ax in (left, right):
+    ...     _ = ax.plot([1, 2], label="base")
+    >>> legend(figure)
+    >>> [text.get_text() for text in figure.legends[0].texts]
+    ['base']
+    """
+    named = {}
+    for ax in figure.axes:
+        handles, names = ax.get_legend_handles_labels()
+        named |= dict(zip(names, handles, strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
 def threshold(axes: Axes, price: float, label: str) -> Axes:
@@ -91,7 +204,7 @@ def log_curves(axes: Axes, log: Sequence[dict]) -> Axes:
     looked = [row for row in log if "valid" in row]
     for rows, key, style, name in ((log, "train", "--", "training"), (looked, "valid", "o-", "held out")):
         axes.plot([row["tokens"] / 1e6 for row in rows], [row[key] for row in rows], style, label=name)
-    axes.set(xlabel="million tokens seen", ylabel="nats a token")
+    axes.set(xlabel="million tokens seen", ylabel="nats per token")
     axes.legend(frameon=False)
     return axes
 
@@ -99,7 +212,7 @@ def log_curves(axes: Axes, log: Sequence[dict]) -> Axes:
 AXES = {
     "stored_bytes": ("size in MB", 1e-6),
     "seconds": ("forward pass in ms", 1e3),
-    "macs": ("million MACs a token", 1e-6),
+    "macs": ("million MACs per token", 1e-6),
 }
 
 
@@ -117,7 +230,7 @@ def scoreboard(rows: Sequence[dict], *, highlight: Sequence[str] = ()) -> Figure
         missing = {"name", "stored_bytes", "macs", "bits_per_byte", "seconds"} - row.keys()
         if missing:
             raise ValueError(f"row {row.get('name', row)} lacks {sorted(missing)}")
-    figure, axes = panels(3, width=5.0, height=3.8)
+    figure, axes = panels(3, width=WIDEST, height=2.8, columns=1)
     named: list[list[tuple]] = []
     for ax, (key, (title, unit)) in zip(axes, AXES.items(), strict=True):
         named.append([])
@@ -130,7 +243,7 @@ def scoreboard(rows: Sequence[dict], *, highlight: Sequence[str] = ()) -> Figure
         largest = max(row[key][2] if key == "seconds" else row[key] for row in rows)
         ax.set(xlabel=title, xlim=(0, 1.3 * unit * largest))
         ax.margins(y=0.12)
-    axes[0].set_ylabel("bits a byte on held-out text")
+    figure.supylabel("bits per byte on held-out text")
     figure.draw_without_rendering()  # so that positions are final
     for ax, points in zip(axes, named, strict=True):
         label(ax, points)
@@ -156,7 +269,7 @@ def label(axes: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
     for name, x, y, colour in points:
         for n, (spot, between) in enumerate(tries, start=1):
             text = axes.annotate(
-                name, (x, y), xytext=spot, textcoords="offset points", fontsize=7.5, color=colour,
+                name, (x, y), xytext=spot, textcoords="offset points", color=colour,
                 ha="left" if spot[0] > 0 else "right",
             )  # fmt: skip
             box = text.get_window_extent()

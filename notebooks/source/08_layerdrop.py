@@ -51,13 +51,13 @@ print([f"{forward(layers, 0, 0.2, True, coin):08}" for step in range(6)], "in us
 # %% [markdown]
 # **Predict.** With $p = 0.2$ and 8 layers: (a) how many layers run in an average step? (b) In what share of the steps do all eight run? (c) In what share none?
 
-# %%
+# %% tags=["predict"]
 steps = [[1 if coin() >= 0.2 else 0 for layer in range(8)] for step in range(10_000)]
 depth = torch.tensor(steps).sum(1)
 print(f"measured  {depth.float().mean():.2f} layers, all in {(depth == 8).float().mean():.3f}, none in {(depth == 0).sum()} of 10,000 steps")
 print(f"expected  {8 * 0.8:.2f} layers, all in {0.8**8:.3f}, none in {0.2**8:.7f}")
 
-# %%
+# %% tags=["predict", "figure"]
 from math import comb
 
 def draw_coins(ax, steps):
@@ -67,7 +67,7 @@ def draw_coins(ax, steps):
 
 figure, (left, right) = plot.panels(2, width=5)
 draw_coins(left, steps[:60])
-left.set_title("dark: the layer runs", fontsize=10)
+left.set_title("dark: the layer runs")
 right.bar(range(9), torch.bincount(depth, minlength=9) / len(depth), color=plot.PALETTE["sky"], label="10,000 steps")
 right.plot(range(9), [comb(8, n) * 0.8**n * 0.2 ** (8 - n) for n in range(9)], "o", color=plot.PALETTE["black"], label="binomial")
 right.set(xlabel="layers that run in a step", ylabel="share of the steps")
@@ -93,7 +93,7 @@ def slide(layers, x, p, training, coin):
             x = layer(x)
     return x
 
-# %%
+# %% tags=["predict"]
 print("in training", f"{slide(layers, 0, 0.2, True, coin):08}", "in use", f"{slide(layers, 0, 0.2, False, coin):08}")
 
 # %% [markdown]
@@ -160,7 +160,7 @@ for kept in (8, 6, 4, 2):
 # %% [markdown]
 # **Predict.** Four of eight layers are left. The base model lost more than a nat. How much does the model lose that was trained with $p = 0.2$?
 
-# %%
+# %% tags=["predict"]
 def nats(model, keep):
     return cost.quality(layerdrop.finalize(model, keep=keep), corpus, windows=64).nats
 
@@ -174,7 +174,7 @@ for name, m in (("without", base), ("p = 0.2", model)):
 #
 # Now the question of section 1. In training 6.4 layers added to $x$ on average, in use eight do. **Predict.** Does it help to multiply what each layer adds by 0.8 in use?
 
-# %%
+# %% tags=["predict"]
 from minieff.core.surgery import Wrap, swap
 from minieff.core.transformer import Block
 
@@ -216,7 +216,7 @@ scratch = {n: zoo.card(f"speeches-{name}")["quality"]["nats"] for n, name in SCR
 fours = scratch[4], zoo.card("train_smaller/speeches-depth-4-seed-1")["quality"]["nats"]
 print(f"{len(plain)} seeds without LayerDrop, {len(dropped)} with; 4 layers from nothing, {len(fours)} seeds: {said(fours)}")
 
-# %%
+# %% tags=["figure"]
 def curve(ax, found, style, colour, label):
     ax.fill_between(DEPTHS, found.amin(0), found.amax(0), color=plot.PALETTE[colour], alpha=0.25, lw=0)
     ax.plot(DEPTHS, found.mean(0), style, color=plot.PALETTE[colour], label=label)
@@ -246,14 +246,14 @@ assert loses[0] > 4 * loses[1]
 #
 # But the dashed line is five training runs, and that of LayerDrop is a single one (a seed). **Predict.** What if the single run gets three times the tokens, which is still less computation than the five take?
 
-# %%
+# %% tags=["predict"]
 assert all(scratch[n] < dropped[:, DEPTHS.index(n)].mean() for n in SCRATCH)
 family = sum(cost.macs(zoo.load(f"speeches-{name}")) for name in SCRATCH.values()) / cost.macs(base)
 layer = (cost.macs(base) - cost.macs(layerdrop.finalize(base, keep=half))) / 4
 longer = 3 * (1 - 0.2 * 8 * layer / cost.macs(base))                     # 36 million tokens, p = 0.2
 print(f"MACs of the training, the base's being 1: five depths {family:.2f}, one run with LayerDrop on three times the tokens {longer:.2f}")
 
-# %%
+# %% tags=["predict"]
 long, plain_long = pruned("speeches-layerdrop-20-long"), pruned("speeches-base-long")
 for n in SCRATCH:
     at = DEPTHS.index(n)
@@ -274,7 +274,7 @@ print(f"2 layers from nothing with the computation of 4: {zoo.card('speeches-sam
 #
 # Five values of $p$, all else equal: the base's shape, 12 million tokens (for $p = 0$ and 0.2 the means of three seeds). First the time. **Predict.** With $p = 0.2$, a fifth of the layers is skipped. Is training 1.25 times as fast?
 
-# %%
+# %% tags=["predict"]
 speed = load_results("bench/layerdrop")["speed"]
 print(f"share of a plain step that is spent in the layers: f = {speed['0.2']['f']['median']:.2f}")
 for p, found in speed.items():
@@ -304,7 +304,7 @@ print("moved in the second step:", moved(set_to_none=True), "with zeros for grad
 # %% [markdown]
 # Then the quality. **Predict** which $p$ is best when all eight layers run, which with four, which with two.
 
-# %%
+# %% tags=["predict"]
 RATES = {0.0: "speeches-base", 0.1: "speeches-layerdrop-10", 0.2: "speeches-layerdrop-20", 0.35: "speeches-layerdrop-35", 0.5: "speeches-layerdrop-50"}
 for p, name in RATES.items():
     found = pruned(name)
@@ -319,11 +319,11 @@ curve(right, dropped, "o-", "red", "p = 0.2, 12 million tokens")
 curve(right, long, "P-", "purple", "p = 0.2, 36 million tokens")
 curve(right, plain_long, "s-", "black", "without, 36 million tokens")
 
-# %%
+# %% tags=["predict"]
 for ax in (left, right):
     ax.plot(list(scratch), list(scratch.values()), "D--", color=plot.PALETTE["blue"], label="from nothing, 12 million tokens")
     ax.set(xlabel="layers left", xlim=(8.3, 0.7), ylim=(3.0, 6.9), xticks=DEPTHS)
-    ax.legend(frameon=False)
+plot.legend(figure)
 left.set_ylabel("nats a token, held out")
 plot.show(figure, alt="Two panels of nats a token over the number of layers left. Left, the larger p, the higher the curve begins and the flatter it stays; p = 0.5 is nearly level at 3.8. "
           "Right, p = 0.2 on 36 million tokens lies 0.2 to 0.3 below p = 0.2 on 12 million down to 4 layers, crosses the models trained from nothing near 4 layers, and at one layer is above p = 0.2 on 12 million. Without LayerDrop the model on 36 million tokens begins lowest, and climbs as steeply as on the left.")
@@ -349,14 +349,14 @@ def strategies(ax, found):
         ax.plot(kept, [found[n][how][1] for n in found], style, ms=4, color=plot.PALETTE[colour], label=how)
     ax.set(xlabel="layers left", xlim=(7.2, 0.8))
 
-# %%
+# %% tags=["predict"]
 figure, axes = plot.panels(2, width=5, height=3.8)
-for ax, name, title, ylim in zip(axes, ("speeches-base", "speeches-layerdrop-20"), ("without LayerDrop", "LayerDrop, p = 0.2 (another scale)"), ((3.2, 10), (3.4, 5.6))):
+for ax, name, title, ylim in zip(axes, ("speeches-base", "speeches-layerdrop-20"), ("without LayerDrop", "LayerDrop, p = 0.2"), ((3.2, 10), (3.4, 5.6))):
     strategies(ax, depths[name]["choices"])
     ax.set_title(title)
     ax.set_ylim(ylim)
 axes[0].set_ylabel("nats a token, held out")
-axes[1].legend(frameon=False, fontsize=8)
+plot.legend(figure)
 plot.show(figure, alt="Two panels of nats a token over the number of layers left, on a grey area of all sets with their mean. Left, without LayerDrop: search is lowest, even and learned up to half a nat above it, the first layers up to 0.8; all climb from 3.5 to above 5. The last layers alone lie above 8. "
           "Right, with LayerDrop and on a finer scale: even and search nearly coincide, from 3.5 at seven layers to 4.3 at one, learned is on them but for two spikes at five and three layers; the first layers lie up to 0.3 above, the last ones leave the picture.")
 
@@ -393,7 +393,7 @@ for name in ("speeches-base", "speeches-layerdrop-20"):
 #
 # The paper states its even rule as a formula. With $p$ now the share of the layers to remove: drop layer $d$ when $d \equiv 0$ modulo $\lfloor 1/p \rfloor$. **Predict** what it keeps of layers 1 to 8 for $p = 0.4$ and for $p = 0.6$.
 
-# %%
+# %% tags=["predict"]
 from math import floor
 
 for p in (0.25, 0.4, 0.5, 0.6):
@@ -408,7 +408,7 @@ print("keep_evenly(8, 3) =", layerdrop.keep_evenly(8, 3), "counted from 0")
 #
 # If layers 0, 2, 5 and 7 are the ones to stay, why should they ever be skipped? $p$ can be one number a layer. In the next model those four have no coin, and each of the others is skipped in half of the steps. **Predict.** Compared with $p = 0.2$ for all: is the whole model better or worse? And the half?
 
-# %%
+# %% tags=["predict"]
 aimed = zoo.card("layerdrop/speeches-layerdrop-spared-50")
 print("p =", aimed["recipe"]["techniques"][0]["p"])
 for name, title in (("speeches-base", "without LayerDrop"), ("speeches-layerdrop-20", "p = 0.2 for all"), ("speeches-layerdrop-spared-50", "four layers spared")):
@@ -416,7 +416,7 @@ for name, title in (("speeches-base", "without LayerDrop"), ("speeches-layerdrop
     print(f"{title:20}{found['8']['nats']:.3f} nats a token with 8 layers, {found['4']['nats']:.3f} with layers 0, 2, 5, 7")
 print(f"from nothing, 4 layers  {scratch[4]:.3f}")
 
-# %%
+# %% tags=["predict"]
 spared = depths["speeches-layerdrop-spared-50"]["subsets"]
 for keep in ("0,1,2,3,4,5,6,7", "0,1,2,4,5,7", "0,2,5,7", "0,1,3,4,6,7", "0,2,5", "1,3,4,6"):
     print(f"layers {keep:16}{sum(spared[keep]) / 2:.2f} nats a token (256 windows)")
@@ -460,27 +460,28 @@ for title, (tokens, macs, *found) in runs.items():
 # %%
 from itertools import combinations
 from math import exp
-from IPython.display import HTML, display
 
 def perplexity(p, keep):
     return exp(sum(depths[RATES[p]]["subsets"][",".join(map(str, keep))]) / 2)
 
-def boxes(columns, left, width, fill):
-    return "".join(f'<rect x="{left + width * i}" y="{12 * (7 - layer)}" width="{width - 1}" height="11" fill="{fill if on else "#EEEEEE"}"/>'
-                   for i, column in enumerate(columns) for layer, on in enumerate(column))
-
 # %%
 def panel(p, keep):
     coins = torch.rand(60, 8, generator=torch.Generator().manual_seed(0)) >= p
-    picture = boxes(coins.tolist(), 20, 6, "#8A8A8A") + boxes([[layer in keep for layer in range(8)]], 420, 60, "#0072B2")
-    words = [(20, 108, "60 training steps"), (420, 108, "what is left")] + [(6, 12 * (7 - i) + 9, i) for i in range(8)]
-    labels = "".join(f'<text x="{x}" y="{y}" font-size="10" fill="#555555">{word}</text>' for x, y, word in words)
-    megabytes = cost.stored_bytes(layerdrop.finalize(base, keep=keep)) / 1e6
-    return (f'<svg width="500" height="114" role="img" aria-label="which layers ran in 60 steps, and which are left">{picture}{labels}</svg><br>'
-            f"p = {p}, layers {keep}, {megabytes:.2f} MB: perplexity <b>{perplexity(p, keep):.1f}</b>. All 8 layers: {perplexity(p, list(range(8))):.1f}, "
-            f"and {perplexity(0.0, list(range(8))):.1f} without LayerDrop.")
+    figure, (left, right) = plot.panels(2, height=2.2)
+    draw_coins(left, coins.tolist())
+    right.barh(list(keep), 1, color=plot.PALETTE["blue"])
+    right.set(xlabel="what is left", xticks=[], xlim=(0, 1), ylim=(-0.5, 7.5), yticks=range(8))
+    return plot.picture(figure, alt="Left, 60 training steps by 8 layers, dark where the layer ran. "
+                                    f"Right, the layers that are left: {keep}.")
 
-display(HTML(panel(0.2, half)))
+def sentence(p, keep):
+    megabytes = cost.stored_bytes(layerdrop.finalize(base, keep=keep)) / 1e6
+    return (f"p = {p}, layers {keep}, {megabytes:.2f} MB:\nperplexity {perplexity(p, keep):.1f}; "
+            f"with all 8 layers {perplexity(p, range(8)):.1f}, and\n"
+            f"{perplexity(0.0, range(8)):.1f} without LayerDrop")
+
+print(sentence(0.2, half))
+panel(0.2, half)
 
 # %% tags=["nbval-ignore-output"]
 import ipywidgets as widgets
@@ -492,7 +493,7 @@ shown = widgets.HTML()
 # %% tags=["nbval-ignore-output"]
 def update(_=None):
     keep = [i for i, switch in enumerate(switches) if switch.value]
-    shown.value = panel(rate.value, keep) if keep else "keep at least one layer"
+    shown.value = panel(rate.value, keep).html + sentence(rate.value, keep) if keep else "keep at least one layer"
 
 for control in (rate, *switches):
     control.observe(update, "value")
@@ -509,20 +510,20 @@ for p in (0.0, 0.2):
     near = sum(found < fours[0][0] + 0.5 for found, _ in fours) - 1
     said_of.append(f"p = {p}: the best four are {fours[0][1]} with {fours[0][0]:.1f} (sets within 0.5 of that: {near}); "
                    f"without layer 0 alone it goes from {perplexity(p, range(8)):.1f} to {perplexity(p, range(1, 8)):,.1f}.")
-display(HTML(f"<details><summary>Answer</summary>{'<br>'.join(said_of)}</details>"))
+plot.Html(f"<details><summary>Answer</summary>{'<br>'.join(said_of)}</details>", "\n".join(said_of))
 
 # %% [markdown]
 # ## 9. Sub-layers and heads
 #
 # LayerDrop is structured dropout, and a layer is only one of the structures. **Predict.** Which unit would you skip, if layers are to be removed afterwards: layers, sub-layers (an attention or a feed-forward), or heads?
 
-# %%
+# %% tags=["predict"]
 UNITS = {"speeches-base": "nothing", "speeches-layerdrop-20": "layers", "speeches-residualdrop-20": "sub-layers", "speeches-headdrop-20": "heads"}
 for name, unit in UNITS.items():
     found = pruned(name)
     print(f"skipped in training: {unit:11} {said(found[:, 0])} nats a token with 8 layers, {said(found[:, DEPTHS.index(4)])} with 4")
 
-# %%
+# %% tags=["predict"]
 for name in ("speeches-base", "speeches-layerdrop-20", "speeches-headdrop-20"):
     heads = depths[name]["heads"]
     lost = [half - heads["whole"] for half in heads["half_off"]]
@@ -540,7 +541,7 @@ for name in ("speeches-base", "speeches-layerdrop-20", "speeches-headdrop-20"):
 # The talk shows a second use: with LayerDrop, deep translation models got better, not only smaller. The idea: what relies on a layer that may be missing is not learned by heart. Whether that is a gain depends on how much a model overfits. Three regimes with small models, against nothing and against ordinary dropout of 0.1: a tenth of the
 # speeches (8 layers of width 96); a fiftieth of them; and a small translation, from spelling to sounds, with a tenth of the pronunciations (12 layers of width 64). **Predict** where LayerDrop helps.
 
-# %%
+# %% tags=["predict"]
 few = load_results("layerdrop/few")
 TASKS = {"tenth": "a tenth of the speeches", "fiftieth": "a fiftieth of them", "sounds": "spelling to sounds"}
 KINDS = ("plain", "layerdrop-20", "dropout-10")
@@ -550,11 +551,11 @@ for task, title in TASKS.items():
         found = few["models"][f"{task}-{kind}"]
         print(f"    {kind:13} held out at the end {said(found['end'])}, at its best {said(found['best'])}; in training {said(found['train'])}")
 
-# %%
+# %% tags=["predict"]
 print("pronunciations of which every sound is right:", {kind: said(few["models"][f"sounds-{kind}"]["all_right"]) for kind in KINDS})
 print("a fiftieth of the speeches, half of the steps:", {kind: said(few["models"][f"fiftieth-{kind}-short"]["end"]) for kind in KINDS})
 
-# %%
+# %% tags=["predict"]
 figure, axes = plot.panels(3, width=4)
 for ax, (task, title) in zip(axes, TASKS.items()):
     for kind, colour in zip(KINDS, ("black", "red", "blue")):
@@ -581,7 +582,7 @@ plot.show(figure, alt="Three panels of held-out nats over the tokens seen. A ten
 #
 # Half of the layers can go before the finetuning, as in the paper, or afterwards, with nothing to repair it. **Predict.** Put in order: three layers from LayerDrop's encoder, three from the plain one, three that were pretrained as three.
 
-# %%
+# %% tags=["predict"]
 eras = load_results("layerdrop/eras")
 passages = torch.tensor(eras["setting"]["passages"])                     # of each of the held-out addresses: (addresses,)
 right = {name: {int(left): torch.tensor(counts) for left, counts in found.items()} for name, found in eras["right"].items()}   # (seeds, addresses)
@@ -594,11 +595,11 @@ for name, found in right.items():
     print(f"{name:26} {said(accuracy(found[max(found)]))}")
 print("nats a hidden token:", {name: round(zoo.card(f"layerdrop/{name}")["quality"]["nats"], 3) for name in ("masked-6", "masked-6-layerdrop-20", "masked-3")})
 
-# %%
+# %% tags=["predict"]
 for left in range(6, 0, -1):
     print(f"pruned after finetuning, {left} layers: without LayerDrop {said(accuracy(right['6 layers'][left]))}, with {said(accuracy(right['6 layers, LayerDrop'][left]))}")
 
-# %%
+# %% tags=["predict"]
 def difference(one, other):                                              # and its standard error: addresses drawn anew, not passages
     gain = (one.float().mean(0) - other.float().mean(0)) / passages.sum()        # (addresses,)
     rest = gain - passages / passages.sum() * gain.sum()

@@ -43,7 +43,7 @@ for w, code in zip(row[:5].tolist(), q[:5].tolist()):
 # %% [markdown]
 # **Predict.** What is the largest error that a weight of this row can have? And the root of the mean squared error, if a weight is as likely at any place between two steps?
 
-# %%
+# %% tags=["predict"]
 error = q * scale - row
 print(f"largest error {error.abs().max() / scale:.3f} steps, root mean square {error.square().mean().sqrt() / scale:.3f} steps, 1 / sqrt(12) = {12**-0.5:.3f}")
 
@@ -61,7 +61,7 @@ print(f"largest weight of a row: from {reach.min():.2f} to {reach.max():.2f}, me
 # %% [markdown]
 # **Predict.** One row is multiplied by 50. (Large models do such things by themselves: a few channels of what their layers read are that much larger than the others. Dettmers et al. 2022, arXiv 2208.07339.) What happens to the others, if all share one scale? And if each row has its own?
 
-# %%
+# %% tags=["predict"]
 loud = W.clone()
 loud[7] *= 50
 others = torch.arange(len(W)) != 7
@@ -88,7 +88,7 @@ assert torch.equal(rounded(W, 4), dequantize(*quantize(W, Grid(bits=4))))
 #
 # Now the whole model: all matrices and the token vectors, rounded after training, on all held-out windows (the weights alone; what layers read stays as it is until section 6). **Predict.** With a scale a row: at how many bits is perplexity a tenth higher, and at how many has it doubled?
 
-# %%
+# %% tags=["predict"]
 after = load_results("scalar_quant/grids")
 plain = after["plain"]["nats"]
 
@@ -109,7 +109,7 @@ print(f"{'perplexity, times':26}", *(f"{bits} bits " for bits in (8, 6, 5, 4, 3)
 for label, knobs in KINDS.items():
     print(f"{label:26}", *(f"{exp(by_bits(**knobs)[bits] - plain):7.3f}" for bits in (8, 6, 5, 4, 3)))
 
-# %%
+# %% tags=["figure"]
 figure, axes = plot.panels(2, width=5.2, height=3.8)
 for (label, knobs), (style, colour) in zip(KINDS.items(), (("x:", "black"), ("o-", "red"), ("s-", "blue"), ("^--", "green"), ("v:", "orange"), ("d--", "purple"))):
     points = by_bits(**knobs)
@@ -119,7 +119,7 @@ for ax in axes:
     ax.axhline(plain, ls="-", color=plot.PALETTE["grey"], zorder=0)
     ax.set(xlabel="bits a weight")
 axes[0].set(ylabel="nats a token, held out", xlim=(8.3, 0.7), ylim=(3.2, 9.3))
-axes[0].legend(frameon=False, fontsize=8)
+plot.legend(figure)
 axes[1].set(title="the same from 8 to 4 bits", xlim=(8.2, 3.8), ylim=(3.31, 3.55), xticks=[8, 7, 6, 5, 4])
 plot.show(figure, alt="Held-out nats a token over the bits a weight, for six grids; left from 8 down to 1. One scale for a tensor rises from 6 bits on and is at 6 nats at 4; the others rise from 3 bits on and are between 5.6 and 8 nats at 2. "
           "Right, close up, from 8 to 4 bits: percentile starts 0.14 nats above all others; those lie on the base's line down to 6 bits, and at 4 bits a scale for 32 is the lowest, then the zero point, then a scale a row and least squares together.")
@@ -166,7 +166,7 @@ for group in ("tensor", "row"):
 #
 # Here $q_{\min} = -128$ and $q_{\max} = 127$; others count from 0 to 255 (so does the exercise), which moves all codes and $z$ by 128. **Predict.** The numbers below lie between 3 and 4. Which ends should an affine grid of 8 bits have?
 
-# %%
+# %% tags=["predict"]
 high = torch.linspace(3.05, 3.95, 6)[None]                              # (1, 6)
 for symmetric in (True, False):
     q, scale, zero = quantize(high, Grid(bits=8, symmetric=symmetric))
@@ -179,7 +179,7 @@ for symmetric in (True, False):
 #
 # One row of real weights, the grid under it, and the codes. The weight nearest to the talk's 0.0269 is marked.
 
-# %%
+# %% tags=["figure"]
 def number_line(w, grid, marked=0.0269):
     """Weights (C,), the values that the grid has between the smallest and the largest code, and where one weight goes."""
     q, scale, zero = quantize(w[None], grid)
@@ -202,26 +202,24 @@ plot.show(number_line(row, Grid(bits=4)), alt="A row of weights as marks on a li
 
 # %% tags=["nbval-ignore-output"]
 import ipywidgets as widgets
-from base64 import b64encode
-from io import BytesIO
 
-bits = widgets.IntSlider(value=4, min=1, max=8, description="bits")
-span = widgets.Dropdown(options=["minmax", "percentile", "mse"], description="range")
-symmetric = widgets.Checkbox(value=True, description="symmetric")
-which = widgets.IntSlider(value=0, min=0, max=511, description="row")
+bits_control = widgets.IntSlider(value=4, min=1, max=8, description="bits")
+range_control = widgets.ToggleButtons(options=["minmax", "percentile", "mse"], description="range")
+symmetric_control = widgets.Checkbox(value=True, description="symmetric")
+row_control = widgets.IntSlider(value=0, min=0, max=511, description="row")
 drawn = widgets.HTML()
 
 # %% tags=["nbval-ignore-output"]
 def update(_=None):
-    grid = Grid(bits.value, symmetric.value or bits.value == 1, span=span.value)
-    png = BytesIO()
-    number_line(W[which.value], grid).savefig(png, format="png", dpi=80)
-    drawn.value = f'<img alt="the row and its grid" src="data:image/png;base64,{b64encode(png.getvalue()).decode()}">'
+    bits = bits_control.value
+    grid = Grid(bits, symmetric_control.value or bits == 1, span=range_control.value)
+    line = number_line(W[row_control.value], grid)
+    drawn.value = plot.picture(line, alt="the row and its grid").html
 
-for control in (bits, span, symmetric, which):
+for control in (bits_control, range_control, symmetric_control, row_control):
     control.observe(update, "value")
 update()
-widgets.VBox([widgets.HBox([bits, which]), widgets.HBox([span, symmetric]), drawn])
+widgets.VBox([bits_control, row_control, range_control, symmetric_control, drawn])
 
 # %% [markdown]
 # Three things to try. At 8 bits, which range has the least error? At 3 bits? And at 2 bits, symmetric, with the whole range: how many weights become 0? Here are the answers for all 512 rows:
@@ -239,7 +237,7 @@ for bits_ in (8, 3, 2):
 #
 # **Predict.** A file of the base model has 7.46 million bytes in fp32. How many with 8 bits a weight? With 4?
 
-# %%
+# %% tags=["predict"]
 small = {bits: scalar_quant.finalize(scalar_quant.apply(base, bits=bits)) for bits in (8, 4, 1)}
 before = cost.stored_bytes(base)
 for bits, model in small.items():
@@ -263,7 +261,7 @@ for bits, model in small.items():
 # A smaller file saves no time yet: weights that are made floats again before each product take longer. Processors since about 2019 multiply bytes by themselves (VNNI, AMX) and add the products in 32 bits. For that the *inputs* must be bytes, too. Their scale is not known before they come, so it is found on the fly ("dynamic"). **Predict**: one scale for the
 # whole input, as PyTorch's own dynamic quantization has it, or one for each token: does it matter to a language model which?
 
-# %%
+# %% tags=["predict"]
 ids, targets = next(corpus.windows(context=128, rows=1))
 x = base.norm(base.blocks(base.embed(ids, 0))).detach()               # (1, 128, 128)
 louder = x.clone()
@@ -305,7 +303,7 @@ with torch.no_grad():
 # %% [markdown]
 # What is that worth? The numbers say how many times as fast our layer of integers is as three others, each in one run on two threads (medians): the same layer in fp32; in bf16, inputs and outputs included; and torch's dynamic int8 with one scale for all inputs. Below 1, ours is slower. There are two processors: an Intel Xeon that multiplies whole matrices of bytes and of bf16 (AMX), and an AMD EPYC that has dot products of both (VNNI). **Predict**: from which size on are integers faster than fp32?
 
-# %%
+# %% tags=["predict"]
 RUNS = {"Xeon": "bench/quant", "EPYC": "bench/quant_epyc"}
 bench = {cpu: {part["what"]: {peer["name"]: peer["times"]["median"] for peer in part["peers"]} for part in load_results(run)["comparisons"]}
          for cpu, run in RUNS.items()}
@@ -316,7 +314,7 @@ for shape in SHAPES:
         found = [[of[f"int8 linear, {batch} x {shape}"][peer] for peer in PEERS] for of in bench.values()]
         print(f"{batch:5} tokens, {shape:13}", *(f"{a:10.2f}  {b:.2f}  {c:.2f}        " for a, b, c in found))
 
-# %%
+# %% tags=["predict", "figure"]
 figure, axes = plot.panels(2, width=5.2, height=3.8)
 for ax, cpu in zip(axes, RUNS):
     for shape, (style, colour) in zip(SHAPES, (("o-", "black"), ("s--", "red"), ("^-", "blue"), ("v--", "green"), ("d-", "purple"))):
@@ -327,7 +325,7 @@ for ax, cpu in zip(axes, RUNS):
     ax.set_xticks([1, 32, 512, 4096], ["1", "32", "512", "4,096"])
     ax.set_xticks([], minor=True)
 axes[0].set(ylabel="times as fast as fp32")
-axes[0].legend(frameon=False, fontsize=8, loc="upper left", title="layer")
+plot.legend(figure, columns=3)
 plot.show(figure, alt="How many times as fast as fp32 the integer layer is, over 1 to 4,096 tokens at a time, for five shapes and two processors. On the Xeon the layer of 4096 by 4096 goes from 2 to 3.9, those of 768 and 3072 from 0.5 or 0.7 to between 2.1 and 4.3; on the EPYC they go from 3.3 to 5.4 and 4.0, and from about 2 to between 2.8 and 3.7. "
           "Those of 128 and 512 lie below 0.3 at up to 32 tokens and end at about 1 on both.")
 
@@ -392,7 +390,7 @@ assert torch.allclose(w.grad, 2 * rounded(w.detach(), 3))
 # %% [markdown]
 # If all weights are rounded in every pass, this is quantization-aware training, and every gradient is a little wrong. Quant-Noise rounds a random half of the weights in each pass: the other half sees exact gradients, and every weight is sometimes rounded. When training is over, all weights are rounded either way. **Predict** which is better with 4 bits and with one bit.
 
-# %%
+# %% tags=["predict"]
 table = load_results("scalar_quant/table")
 whole = table["whole"]["nats"]
 
@@ -411,7 +409,7 @@ for bits_ in (8, 4, 2, 1):
     after_, trained = table["after"][f"int{bits_}"], table["trained"]
     print(f"int{bits_:<3}{both(after_['base']):>16}{both(after_['plain']):>26}{both(trained[f'int{bits_}-qat']):>18}{both(trained[f'int{bits_}-noise']):>18}")
 
-# %%
+# %% tags=["predict"]
 print("int4, 32 neighbours share a scale:", both(trained["int4by32-qat"]))
 print("the same on ten times the tokens: ", both(trained["int4by32-long"]))
 print("these tokens without rounding:    ", both(trained["plain-long"]))
@@ -422,7 +420,7 @@ print("these tokens without rounding:    ", both(trained["plain-long"]))
 #
 # Rounding a half is worse than rounding all, wherever rounding costs anything. The paper reports the opposite, by a wide margin at 4 bits, for models that saw the noise during the whole training. Is it that our finetuning is short? So the base once more, from nothing, on its 12 million tokens, with all weights rounded to 4 bits in each pass, or a half. **Predict** again.
 
-# %%
+# %% tags=["predict"]
 for way, label in {"qat": "all", "noise": "a half"}.items():
     found = zoo.card(f"scalar_quant/int4-{way}")["quality"]
     print(f"int4 from nothing, {label:6} rounded in each pass: {both(found)}")

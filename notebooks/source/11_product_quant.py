@@ -51,7 +51,7 @@ def move(points, codes, book):
         book[k] = points[codes == k].mean(0)
     return book
 
-# %%
+# %% tags=["predict"]
 draw = torch.Generator().manual_seed(0)
 book = pairs[torch.randperm(len(pairs), generator=draw)[:16]]             # (16, 2)
 errors = []
@@ -62,7 +62,7 @@ for _ in range(20):
 assert all(a >= b - 1e-6 for a, b in zip(errors, errors[1:]))             # neither half of a step can raise it
 print("share of the squares that is lost:", [round(e, 4) for e in errors[::4]])
 
-# %%
+# %% tags=["predict"]
 from minieff.scalar_quant.grid import Grid, dequantize, quantize
 
 theirs, codes_ = kmeans(pairs, 16, generator=draw)
@@ -86,7 +86,7 @@ def codewords_figure(w, block, count, iterations=10):
            title=f"blocks of {block}, {count} codewords: {stored:,} bytes,\n{4 * w.numel() / stored:.1f} times fewer than fp32; {100 * lost:.0f} % of the squares lost")
     return figure
 
-# %%
+# %% tags=["predict"]
 plot.show(codewords_figure(W, 2, 16), alt="A round cloud of 8,192 pairs of weights around zero, densest in the middle, and sixteen codewords spread over it, closer together where pairs are dense.")
 
 # %% [markdown]
@@ -96,8 +96,6 @@ plot.show(codewords_figure(W, 2, 16), alt="A round cloud of 8,192 pairs of weigh
 
 # %% tags=["nbval-ignore-output"]
 import ipywidgets as widgets
-from base64 import b64encode
-from io import BytesIO
 
 block = widgets.SelectionSlider(options=[1, 2, 4, 8, 16], value=4, description="block")
 count = widgets.SelectionSlider(options=[2**n for n in range(9)], value=256, description="codewords")
@@ -105,21 +103,20 @@ drawn = widgets.HTML()
 
 # %% tags=["nbval-ignore-output"]
 def update(_=None):
-    png = BytesIO()
-    codewords_figure(W, block.value, count.value, iterations=3).savefig(png, format="png", dpi=80)
-    drawn.value = f'<img alt="blocks and codewords" src="data:image/png;base64,{b64encode(png.getvalue()).decode()}">'
+    figure = codewords_figure(W, block.value, count.value, iterations=3)
+    drawn.value = plot.picture(figure, alt="blocks and codewords").html
 
 for control in (block, count):
     control.observe(update, "value")
 update()
-widgets.VBox([widgets.HBox([block, count]), drawn])
+widgets.VBox([block, count, drawn])
 
 # %% [markdown]
 # ## 2. Count the bytes, all of them
 #
 # A code of $\log_2 K$ bits for $d$ weights of 32 bits: $32 d / \log_2 K$ times fewer, 32 for blocks of 8 and 256 codewords. **Predict.** How many times fewer bytes does this matrix take, codebook included (its codewords in 16 bits)?
 
-# %%
+# %% tags=["predict"]
 def coded_bytes(weight, block, codewords=256, bits=16):
     return weight.numel() // block + codewords * block * bits // 8
 
@@ -153,14 +150,14 @@ print(f"{before:,} bytes became {cost.stored_bytes(small):,}: {before / cost.sto
 #
 # Nothing is trained here: blocks, k-means, done. **Predict.** With blocks of 2 a weight takes 4 bits, with blocks of 4 two bits, with blocks of 8 one. Lesson 10's grids after training cost 9 percent of perplexity at 4 bits and a factor of 200 at one bit with a scale a row, and a factor of 10 at 2 bits with a zero point. And here?
 
-# %%
+# %% tags=["predict"]
 for size in (2, 4, 8, 16):
     points = W.reshape(-1, size)
     book, codes = kmeans(points, 256, generator=draw)
     lost_ = (book[codes] - points).square().sum() / points.square().sum()
     print(f"this matrix in blocks of {size:2}: {8 / size:3.1f} bits a weight, {100 * lost_:4.1f} % of the squares lost")
 
-# %%
+# %% tags=["predict"]
 books = load_results("product_quant/codebooks")
 plain = books["plain"]
 
@@ -190,7 +187,7 @@ for name, found in books["kinds"].items():
 #
 # The codes stay; the codewords can move. The gradient of a block is the gradient of the weights in it; a codeword stands for many blocks. **Predict**: should it move by the sum of their gradients, or by their mean? The numbers of blocks differ:
 
-# %%
+# %% tags=["predict"]
 up = coded.blocks.layers[0].feed.inner.up.code
 counts = torch.bincount(up.codes.flatten().long(), minlength=256)
 print(f"blocks of a codeword: from {counts.min()} to {counts.max()}, median {counts.median()}")
@@ -279,12 +276,12 @@ assert torch.equal(theirs(w), seen)
 #
 # All are then coded as in section 2 (blocks of 4 in attention, of 8 elsewhere), and nothing is trained after that. **Predict**: how much worse than the base is `pq-noise` as it is? And which of the three is best in codebooks, and how good?
 
-# %%
+# %% tags=["predict"]
 quality = {name: zoo.card(f"product_quant/{name}")["quality"] for name in ("pq-noise", "pq-qat")}
 table = load_results("scalar_quant/table")
 print(f"as trained: the base {plain['nats']:.3f} nats, pq-noise {quality['pq-noise']['nats']:.3f}")
 
-# %%
+# %% tags=["predict"]
 steps = load_results("product_quant/small")["steps"]
 rows = {"the base": table["after"]["pq"]["base"], "pq-noise (zeros, p = 0.1)": steps["blocks of 4 and 8, with noise, not finetuned"], "pq-qat (codewords, p = 1)": quality["pq-qat"],
         "the base, finetuned without noise": table["after"]["pq"]["plain"],
@@ -338,7 +335,7 @@ for size, bits in sorted(sum(points.values(), [])):
     if not front or bits < front[-1][1]:
         front.append((size, bits))
 
-# %%
+# %% tags=["figure"]
 figure, axes = plot.panels(2, width=6, height=4.4)
 for ax in axes:
     for (label, found), (mark, colour) in zip(points.items(), (("s", "blue"), ("^", "orange"), ("o", "red"), ("d", "black"))):
@@ -349,7 +346,7 @@ for ax in axes:
     ax.set_xticks([0.15, 0.3, 0.5, 1, 2, 4], ["0.15", "0.3", "0.5", "1", "2", "4"])
     ax.set_xticks([], minor=True)
 axes[0].set(ylabel="bits a byte, held out", title="every file", ylim=(1.2, 3.9))
-axes[0].legend(frameon=False, fontsize=8)
+plot.legend(figure)
 axes[1].set(title="close up", xlim=(0.13, 2.3), ylim=(1.31, 1.72))
 figure.draw_without_rendering()
 NAMED = {"1 layer, 2 bits": steps["1 layer, 2 bits, finetuned with a teacher"], "1 wider layer, int4": steps["1 wider layer, int4, all, with a teacher"],

@@ -1,5 +1,7 @@
 """Drawings: what they refuse, and that names on the scoreboard can be read."""
 
+import re
+from base64 import b64decode
 from io import BytesIO
 from itertools import combinations
 
@@ -52,15 +54,39 @@ def test_an_incomplete_row_and_a_picture_without_words_are_refused():
         plot.show(plot.panels()[0], alt=" ")
 
 
-def test_a_picture_is_shown_with_few_colours_and_its_description(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
+def test_small_text_is_refused_where_the_figure_is_wide():
+    figure, (axes,) = plot.panels(1, width=4.5)
+    axes.set_title("small", fontsize=8)
+    plot.picture(figure, alt="a title")
+    figure.set_figwidth(6.5)
+    with pytest.raises(ValueError, match="'small' in 8 points is too small in a figure 6.5 inches wide"):
+        plot.picture(figure, alt="a title")
+
+
+def test_no_figure_is_wider_than_a_column_and_a_third_panel_goes_below():
+    for count in range(1, 6):
+        figure, axes = plot.panels(count, width=5.0)
+        assert len(figure.axes) == len(axes) == count and figure.get_figwidth() <= plot.WIDEST
+        assert len({ax.get_subplotspec().colspan.start for ax in axes}) <= 2
+        plot.check_text(figure)
+
+
+def test_a_table_is_escaped_in_html_and_aligned_in_text():
+    shown = plot.table([["a < b", 1], ["c", 20]], ["", "count"])
+    assert repr(shown) == "       count\na < b      1\nc         20"
+    assert "<td" in shown.html and "a &lt; b" in shown.html and shown.html.count("<tr>") == 3
+    with pytest.raises(ValueError, match="has 1 values for 2 columns"):
+        plot.table([["a"]], ["", "count"])
+
+
+def test_a_picture_has_few_colours_and_its_description():
     figure, (axes,) = plot.panels(1)
     for n, colour in enumerate(plot.PALETTE.values()):
         axes.plot([0, 1], [0, n], color=colour, lw=5)
-    plot.show(figure, alt="eight lines")
-    picture = Image.open(BytesIO(shown[0].data))
-    assert shown[0].alt == "eight lines" and len(picture.getcolors()) <= 64
+    shown = plot.picture(figure, alt='eight "lines"')
+    data = re.fullmatch('<img alt="eight &quot;lines&quot;" src="data:image/png;base64,(.+)">', shown.html)
+    picture = Image.open(BytesIO(b64decode(data[1])))
+    assert repr(shown) == 'eight "lines"' and len(picture.getcolors()) <= 64
 
     def far_from(wanted: str) -> int:
         rgb = bytes.fromhex(wanted[1:])
