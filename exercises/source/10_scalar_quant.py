@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 10: small whole numbers and their scales
 #
-# Six tasks after [lesson 10](../notebooks/10_scalar_quant.ipynb). Nothing is trained. Write or correct the code in a cell and run it: its last line checks your function. Three hints follow each task.
+# Six tasks after [lesson 10](../notebooks/10_scalar_quant.ipynb). Nothing is trained. Run the cells one by one: "Run All" stops at the first task that is not solved yet. Write or correct the code in a cell and run it; its last line checks your function.
 
 # %%
 import torch
@@ -63,7 +63,8 @@ check.to_codes(to_codes)
 # `keepdim=True` lets `w / scales` divide each row by its own. `clamp(min=...)` helps a row of zeros.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now round the linears and token vectors of `speeches-base`. What is the relative error, the norm of all errors over that of all weights, from 8 bits to 2? By how much does each bit less multiply it?
 #
 # <details><summary>Answer</summary>
@@ -73,7 +74,8 @@ check.to_codes(to_codes)
 # </details>
 
 # %%
-matrices = [p.detach() for name, p in base.named_parameters() if p.dim() == 2 and name != "pos.weight"]
+matrices = [p.detach() for name, p in base.named_parameters()
+            if p.dim() == 2 and name != "pos.weight"]
 
 # stub
 # Call your function here.
@@ -83,15 +85,18 @@ def error(bits):
     wrong = total = 0
     for w in matrices:
         codes, scales = to_codes(w, bits)
-        wrong, total = wrong + (codes * scales - w).square().sum(), total + w.square().sum()
+        wrong += (codes * scales - w).square().sum()
+        total += w.square().sum()
     return (wrong / total).sqrt().item()
 
 before = None
 for bits in (8, 7, 6, 5, 4, 3, 2):
     now = error(bits)
-    print(f"{bits} bits: {100 * now:5.2f} %" + (f", {now / before:.2f} times the error of {bits + 1} bits" if before else ""))
+    times = f", {now / before:.2f} times the error of {bits + 1} bits" if before else ""
+    print(f"{bits} bits: {100 * now:5.2f} %{times}")
     before = now
-zeros = sum((to_codes(w, 2)[0] == 0).sum().item() for w in matrices) / sum(w.numel() for w in matrices)
+zeros = sum((to_codes(w, 2)[0] == 0).sum().item() for w in matrices)
+zeros /= sum(w.numel() for w in matrices)
 print(f"with 2 bits {100 * zeros:.0f} % of the codes are 0")
 # end
 
@@ -142,7 +147,8 @@ check.affine(affine)
 # The range begins at `w.min().clamp(max=0)`. Round `zero` before it is added, and clamp after it.
 #
 # </details>
-#
+
+# %% [markdown]
 # GELU is never below -0.17. Round every eighth row of `hidden` below, what GELU returns in `speeches-base`, with 8 and 4 bits. How many times as large is the error of `to_codes`?
 #
 # <details><summary>Answer</summary>
@@ -152,9 +158,14 @@ check.affine(affine)
 # </details>
 
 # %%
-ids = torch.cat([ids for ids, _ in data.speeches().windows(context=128, rows=1, count=16)])      # (16, 128)
+windows = data.speeches().windows(context=128, rows=1, count=16)
+ids = torch.cat([ids for ids, _ in windows])                        # (16, 128)
 hidden = []
-hooks = [layer.feed.inner.down.register_forward_pre_hook(lambda module, inputs: hidden.append(inputs[0].flatten(0, 1)))
+
+def keep(module, inputs):
+    hidden.append(inputs[0].flatten(0, 1))
+
+hooks = [layer.feed.inner.down.register_forward_pre_hook(keep)
          for layer in base.blocks.layers]
 with torch.no_grad():
     base(ids)
@@ -164,17 +175,17 @@ for hook in hooks:
 # stub
 # Call your functions here.
 # solution
+rows = torch.cat([x[::8] for x in hidden])
 for bits in (8, 4):
-    wrong = {"affine": 0, "symmetric": 0}
-    for x in hidden:
-        codes, scale, zero = (torch.stack(found) for found in zip(*[affine(row, bits) for row in x[::8]]))
-        wrong["affine"] += (scale[:, None] * (codes - zero[:, None]) - x[::8]).square().sum().item()
-        codes, scales = to_codes(x[::8], bits)
-        wrong["symmetric"] += (codes * scales - x[::8]).square().sum().item()
-    total = sum(x[::8].square().sum().item() for x in hidden)
-    relative = {name: (value / total) ** 0.5 for name, value in wrong.items()}
-    print(f"{bits} bits: affine {100 * relative['affine']:.2f} %, symmetric {100 * relative['symmetric']:.2f} %, "
-          f"{relative['symmetric'] / relative['affine']:.2f} times as much")
+    codes, scale, zero = (torch.stack(found)
+                          for found in zip(*[affine(row, bits) for row in rows]))
+    errors = {"affine": scale[:, None] * (codes - zero[:, None]) - rows}
+    codes, scales = to_codes(rows, bits)
+    errors["symmetric"] = codes * scales - rows
+    for name, error in errors.items():
+        print(f"{bits} bits, {name:9} {100 * (error.norm() / rows.norm()).item():5.2f} %")
+    times = errors["symmetric"].norm() / errors["affine"].norm()
+    print(f"        {times.item():.2f} times as much")
 # end
 
 # %% [markdown]
@@ -194,7 +205,8 @@ def file_bytes(weights, others, bits):
     raise NotImplementedError
     # solution
     stored = {key: (rows, columns) for _, rows, columns, key in weights}
-    return sum(rows * (-(-columns * bits // 8) + 2) for rows, columns in stored.values()) + 2 * others
+    return 2 * others + sum(rows * (-(-columns * bits // 8) + 2)
+                            for rows, columns in stored.values())
     # end
 
 check.file_bytes(file_bytes)
@@ -215,7 +227,8 @@ check.file_bytes(file_bytes)
 # A dictionary by key keeps one entry for all that are tied.
 #
 # </details>
-#
+
+# %% [markdown]
 # Guess how many times smaller than fp32 `speeches-base` is at 1 bit. Its matrices are those of Task 1, and the tied head. Compare 8, 4 and 1 bits with `cost.stored_bytes(scalar_quant.finalize(scalar_quant.apply(base, bits=bits, activations="none")))`, fp32 and fp16. The talk says 4x, 8x and 32x. What is missing at 1 bit?
 #
 # <details><summary>Answer</summary>
@@ -230,17 +243,21 @@ parameters = dict(base.named_parameters())
 # stub
 # Call your function here.
 # solution
-weights = [(name, *p.shape, id(p)) for name, p in parameters.items() if p.dim() == 2 and name != "pos.weight"]
-weights.append(("head", *base.tok.weight.shape, id(base.tok.weight)))
+weights = [(name, *p.shape, id(p)) for name, p in parameters.items()
+           if p.dim() == 2 and name != "pos.weight"]
 numbers = cost.parameters(base)
-others = numbers - sum(p.numel() for name, p in parameters.items() if p.dim() == 2 and name != "pos.weight")
+others = numbers - sum(rows * columns for _, rows, columns, _ in weights)
+weights.append(("head", *base.tok.weight.shape, id(base.tok.weight)))
 for bits in (8, 4, 1):
-    mine = file_bytes(weights, others, bits)
-    stored = cost.stored_bytes(scalar_quant.finalize(scalar_quant.apply(base, bits=bits, activations="none")))
-    print(f"{bits} bits: {mine:,} bytes, and {stored:,} are stored; {4 * numbers / mine:.2f} times smaller than fp32, {2 * numbers / mine:.2f} than fp16")
+    size = file_bytes(weights, others, bits)
+    small = scalar_quant.finalize(scalar_quant.apply(base, bits=bits, activations="none"))
+    print(f"{bits} bits: {size:,} bytes, {cost.stored_bytes(small):,} are stored")
+    print(f"        {4 * numbers / size:.2f} times smaller than fp32, "
+          f"{2 * numbers / size:.2f} than fp16")
 scales = sum({key: 2 * rows for _, rows, _, key in weights}.values())
-print(f"at 1 bit: scales {scales:,} bytes, others {2 * others:,}, codes {mine - scales - 2 * others:,}; "
-      f"{100 * (scales + 2 * others) / mine:.0f} % of the file is not codes")
+print(f"at 1 bit: scales {scales:,}, others {2 * others:,} bytes,")
+print(f"codes {size - scales - 2 * others:,}; "
+      f"{100 * (scales + 2 * others) / size:.0f} % of the file is not codes")
 # end
 
 # %% [markdown]
@@ -292,7 +309,8 @@ check.noisy(noisy)
 # `w + something.detach()` has a gradient of 1 with respect to w. What has to be added?
 #
 # </details>
-#
+
+# %% [markdown]
 # Now let `noisy` and `published`, the code as you found it, make 20 passes over a copy of `start`, with 4 bits, p = 0.1 and new coins in each. By which factor has the norm grown? Divide what `published` leaves by $(1 / 0.9)^{20}$. How many weights are what they were, to 1 in 1000, and what is the relative error?
 #
 # <details><summary>Answer</summary>
@@ -321,10 +339,12 @@ for name, function in (("published", published), ("yours", noisy)):
         function(w, 4, 0.1, True, torch.rand(w.shape, generator=generator))
     back = w.detach() / (0.9 ** -20 if name == "published" else 1)
     kept = ((back - start).abs() <= 1e-3 * start.abs()).float().mean().item()
-    print(f"{name}: norm {(w.norm() / start.norm()).item():.2f} times the old one, {100 * kept:.1f} % of the weights are what they were, "
+    print(f"{name}: norm {(w.norm() / start.norm()).item():.2f} times the old one,")
+    print(f"    {100 * kept:.1f} % of the weights are what they were, "
           f"error {100 * ((back - start).norm() / start.norm()).item():.1f} %")
-whole = rounded(start, 4)
-print(f"(1 / 0.9)^20 = {0.9 ** -20:.2f}, 0.9^20 = {100 * 0.9 ** 20:.1f} %, all rounded: error {100 * ((whole - start).norm() / start.norm()).item():.1f} %")
+once = ((rounded(start, 4) - start).norm() / start.norm()).item()
+print(f"(1 / 0.9)^20 = {0.9 ** -20:.2f}, 0.9^20 = {100 * 0.9 ** 20:.1f} %")
+print(f"all rounded once: error {100 * once:.1f} %")
 # end
 
 # %% [markdown]
@@ -368,7 +388,8 @@ check.int_linear(int_linear)
 # Multiply the sums by both scales: those of W are (R,), those of x (..., 1) with `keepdim=True`.
 #
 # </details>
-#
+
+# %% [markdown]
 # Now use it on `up` and `down` of the first feed-forward, with 8 bits and the windows of Task 2. What is the relative error? How much is due to x?
 #
 # <details><summary>Answer</summary>
@@ -382,7 +403,8 @@ check.int_linear(int_linear)
 # Call your function here.
 # solution
 inner, inputs = base.blocks.layers[0].feed.inner, {}
-hook = inner.up.register_forward_pre_hook(lambda module, given: inputs.update(up=given[0]))
+hook = inner.up.register_forward_pre_hook(
+    lambda module, given: inputs.update(up=given[0]))
 with torch.no_grad():
     base(ids)
 hook.remove()
@@ -396,8 +418,10 @@ for name, x in inputs.items():
         exact, weights_alone = layer(x), F.linear(x, codes * scales, layer.bias)
         inputs_alone = layer((x_codes * x_scales).view_as(x))
         mine = int_linear(x, codes, scales.flatten(), layer.bias)
-    relative = [((y - exact).norm() / exact.norm()).item() for y in (mine, weights_alone, inputs_alone)]
-    print(f"{name}: {100 * relative[0]:.2f} % in whole numbers, {100 * relative[1]:.2f} % with the weight alone rounded, {100 * relative[2]:.2f} % with x alone")
+    for rounded_too, y in {"weight and x": mine, "the weight alone": weights_alone,
+                           "x alone": inputs_alone}.items():
+        error = ((y - exact).norm() / exact.norm()).item()
+        print(f"{name:4}, {rounded_too} rounded: {100 * error:.2f} %")
 # end
 
 # %% [markdown]
@@ -454,12 +478,13 @@ check.round_outputs(round_outputs)
 # A new `nn.Parameter` in one of two tied modules leaves the other with the old. Use `module.weight.data = ...` or `copy_`.
 #
 # </details>
-#
-# Now use it on `small` below, and on two copies, with the weights of one *input*, or of one *output*, 30 times as large. `wrong_axis` has a scale for each input. How far, with 4 bits, does each function move the three outputs? (Take `model(x) - x` without the loud channel 5.)
+
+# %% [markdown]
+# Now use it on `small` below, and on two copies, with the weights of one *input*, or of one *output*, 30 times as large. `wrong_axis` has a scale for each input. How far, with 4 bits, does each function move the three outputs? (Take `model(x) - x` without channel 5.)
 #
 # <details><summary>Answer</summary>
 #
-# `small`: 17.1 %, and 16.8 % with `wrong_axis`, so that the mistake does not show. A loud output: 20.5 % and 72.5 %, for it sets the scale of every row. A loud input is the other way round, 32.3 % and 12.9 %. Yet a product of whole numbers cannot have a scale for each input: the sum over inputs comes first.
+# `small`: 17.1 %, and 16.8 % with `wrong_axis`, so that the mistake does not show. An outlier output: 20.5 % and 72.5 %, for it sets the scale of every row. An outlier input is the other way round, 32.3 % and 12.9 %. Yet a product of whole numbers cannot have a scale for each input: the sum over inputs comes first.
 #
 # </details>
 
@@ -474,11 +499,11 @@ class FeedForward(nn.Module):
 
 torch.manual_seed(0)
 small = nn.Sequential(*[FeedForward(64, 256) for _ in range(4)])
-loud_input, loud_output = deepcopy(small), deepcopy(small)
+outlier_input, outlier_output = deepcopy(small), deepcopy(small)
 for i in range(4):
-    for one, other in ((loud_input[i].up, loud_output[i].up), (loud_input[i].down, loud_output[i].down)):
-        one.weight.data[5] *= 30
-        other.weight.data[:, 5] *= 30
+    for name in ("up", "down"):
+        getattr(outlier_input[i], name).weight.data[5] *= 30
+        getattr(outlier_output[i], name).weight.data[:, 5] *= 30
 x = torch.randn(8, 20, 64)
 
 def wrong_axis(model, bits):
@@ -492,11 +517,14 @@ def wrong_axis(model, bits):
 # Call your function here.
 # solution
 rest = torch.arange(64) != 5
-for name, model in (("as it is", small), ("loud input", loud_input), ("loud output", loud_output)):
+for name, model in (("as it is", small), ("outlier input", outlier_input),
+                    ("outlier output", outlier_output)):
     with torch.no_grad():
         exact = (model(x) - x)[..., rest]
-        moved = [((changed(model, 4)(x) - x)[..., rest] - exact).norm() / exact.norm() for changed in (round_outputs, wrong_axis)]
-    print(f"{name:11}: {100 * moved[0]:.1f} % with a scale for each output, {100 * moved[1]:.1f} % with a scale for each input")
+        moved = [((changed(model, 4)(x) - x)[..., rest] - exact).norm() / exact.norm()
+                 for changed in (round_outputs, wrong_axis)]
+    print(f"{name:14} {100 * moved[0]:.1f} % with one scale per output, "
+          f"{100 * moved[1]:.1f} % per input")
 # end
 
 # %% [markdown]
