@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 10: small whole numbers and their scales
 #
-# Six tasks after [lesson 10](../notebooks/10_scalar_quant.ipynb). Nothing is trained. Run the cells one by one: "Run All" stops at the first task that is not solved yet. Write or correct the code in a cell and run it; its last line checks your function.
+# After [lesson 10](../notebooks/10_scalar_quant.ipynb). Nothing is trained. Run the cells one by one: "Run All" stops at the first task that is not solved yet. Write or correct the code in a cell and run it; its last line checks your function.
 
 # %%
 import torch
@@ -50,7 +50,7 @@ check.to_codes(to_codes)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Which weight of a row has the code m? What is one step worth then?
+# Which weight of a row has the code m? What is one step worth?
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -183,7 +183,8 @@ for bits in (8, 4):
     codes, scales = to_codes(rows, bits)
     errors["symmetric"] = codes * scales - rows
     for name, error in errors.items():
-        print(f"{bits} bits, {name:9} {100 * (error.norm() / rows.norm()).item():5.2f} %")
+        relative = (error.norm() / rows.norm()).item()
+        print(f"{bits} bits, {name:9} {100 * relative:5.2f} %")
     times = errors["symmetric"].norm() / errors["affine"].norm()
     print(f"        {times.item():.2f} times as much")
 # end
@@ -250,8 +251,9 @@ others = numbers - sum(rows * columns for _, rows, columns, _ in weights)
 weights.append(("head", *base.tok.weight.shape, id(base.tok.weight)))
 for bits in (8, 4, 1):
     size = file_bytes(weights, others, bits)
-    small = scalar_quant.finalize(scalar_quant.apply(base, bits=bits, activations="none"))
-    print(f"{bits} bits: {size:,} bytes, {cost.stored_bytes(small):,} are stored")
+    small = scalar_quant.apply(base, bits=bits, activations="none")
+    stored = cost.stored_bytes(scalar_quant.finalize(small))
+    print(f"{bits} bits: {size:,} bytes, {stored:,} are stored")
     print(f"        {4 * numbers / size:.2f} times smaller than fp32, "
           f"{2 * numbers / size:.2f} than fp16")
 scales = sum({key: 2 * rows for _, rows, _, key in weights}.values())
@@ -274,7 +276,7 @@ print(f"codes {size - scales - 2 * others:,}; "
 
 # %%
 def rounded(w, bits):
-    """w (R, C) at the nearest values of a symmetric grid, one scale a row."""
+    """w (R, C) at the nearest values of a symmetric grid, one scale per row."""
     scale = w.abs().amax(1, keepdim=True).clamp(min=1e-30) / (2 ** (bits - 1) - 1)
     return scale * (w / scale).round()
 
@@ -315,7 +317,7 @@ check.noisy(noisy)
 #
 # <details><summary>Answer</summary>
 #
-# By 8.27 for `published`, and (1 / 0.9)^20 is 8.23. After the division 13.1 % are what they were, and the error is 11.3 %, where rounding all of them once makes 12.0 %: noise on 10 % a pass has rounded nearly all of them. With your function: 1.00, 100 % and 0.
+# By 8.27 for `published`, and (1 / 0.9)^20 is 8.23. After the division 13.1 % are what they were, and the error is 11.3 %, where rounding all of them once makes 12.0 %: noise on 10 % per pass has rounded nearly all of them. With your function: 1.00, 100 % and 0.
 #
 # </details>
 
@@ -465,12 +467,12 @@ check.round_outputs(round_outputs)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Loop over `modules()` of a `deepcopy`. What does the class of a module say about its weight?
+# Loop over the `modules()` of a copy. What does the class of a module say about its weight?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `rounded` wants a row for each scale: transpose, or `w.flatten(1)` for (out, in, k). What has to be undone afterwards?
+# `rounded` wants a row for each scale: transpose, or `w.flatten(1)` for (out, in, k). What has to be undone?
 #
 # </details>
 # <details><summary>Hint 3</summary>
@@ -528,6 +530,6 @@ for name, model in (("as it is", small), ("outlier input", outlier_input),
 # end
 
 # %% [markdown]
-# Whether a model still works, these numbers do not say: an error of 14 % in the weights is not a loss. Measure that by itself.
+# Whether a model still works, these numbers do not say: measure its loss.
 #
 # **Next in the course:** codebooks, one code for several weights at once.

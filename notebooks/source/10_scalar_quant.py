@@ -5,7 +5,7 @@
 #
 # | | |
 # |---|---|
-# | Takes | 31 minutes to read, and 6 more for "Going further"; the cells run in about half a minute |
+# | Takes | 31 minutes to read, and 5 more for "Going further"; the cells run in about half a minute |
 # | Read before | [00 Start here](00_start_here.ipynb) for the measures |
 # | Axes | model size falls; inference time falls in large layers, where the processor multiplies bytes; training time rises; quality falls, with 8 bits by almost nothing. Energy is not measured |
 # | Who says so | Jacob et al. 2018 (arXiv 1712.05877) for training with rounding; Fan, Stock et al. 2020, "Training with Quantization Noise" (arXiv 2004.07320); Angela Fan's talk: "8-bit: 4x", "ships with PyTorch, easy to apply" |
