@@ -262,7 +262,7 @@ whole = decode(token_codes, book, None)
 print(f"relative error {((whole - tokens).norm() / tokens.norm()).item():.2f}")
 some = torch.cosine_similarity(decode(token_codes, book, ten), tokens[ten])
 every = torch.cosine_similarity(whole, tokens)
-print("ten tokens:", *(f"{c:.2f}" for c in some.tolist()))
+print(f"ten tokens: {some.min().item():.2f} to {some.max().item():.2f}")
 print(f"all tokens: least {every.min().item():.2f}, mean {every.mean().item():.2f}")
 by_length = every[tokens.norm(dim=1).argsort()]
 print(f"the shortest quarter: mean {by_length[:512].mean().item():.2f}, "
@@ -427,7 +427,7 @@ w, coins = matrix.clone().requires_grad_(), torch.rand(512, 16, generator=genera
 zero = (coins < 0.1).repeat_interleave(8, 1)
 losses = {"sum of squares": lambda w: w.square().sum(),
           "output error": lambda w: (x @ w.T - x @ matrix.T).square().sum()}
-print("(2) mean absolute gradient in replaced blocks, and in others:")
+print("(2) mean absolute gradient, replaced blocks and others:")
 for name, loss in losses.items():
     (gradient,) = torch.autograd.grad(loss(block_noise(w, 8, 0.1, True, coins)), w)
     print(f"    {name:14} {gradient[zero].abs().mean():.2f}, "

@@ -369,7 +369,7 @@ small_layers, large_layers = (
     for counts, shapes in ((TOKENS, list(SHAPES)[:2]), (TOKENS[1:], list(SHAPES)[2:])))
 for name, found in {"128 by 512, any number of tokens": small_layers,
                     "768 and more, from 32 tokens on": large_layers}.items():
-    print(f"{name:33} {min(found):.2f} to {max(found):.2f} times as fast")
+    print(f"{name:33} {min(found):.2f} to {max(found):.2f} times fp32")
 
 # %%
 WINDOWS = (1, 8, 32, 64)
@@ -416,7 +416,7 @@ with torch.no_grad():
 for name, nats in int8_live.items():
     print(f"{name:21} perplexity {change(nats, base_live)}")
 for name, does in moved.items():
-    print(f"{name:21} later tokens change earlier logits: {does}")
+    print(f"{name:20} later tokens change earlier: {does}")
 
 # %% [markdown]
 # Most of what PyTorch's int8 loses more than ours comes from one scale per matrix (section 3). And the future changes the past, as in section 5. Its successor, in the package `torchao`, has one scale per token, as ours does. It is not installed with this course, and was not measured:
