@@ -1,9 +1,7 @@
 # %% [markdown]
 # # Exercise 10: small whole numbers and their scales
 #
-# Six tasks after [lesson 10](../notebooks/10_scalar_quant.ipynb). Nothing is trained. Write or correct the code in a cell and run it: its last line checks your function. Three hints follow each task.
-#
-# Run the cells one by one: *Run All* stops at the first task that is not solved.
+# After [lesson 10](../notebooks/10_scalar_quant.ipynb). Nothing is trained. Run the cells one by one: "Run All" stops at the first task that is not solved yet. Write or correct the code in a cell and run it; its last line checks your function.
 
 # %%
 import torch
@@ -52,7 +50,7 @@ check.to_codes(to_codes)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Which weight of a row has the code m? What is one step worth then?
+# Which weight of a row has the code m? What is one step worth?
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -76,7 +74,8 @@ check.to_codes(to_codes)
 # </details>
 
 # %%
-matrices = [p.detach() for name, p in base.named_parameters() if p.dim() == 2 and name != "pos.weight"]
+matrices = [p.detach() for name, p in base.named_parameters()
+            if p.dim() == 2 and name != "pos.weight"]
 
 # stub
 # Call your function here.
@@ -86,15 +85,18 @@ def error(bits):
     wrong = total = 0
     for w in matrices:
         codes, scales = to_codes(w, bits)
-        wrong, total = wrong + (codes * scales - w).square().sum(), total + w.square().sum()
+        wrong += (codes * scales - w).square().sum()
+        total += w.square().sum()
     return (wrong / total).sqrt().item()
 
 before = None
 for bits in (8, 7, 6, 5, 4, 3, 2):
     now = error(bits)
-    print(f"{bits} bits: {100 * now:5.2f} %" + (f", {now / before:.2f} times the error of {bits + 1} bits" if before else ""))
+    times = f", {now / before:.2f} times the error of {bits + 1} bits" if before else ""
+    print(f"{bits} bits: {100 * now:5.2f} %{times}")
     before = now
-zeros = sum((to_codes(w, 2)[0] == 0).sum().item() for w in matrices) / sum(w.numel() for w in matrices)
+zeros = sum((to_codes(w, 2)[0] == 0).sum().item() for w in matrices)
+zeros /= sum(w.numel() for w in matrices)
 print(f"with 2 bits {100 * zeros:.0f} % of the codes are 0")
 # end
 
@@ -156,9 +158,14 @@ check.affine(affine)
 # </details>
 
 # %%
-ids = torch.cat([ids for ids, _ in data.speeches().windows(context=128, rows=1, count=16)])      # (16, 128)
+windows = data.speeches().windows(context=128, rows=1, count=16)
+ids = torch.cat([ids for ids, _ in windows])                        # (16, 128)
 hidden = []
-hooks = [layer.feed.inner.down.register_forward_pre_hook(lambda module, inputs: hidden.append(inputs[0].flatten(0, 1)))
+
+def keep(module, inputs):
+    hidden.append(inputs[0].flatten(0, 1))
+
+hooks = [layer.feed.inner.down.register_forward_pre_hook(keep)
          for layer in base.blocks.layers]
 with torch.no_grad():
     base(ids)
@@ -168,17 +175,18 @@ for hook in hooks:
 # stub
 # Call your functions here.
 # solution
+rows = torch.cat([x[::8] for x in hidden])
 for bits in (8, 4):
-    wrong = {"affine": 0, "symmetric": 0}
-    for x in hidden:
-        codes, scale, zero = (torch.stack(found) for found in zip(*[affine(row, bits) for row in x[::8]]))
-        wrong["affine"] += (scale[:, None] * (codes - zero[:, None]) - x[::8]).square().sum().item()
-        codes, scales = to_codes(x[::8], bits)
-        wrong["symmetric"] += (codes * scales - x[::8]).square().sum().item()
-    total = sum(x[::8].square().sum().item() for x in hidden)
-    relative = {name: (value / total) ** 0.5 for name, value in wrong.items()}
-    print(f"{bits} bits: affine {100 * relative['affine']:.2f} %, symmetric {100 * relative['symmetric']:.2f} %, "
-          f"{relative['symmetric'] / relative['affine']:.2f} times as much")
+    codes, scale, zero = (torch.stack(found)
+                          for found in zip(*[affine(row, bits) for row in rows]))
+    errors = {"affine": scale[:, None] * (codes - zero[:, None]) - rows}
+    codes, scales = to_codes(rows, bits)
+    errors["symmetric"] = codes * scales - rows
+    for name, error in errors.items():
+        relative = (error.norm() / rows.norm()).item()
+        print(f"{bits} bits, {name:9} {100 * relative:5.2f} %")
+    times = errors["symmetric"].norm() / errors["affine"].norm()
+    print(f"        {times.item():.2f} times as much")
 # end
 
 # %% [markdown]
@@ -198,7 +206,8 @@ def file_bytes(weights, others, bits):
     raise NotImplementedError
     # solution
     stored = {key: (rows, columns) for _, rows, columns, key in weights}
-    return sum(rows * (-(-columns * bits // 8) + 2) for rows, columns in stored.values()) + 2 * others
+    return 2 * others + sum(rows * (-(-columns * bits // 8) + 2)
+                            for rows, columns in stored.values())
     # end
 
 check.file_bytes(file_bytes)
@@ -235,17 +244,22 @@ parameters = dict(base.named_parameters())
 # stub
 # Call your function here.
 # solution
-weights = [(name, *p.shape, id(p)) for name, p in parameters.items() if p.dim() == 2 and name != "pos.weight"]
-weights.append(("head", *base.tok.weight.shape, id(base.tok.weight)))
+weights = [(name, *p.shape, id(p)) for name, p in parameters.items()
+           if p.dim() == 2 and name != "pos.weight"]
 numbers = cost.parameters(base)
-others = numbers - sum(p.numel() for name, p in parameters.items() if p.dim() == 2 and name != "pos.weight")
+others = numbers - sum(rows * columns for _, rows, columns, _ in weights)
+weights.append(("head", *base.tok.weight.shape, id(base.tok.weight)))
 for bits in (8, 4, 1):
-    mine = file_bytes(weights, others, bits)
-    stored = cost.stored_bytes(scalar_quant.finalize(scalar_quant.apply(base, bits=bits, activations="none")))
-    print(f"{bits} bits: {mine:,} bytes, and {stored:,} are stored; {4 * numbers / mine:.2f} times smaller than fp32, {2 * numbers / mine:.2f} than fp16")
+    size = file_bytes(weights, others, bits)
+    small = scalar_quant.apply(base, bits=bits, activations="none")
+    stored = cost.stored_bytes(scalar_quant.finalize(small))
+    print(f"{bits} bits: {size:,} bytes, {stored:,} are stored")
+    print(f"        {4 * numbers / size:.2f} times smaller than fp32, "
+          f"{2 * numbers / size:.2f} than fp16")
 scales = sum({key: 2 * rows for _, rows, _, key in weights}.values())
-print(f"at 1 bit: scales {scales:,} bytes, others {2 * others:,}, codes {mine - scales - 2 * others:,}; "
-      f"{100 * (scales + 2 * others) / mine:.0f} % of the file is not codes")
+print(f"at 1 bit: scales {scales:,}, others {2 * others:,} bytes,")
+print(f"codes {size - scales - 2 * others:,}; "
+      f"{100 * (scales + 2 * others) / size:.0f} % of the file is not codes")
 # end
 
 # %% [markdown]
@@ -262,7 +276,7 @@ print(f"at 1 bit: scales {scales:,} bytes, others {2 * others:,}, codes {mine - 
 
 # %%
 def rounded(w, bits):
-    """w (R, C) at the nearest values of a symmetric grid, one scale a row."""
+    """w (R, C) at the nearest values of a symmetric grid, one scale per row."""
     scale = w.abs().amax(1, keepdim=True).clamp(min=1e-30) / (2 ** (bits - 1) - 1)
     return scale * (w / scale).round()
 
@@ -303,7 +317,7 @@ check.noisy(noisy)
 #
 # <details><summary>Answer</summary>
 #
-# By 8.27 for `published`, and (1 / 0.9)^20 is 8.23. After the division 13.1 % are what they were, and the error is 11.3 %, where rounding all of them once makes 12.0 %: noise on 10 % a pass has rounded nearly all of them. With your function: 1.00, 100 % and 0.
+# By 8.27 for `published`, and (1 / 0.9)^20 is 8.23. After the division 13.1 % are what they were, and the error is 11.3 %, where rounding all of them once makes 12.0 %: noise on 10 % per pass has rounded nearly all of them. With your function: 1.00, 100 % and 0.
 #
 # </details>
 
@@ -327,10 +341,12 @@ for name, function in (("published", published), ("yours", noisy)):
         function(w, 4, 0.1, True, torch.rand(w.shape, generator=generator))
     back = w.detach() / (0.9 ** -20 if name == "published" else 1)
     kept = ((back - start).abs() <= 1e-3 * start.abs()).float().mean().item()
-    print(f"{name}: norm {(w.norm() / start.norm()).item():.2f} times the old one, {100 * kept:.1f} % of the weights are what they were, "
+    print(f"{name}: norm {(w.norm() / start.norm()).item():.2f} times the old one,")
+    print(f"    {100 * kept:.1f} % of the weights are what they were, "
           f"error {100 * ((back - start).norm() / start.norm()).item():.1f} %")
-whole = rounded(start, 4)
-print(f"(1 / 0.9)^20 = {0.9 ** -20:.2f}, 0.9^20 = {100 * 0.9 ** 20:.1f} %, all rounded: error {100 * ((whole - start).norm() / start.norm()).item():.1f} %")
+once = ((rounded(start, 4) - start).norm() / start.norm()).item()
+print(f"(1 / 0.9)^20 = {0.9 ** -20:.2f}, 0.9^20 = {100 * 0.9 ** 20:.1f} %")
+print(f"all rounded once: error {100 * once:.1f} %")
 # end
 
 # %% [markdown]
@@ -389,7 +405,8 @@ check.int_linear(int_linear)
 # Call your function here.
 # solution
 inner, inputs = base.blocks.layers[0].feed.inner, {}
-hook = inner.up.register_forward_pre_hook(lambda module, given: inputs.update(up=given[0]))
+hook = inner.up.register_forward_pre_hook(
+    lambda module, given: inputs.update(up=given[0]))
 with torch.no_grad():
     base(ids)
 hook.remove()
@@ -403,8 +420,10 @@ for name, x in inputs.items():
         exact, weights_alone = layer(x), F.linear(x, codes * scales, layer.bias)
         inputs_alone = layer((x_codes * x_scales).view_as(x))
         mine = int_linear(x, codes, scales.flatten(), layer.bias)
-    relative = [((y - exact).norm() / exact.norm()).item() for y in (mine, weights_alone, inputs_alone)]
-    print(f"{name}: {100 * relative[0]:.2f} % in whole numbers, {100 * relative[1]:.2f} % with the weight alone rounded, {100 * relative[2]:.2f} % with x alone")
+    for rounded_too, y in {"weight and x": mine, "the weight alone": weights_alone,
+                           "x alone": inputs_alone}.items():
+        error = ((y - exact).norm() / exact.norm()).item()
+        print(f"{name:4}, {rounded_too} rounded: {100 * error:.2f} %")
 # end
 
 # %% [markdown]
@@ -448,12 +467,12 @@ check.round_outputs(round_outputs)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Loop over `modules()` of a `deepcopy`. What does the class of a module say about its weight?
+# Loop over the `modules()` of a copy. What does the class of a module say about its weight?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `rounded` wants a row for each scale: transpose, or `w.flatten(1)` for (out, in, k). What has to be undone afterwards?
+# `rounded` wants a row for each scale: transpose, or `w.flatten(1)` for (out, in, k). What has to be undone?
 #
 # </details>
 # <details><summary>Hint 3</summary>
@@ -463,11 +482,11 @@ check.round_outputs(round_outputs)
 # </details>
 
 # %% [markdown]
-# Now use it on `small` below, and on two copies, with the weights of one *input*, or of one *output*, 30 times as large. `wrong_axis` has a scale for each input. How far, with 4 bits, does each function move the three outputs? (Take `model(x) - x` without the loud channel 5.)
+# Now use it on `small` below, and on two copies, with the weights of one *input*, or of one *output*, 30 times as large. `wrong_axis` has a scale for each input. How far, with 4 bits, does each function move the three outputs? (Take `model(x) - x` without channel 5.)
 #
 # <details><summary>Answer</summary>
 #
-# `small`: 17.1 %, and 16.8 % with `wrong_axis`, so that the mistake does not show. A loud output: 20.5 % and 72.5 %, for it sets the scale of every row. A loud input is the other way round, 32.3 % and 12.9 %. Yet a product of whole numbers cannot have a scale for each input: the sum over inputs comes first.
+# `small`: 17.1 %, and 16.8 % with `wrong_axis`, so that the mistake does not show. An outlier output: 20.5 % and 72.5 %, for it sets the scale of every row. An outlier input is the other way round, 32.3 % and 12.9 %. Yet a product of whole numbers cannot have a scale for each input: the sum over inputs comes first.
 #
 # </details>
 
@@ -482,11 +501,11 @@ class FeedForward(nn.Module):
 
 torch.manual_seed(0)
 small = nn.Sequential(*[FeedForward(64, 256) for _ in range(4)])
-loud_input, loud_output = deepcopy(small), deepcopy(small)
+outlier_input, outlier_output = deepcopy(small), deepcopy(small)
 for i in range(4):
-    for one, other in ((loud_input[i].up, loud_output[i].up), (loud_input[i].down, loud_output[i].down)):
-        one.weight.data[5] *= 30
-        other.weight.data[:, 5] *= 30
+    for name in ("up", "down"):
+        getattr(outlier_input[i], name).weight.data[5] *= 30
+        getattr(outlier_output[i], name).weight.data[:, 5] *= 30
 x = torch.randn(8, 20, 64)
 
 def wrong_axis(model, bits):
@@ -500,14 +519,17 @@ def wrong_axis(model, bits):
 # Call your function here.
 # solution
 rest = torch.arange(64) != 5
-for name, model in (("as it is", small), ("loud input", loud_input), ("loud output", loud_output)):
+for name, model in (("as it is", small), ("outlier input", outlier_input),
+                    ("outlier output", outlier_output)):
     with torch.no_grad():
         exact = (model(x) - x)[..., rest]
-        moved = [((changed(model, 4)(x) - x)[..., rest] - exact).norm() / exact.norm() for changed in (round_outputs, wrong_axis)]
-    print(f"{name:11}: {100 * moved[0]:.1f} % with a scale for each output, {100 * moved[1]:.1f} % with a scale for each input")
+        moved = [((changed(model, 4)(x) - x)[..., rest] - exact).norm() / exact.norm()
+                 for changed in (round_outputs, wrong_axis)]
+    print(f"{name:14} {100 * moved[0]:.1f} % (scale per output), "
+          f"{100 * moved[1]:.1f} % (per input)")
 # end
 
 # %% [markdown]
-# Whether a model still works, these numbers do not say: an error of 14 % in the weights is not a loss. Measure that by itself.
+# Whether a model still works, these numbers do not say: measure its loss.
 #
-# **Next.** [Lesson 11](../notebooks/11_product_quant.ipynb): codebooks, and [its exercise](11_product_quant.ipynb).
+# **Next in the course:** codebooks, one code for several weights at once.

@@ -3,9 +3,7 @@
 #
 # Six tasks after [lesson 11](../notebooks/11_product_quant.ipynb). Nothing is trained.
 #
-# Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks it. Below each task are three hints.
-#
-# Run the cells one by one: *Run All* stops at the first task that is not solved.
+# Run the cells one by one: "Run All" stops at the first task that is not solved yet. Write your code where it says `raise NotImplementedError`, or correct the code in the cell, and run it: the last line checks it.
 
 # %%
 import torch
@@ -100,7 +98,8 @@ for _ in range(25):
     errors.append(share(codebook, codes))
     codebook = new
 errors.append(share(codebook, lloyd(points, codebook)[0]))
-print(f"{errors[0]:.3f} under the first codebook, {errors[1]:.3f} after one step, {errors[5]:.3f} after 5, {errors[25]:.3f} after 25")
+for steps in (0, 1, 5, 25):
+    print(f"after {steps:2} steps {errors[steps]:.3f}")
 print("it rises:", any(later > earlier for earlier, later in zip(errors, errors[1:])))
 print(f"minieff's: {share(*kmeans(points, 256, generator=seeded())):.3f}")
 # end
@@ -123,14 +122,16 @@ def pq_bytes(weights, others, codewords, bits):
     # stub
     raise NotImplementedError
     # solution
-    tensors = {key: (rows * columns // block, block, book) for _, rows, columns, block, key, book in weights}
+    tensors = {key: (rows * columns // block, block, book)
+               for _, rows, columns, block, key, book in weights}
     blocks_of, size_of = {}, {}
     for number, block, book in tensors.values():
         blocks_of[book] = blocks_of.get(book, 0) + number
         size_of[book] = block
     total = sum(blocks_of.values()) + 2 * others
     for book, number in blocks_of.items():
-        total += min(codewords, number) * size_of[book] * bits // 8 + (2 if bits == 8 else 0)
+        total += min(codewords, number) * size_of[book] * bits // 8
+        total += 2 if bits == 8 else 0
     return total
     # end
 
@@ -154,39 +155,46 @@ check.pq_bytes(pq_bytes)
 # </details>
 
 # %% [markdown]
-# Now guess what share of `speeches-base` its codebooks take, one for each weight. Then count: 256 codewords, 16 bits or 8, a codebook for each weight or for each size of block. How many times less than fp32 is that? Compare with `cost.stored_bytes(product_quant.store(coded[shared], bits=bits))`.
+# Now guess what share of `speeches-base` its codebooks take, one for each weight. Then count: 256 codewords, 16 bits or 8, one codebook per weight or per size of block. How many times less than fp32 is that? Compare with `cost.stored_bytes(product_quant.store(coded[shared], bits=bits))`.
 #
 # <details><summary>Answer</summary>
 #
-# A codebook a weight: 489,984 bytes with 16 bits (15.2 times less than 7,459,840) and 422,498 with 8 (17.7 times). One a size: 360,960 (20.7 times) and 357,892 (20.8 times). All are the measured bytes. The 49 codebooks are 28 % of the file with 16 bits, and 16 % with 8; two are 2 % and 1 %. This model is small: a codebook for blocks of 4 takes 2,048 bytes, beside the 4,096 codes of a matrix (128, 128).
+# One codebook per weight: 489,984 bytes with 16 bits (15.2 times less than 7,459,840) and 422,498 with 8 (17.7 times). One per size: 360,960 (20.7 times) and 357,892 (20.8 times). All are the measured bytes. The 49 codebooks are 28 % of the file with 16 bits, and 16 % with 8; two are 2 % and 1 %. This model is small: a codebook for blocks of 4 takes 2,048 bytes, beside the 4,096 codes of a matrix (128, 128).
 #
 # </details>
 
 # %%
-# coded weights by name, with their shapes; product_quant.size_of(name, None) is a weight's block
-chosen = {name: module.weight.shape for name, module in base.named_modules() if matrices(name, module)}
-others = sum(p.numel() for p in base.parameters()) - sum(rows * columns for rows, columns in chosen.values())
-zeros = deepcopy(base)                  # the bytes do not depend on the numbers, and k-means has nothing to do
+# names and shapes; product_quant.size_of(name, None) is the block of a weight
+chosen = {name: module.weight.shape for name, module in base.named_modules()
+          if matrices(name, module)}
+others = cost.parameters(base) - sum(shape.numel() for shape in chosen.values())
+zeros = deepcopy(base)           # bytes do not depend on values, and k-means is quick
 with torch.no_grad():
     for p in zeros.parameters():
         p.zero_()
-coded = {shared: product_quant.finalize(zeros, shared=shared) for shared in (False, True)}
+coded = {shared: product_quant.finalize(zeros, shared=shared)
+         for shared in (False, True)}
 
 # stub
 # Call your function here.
 # solution
+sizes = {name: product_quant.size_of(name, None) for name in chosen}
+
 def describe(shared):
-    sizes = {name: product_quant.size_of(name, None) for name in chosen}
-    return [(name, *shape, sizes[name], name, sizes[name] if shared else name) for name, shape in chosen.items()]
+    return [(name, *shape, sizes[name], name, sizes[name] if shared else name)
+            for name, shape in chosen.items()]
 
 before = cost.stored_bytes(base)
+bare = 2 * others + sum(rows * columns // sizes[name]
+                        for name, (rows, columns) in chosen.items())
 for shared in (False, True):
     for bits in (16, 8):
-        size, measured = pq_bytes(describe(shared), others, 256, bits), cost.stored_bytes(product_quant.store(coded[shared], bits=bits))
-        bare = sum(rows * columns // product_quant.size_of(name, None) for name, (rows, columns) in chosen.items()) + 2 * others
+        size = pq_bytes(describe(shared), others, 256, bits)
+        measured = cost.stored_bytes(product_quant.store(coded[shared], bits=bits))
         books = len({book for *_, book in describe(shared)})
-        print(f"{books} codebooks, {'one a size' if shared else 'one a weight'}, {bits} bits: {size:,} bytes, measured {measured:,}; "
-              f"{before / size:.1f} times less than {before:,}; codebooks {100 * (size - bare) / size:.0f} %")
+        print(f"{books} codebooks, {bits} bits: {size:,} bytes, measured {measured:,}")
+        print(f"    {before / size:.1f} times less than {before:,}; "
+              f"codebooks {100 * (size - bare) / size:.0f} %")
 # end
 
 # %% [markdown]
@@ -204,8 +212,8 @@ def decode(codes, codebook, rows):
     if rows is not None and len(rows):
         codes = codes[rows]
     size = codebook.shape[1]
-    begin = codes * size                                        # where each codeword begins in the flat codebook
-    places = begin[..., None] + torch.arange(size)              # (R, B, d)
+    begin = codes * size                      # of each codeword in the flat codebook
+    places = begin[..., None] + torch.arange(size)                      # (R, B, d)
     return codebook.flatten()[places].transpose(1, 2).flatten(1)
     # solution
     if rows is not None:
@@ -242,9 +250,9 @@ check.decode(decode)
 # </details>
 
 # %%
-tokens = base.tok.weight.detach()                                            # (2048, 128)
+tokens = base.tok.weight.detach()                                     # (2048, 128)
 book, found = kmeans(blocks(tokens, 8), 256, generator=seeded())
-token_codes = found.view(len(tokens), -1).to(torch.uint8)                    # (2048, 16)
+token_codes = found.view(len(tokens), -1).to(torch.uint8)             # (2048, 16)
 ten = torch.arange(300, 310)
 
 # stub
@@ -254,10 +262,11 @@ whole = decode(token_codes, book, None)
 print(f"relative error {((whole - tokens).norm() / tokens.norm()).item():.2f}")
 some = torch.cosine_similarity(decode(token_codes, book, ten), tokens[ten])
 every = torch.cosine_similarity(whole, tokens)
-print("ten tokens:", [round(c, 2) for c in some.tolist()])
+print(f"ten tokens: {some.min().item():.2f} to {some.max().item():.2f}")
 print(f"all tokens: least {every.min().item():.2f}, mean {every.mean().item():.2f}")
 by_length = every[tokens.norm(dim=1).argsort()]
-print(f"the shortest quarter: mean {by_length[:512].mean().item():.2f}, the longest: {by_length[-512:].mean().item():.2f}")
+print(f"the shortest quarter: mean {by_length[:512].mean().item():.2f}, "
+      f"the longest: {by_length[-512:].mean().item():.2f}")
 # end
 
 # %% [markdown]
@@ -322,19 +331,22 @@ model = deepcopy(base)
 weight = model.blocks.layers[0].feed.inner.up.weight
 with torch.no_grad():
     weight.copy_(book[found].view(512, 128))
-windows = list(data.speeches().windows(context=128, rows=16, count=64))       # 4 batches of ids and targets, each (16, 128)
+# 4 batches of ids and targets, each (16, 128)
+windows = list(data.speeches().windows(context=128, rows=16, count=64))
 data.loss(model(windows[0][0]), windows[0][1]).backward()
-gradient = weight.grad                                                        # (512, 128)
+gradient = weight.grad                                                # (512, 128)
 
 # stub
 # Call your function here.
 # solution
 counts = torch.bincount(codes.flatten().long(), minlength=256)
 most = int(counts.argmax())
-print(f"blocks of a codeword: least {counts.min()}, median {counts.median()}, most {counts.max()}")
+print(f"blocks of a codeword: least {counts.min()}, "
+      f"median {counts.median()}, most {counts.max()}")
 step = (train_codewords(book, codes, gradient, 0.1) - book)[most].norm()
-print(f"the most used codeword moves by {100 * (step / book[most].norm()).item():.2f} % of its norm, "
-      f"and by the sum {100 * (counts[most] * step / book[most].norm()).item():.0f} %")
+step = 100 * (step / book[most].norm()).item()
+print(f"the most used moves by {step:.2f} % of its norm,")
+print(f"and by the sum {counts[most] * step:.0f} %")
 # end
 
 # %% [markdown]
@@ -402,14 +414,24 @@ def nats(model):
 # Call your function here.
 # solution
 generator = seeded()
-replaced = [(block_noise(matrix, 8, 0.1, True, torch.rand(512, 16, generator=generator)) == 0).float().mean().item() for _ in range(200)]
-print(f"(1) {mean(replaced):.3f} of the blocks, from {min(replaced):.3f} to {max(replaced):.3f} in a pass")
+
+def noisy_weight(w, p):
+    coins = torch.rand(w.shape[0], w.shape[1] // 8, generator=generator)
+    return block_noise(w, 8, p, True, coins)
+
+shares = [(noisy_weight(matrix, 0.1) == 0).float().mean().item() for _ in range(200)]
+print(f"(1) {mean(shares):.3f} of the blocks, "
+      f"from {min(shares):.3f} to {max(shares):.3f} in a pass")
 
 w, coins = matrix.clone().requires_grad_(), torch.rand(512, 16, generator=generator)
 zero = (coins < 0.1).repeat_interleave(8, 1)
-for name, loss in (("sum of squares", lambda w: w.square().sum()), ("output error", lambda w: (x @ w.T - x @ matrix.T).square().sum())):
+losses = {"sum of squares": lambda w: w.square().sum(),
+          "output error": lambda w: (x @ w.T - x @ matrix.T).square().sum()}
+print("(2) mean absolute gradient, replaced blocks and others:")
+for name, loss in losses.items():
     (gradient,) = torch.autograd.grad(loss(block_noise(w, 8, 0.1, True, coins)), w)
-    print(f"(2) {name}: mean absolute gradient {gradient[zero].abs().mean():.2f} in replaced blocks, {gradient[~zero].abs().mean():.2f} in others")
+    print(f"    {name:14} {gradient[zero].abs().mean():.2f}, "
+          f"{gradient[~zero].abs().mean():.2f}")
 
 print(f"(3) p=0: {nats(base):.2f} nats")
 for p in (0.05, 0.1, 0.2):
@@ -417,7 +439,7 @@ for p in (0.05, 0.1, 0.2):
     with torch.no_grad():
         for layer in noisy.blocks.layers:
             for w in (layer.feed.inner.up.weight, layer.feed.inner.down.weight):
-                w.copy_(block_noise(w, 8, p, True, torch.rand(w.shape[0], w.shape[1] // 8, generator=generator)))
+                w.copy_(noisy_weight(w, p))
     print(f"    p={p}: {nats(noisy):.2f} nats")
 # end
 
@@ -441,11 +463,11 @@ def coded_copy(model, block, cluster):
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             weights.append(module.weight)
-        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+        if isinstance(module, nn.MultiheadAttention):
             weights.append(module.in_proj_weight)
     with torch.no_grad():
         for weight in dict.fromkeys(weights):                   # each once
-            if weight.shape[1] % block == 0:
+            if weight is not None and weight.shape[1] % block == 0:
                 codebook, codes = cluster(weight.reshape(-1, block))
                 weight.copy_(codebook[codes].view_as(weight))
     return model
@@ -481,7 +503,8 @@ check.coded_copy(coded_copy)
 
 # %%
 torch.manual_seed(0)
-encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 256, batch_first=True), 2, enable_nested_tensor=False).eval()
+encoder_layer = nn.TransformerEncoderLayer(64, 4, 256, batch_first=True)
+encoder = nn.TransformerEncoder(encoder_layer, 2, enable_nested_tensor=False).eval()
 x = torch.randn(8, 20, 64)
 
 def nearby(points):
@@ -495,9 +518,12 @@ rest = sum(p.numel() for p in encoder.parameters() if p.ndim == 1)
 before = cost.stored_bytes(encoder)
 for block in (2, 4, 8):
     with torch.no_grad():
-        off = ((coded_copy(encoder, block, nearby)(x) - encoder(x)).norm() / encoder(x).norm()).item()
-    size = pq_bytes([(name, *p.shape, block, name, name) for name, p in matrices_of.items()], rest, 256, 16)
-    print(f"blocks of {block}: output off by {off:.2f}, {size:,} bytes, {before / size:.1f} times less than {before:,}")
+        error = coded_copy(encoder, block, nearby)(x) - encoder(x)
+        off = (error.norm() / encoder(x).norm()).item()
+    size = pq_bytes([(name, *p.shape, block, name, name)
+                     for name, p in matrices_of.items()], rest, 256, 16)
+    print(f"blocks of {block}: output off by {off:.2f},")
+    print(f"    {size:,} bytes, {before / size:.1f} times less than {before:,}")
 # end
 
 # %% [markdown]
