@@ -1,12 +1,11 @@
 # %% [markdown]
 # # Exercise 08: skip layers in training, remove them afterwards
 #
-# Six tasks after [lesson 08](../notebooks/08_layerdrop.ipynb). Nothing is trained.
+# Six tasks after [lesson 08](../notebooks/08_layerdrop.ipynb). No model is trained.
 #
-# Write your code where it says `raise NotImplementedError`, or correct what is there, and run the cell: its last line
-# says *Passed*, or *Not yet* and where to look. Each task has three hints; open one at a time.
-#
-# Run the cells one by one: *Run All* stops at the first task that is not solved.
+# Run the cells one by one: "Run All" stops at the first task that is not solved yet. Write your code where it says
+# `raise NotImplementedError`, or correct what is there, and run the cell. Its last line says *Passed*, or *Not yet* and
+# where to look. Each task has three hints; open one at a time.
 
 # %%
 import torch
@@ -73,30 +72,32 @@ check.skip_some(skip_some)
 # </details>
 # <details><summary>Hint 3</summary>
 #
-# `coin() < p` is true with probability `p`. `continue` goes on with the next layer of the loop.
+# `coin() < p` is true with probability `p`.
 #
 # </details>
 
 # %% [markdown]
 # Now use it on two models of eight layers: `speeches-base`, trained without LayerDrop, and `speeches-layerdrop-20`, with p = 0.2. The layers are `model.blocks.layers`, and the memory of each is the mask `causal`. `loss_with` below evaluates any
-# stack on held-out windows; give your function `[causal] * 8` as memories and `training=True`. What is each model's loss, in nats per token, if its layers are skipped with probability 0, 0.1, 0.2, 0.5? `Random(0).random` is a coin: begin with a new one for each model and p, and go on with it through all windows.
+# stack on 64 held-out windows. Give your function `[causal] * 8` as memories and `training=True`. What is each model's loss, in nats per token, if its layers are skipped with probability 0, 0.1, 0.2, 0.5? `Random(0).random` is a coin: begin with a new one for each model and p, and go on with it through all windows.
 #
 # <details><summary>Answer</summary>
 #
-# Without LayerDrop 3.29, 4.08, 4.66 and 6.47 nats: with p = 0.1, where fewer than one layer is skipped in the mean, it costs 0.79 nats. With LayerDrop 3.48, 3.53, 3.57 and 4.03: worse with all layers, and hardly worse without some.
-# (Other coins give other numbers: `Random(1)` to `Random(4)` 3.79 to 4.06 where the base has 4.08.)
+# Without LayerDrop 3.29, 4.08, 4.66 and 6.47 nats: p = 0.1, which skips fewer than one layer on average, costs 0.79 nats. With LayerDrop 3.48, 3.53, 3.57 and 4.03: worse with all layers, and hardly worse without some.
 #
 # </details>
 
 # %%
 base, trained = zoo.load("speeches-base"), zoo.load("speeches-layerdrop-20")
-windows = list(data.speeches().windows(context=128, rows=1, count=64))     # 64 pairs of ids and targets, each (1, 128)
+# 64 pairs of ids and targets, (1, 128) each
+windows = list(data.speeches().windows(context=128, rows=1, count=64))
 
 def loss_with(model, stack):
-    """Mean nats a token; `stack` takes x (1, 128, 128) through the layers."""
+    """Mean nats per token; `stack` takes x (1, 128, 128) through the layers."""
     with torch.no_grad():
-        logits = [F.linear(model.norm(stack(model.embed(ids, 0))), model.tok.weight) for ids, _ in windows]
-    return mean(data.loss(found, targets).item() for found, (_, targets) in zip(logits, windows))
+        hidden = [stack(model.embed(ids, 0)) for ids, _ in windows]
+        logits = [F.linear(model.norm(x), model.tok.weight) for x in hidden]
+    losses = [data.loss(x, targets) for x, (_, targets) in zip(logits, windows)]
+    return mean(loss.item() for loss in losses)
 
 # stub
 # Call your function here.
@@ -105,14 +106,16 @@ def skipping(model, p, coin):
     return lambda x: skip_some(model.blocks.layers, [causal] * 8, x, p, True, coin)
 
 for name, model in (("base", base), ("p = 0.2", trained)):
-    print(f"{name:8}", {p: round(loss_with(model, skipping(model, p, Random(0).random)), 2) for p in (0, 0.1, 0.2, 0.5)})
+    for p in (0, 0.1, 0.2, 0.5):
+        loss = loss_with(model, skipping(model, p, Random(0).random))
+        print(f"{name:8} skipped with probability {p:3}: {loss:.2f}")
 # end
 
 # %% [markdown]
 # ## Task 2. Skipped whole
 #
 # *Spot the bug, difficulty 3.* LayerDrop can also skip sub-layers. In a pre-norm Transformer a sub-layer computes `x + inner(norm(x))`, where `inner` is attention or a feed-forward. `sub_layer(x, norm, inner, p, training, coin)`
-# is meant to be that sub-layer, skipped whole as LayerDrop does it. As in Task 1, what is skipped is not called.
+# is meant to be that sub-layer, skipped whole as LayerDrop does it. What is skipped is not called.
 #
 # The code runs, and is wrong for more than one reason.
 
@@ -163,7 +166,7 @@ check.sub_layer(sub_layer)
 #
 # Write `what_to_expect(rates, share)`, which returns three numbers:
 #
-# - how many layers run in a mean step;
+# - how many layers run in an average step;
 # - the probability that in a step *no* layer runs;
 # - how many times as fast training gets: the time of a step without skipping over its mean time with it.
 
@@ -201,7 +204,7 @@ check.what_to_expect(what_to_expect)
 #
 # <details><summary>Answer</summary>
 #
-# The growing rates: 6.20 layers run in a mean step (6.20 did), and practically never none. The equal ones: 3 layers, and none in $0.5^6 = 1.6$ % of the steps; of 10,000, 1.4 % had none (standard deviation 0.13 %). At best training is 1.82 times as fast. The paper reports about twice; by this formula that takes a share of 1.
+# The growing rates: 6.20 layers run in an average step (6.20 did), and a step without any layer is too rare to be met. The equal ones: 3 layers, and none in $0.5^6 = 1.6$ % of the steps; of 10,000, 1.4 % had none (standard deviation 0.13 %). At best training is 1.82 times as fast. The paper reports about twice; by this formula that takes a share of 1.
 #
 # </details>
 
@@ -225,8 +228,10 @@ def depths(rates, steps=10_000):
 for rates in (GROWING, EQUAL):
     ran = depths(rates)
     layers, none, faster = what_to_expect(rates, 0.9)
-    print(f"{len(rates)} layers: {layers:.2f} run in the mean, and {ran.mean():.2f} ran; none in {100 * none:.1f} % of the steps, "
-          f"and in {100 * (ran == 0).float().mean():.1f} %; {faster:.2f} times as fast at best")
+    print(f"{len(rates)} layers: {layers:.2f} run on average, {ran.mean():.2f} ran")
+    none_ran = (ran == 0).float().mean()
+    print(f"  none in {100 * none:.1f} % of the steps, {100 * none_ran:.1f} % measured")
+    print(f"  {faster:.2f} times as fast at best")
 # end
 
 # %% [markdown]
@@ -238,10 +243,10 @@ for rates in (GROWING, EQUAL):
 # Write `keep_list(layers, kept)`, which says which layers *stay*: a list of exactly `kept` layer numbers from 0 to `layers - 1`,
 #
 # - increasing;
-# - with the first layer and the last one, if `kept` is at least 2: the paper finds that these two matter most;
+# - with the first layer and the last one, if `kept` is at least 2;
 # - spread evenly: the largest gap between neighbours is at most one more than the smallest.
 #
-# There is more than one right list, and for `kept=1` any layer will do. The check takes all of them.
+# There is more than one right list; for `kept=1` any layer will do.
 
 # %%
 def keep_list(layers, kept):
@@ -276,7 +281,7 @@ check.keep_list(keep_list)
 #
 # <details><summary>Answer</summary>
 #
-# For 1 to 5, where nothing is left, and for 7, where 6 are. For the others the number is right, and the last layer always goes, unless all stay. ($\lfloor 1/p \rfloor$ is `12 // (12 - r)`. In Python `1 / (1 - 8 / 12)` is a little less than 3, and
+# For 1 to 5, where nothing is left, and for 7, where 6 are. For the others the number is right, and the last layer always goes, unless all stay. (In Python `1 / (1 - 8 / 12)` is a little less than 3, and
 # the rule then fails for 8 as well.)
 #
 # </details>
@@ -345,15 +350,17 @@ keep = keep_list(8, 4)
 small = Transformer(replace(base.config, layers=4)).eval()
 small.load_state_dict(prune(base.state_dict(), keep))
 ids = windows[0][0]
-print("the same logits:", torch.equal(small(ids), layerdrop.finalize(base, keep=keep)(ids)))
+expected = layerdrop.finalize(base, keep=keep)
+print("the same logits:", torch.equal(small(ids), expected(ids)))
 before, after = cost.stored_bytes(base), cost.stored_bytes(small)
-print(f"{before / 1e6:.2f} MB became {after / 1e6:.2f} MB, {before / after:.2f} times fewer")
+print(f"{before / 1e6:.2f} MB became {after / 1e6:.2f} MB")
+print(f"{before / after:.2f} times fewer")
 # end
 
 # %% [markdown]
 # ## Task 6. What is this feed-forward worth?
 #
-# *Transfer, difficulty 4: a model that is not ours.* Someone has an `nn.TransformerEncoder` from torch, and asks what the feed-forward of layer `i` contributes. You switch it off, and see what changes.
+# *Transfer, difficulty 4: a model that is not ours.* Someone has an `nn.TransformerEncoder` from torch, and asks what the feed-forward of layer `i` contributes.
 #
 # A layer's `norm_first` says which kind it is:
 #
@@ -400,7 +407,7 @@ check.without_feed_forward(without_feed_forward)
 # </details>
 
 # %% [markdown]
-# Now use it. In the cell below, `quick` is a copy in which the method that computes the feed-forward is replaced. How far, in the mean, does its output move away from that of `encoder`, and how far does yours, with gradients
+# Now use it. In the cell below, `quick` is a copy in which the method that computes the feed-forward is replaced. How far, on average, does its output move away from that of `encoder`, and how far does yours, with gradients
 # and under `torch.no_grad()`?
 #
 # <details><summary>Answer</summary>
@@ -424,10 +431,11 @@ for name, other in (("quick", quick), ("yours", without_feed_forward(encoder, 2)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             moved = (other(x) - encoder(x)).abs().mean().item()
-        print(f"{name}, {'with gradients' if grad else 'under no_grad'}: moved by {moved:.2f}")
+        mode = "with gradients" if grad else "under no_grad"
+        print(f"{name}, {mode}: moved by {moved:.2f}")
 # end
 
 # %% [markdown]
 # Where a measurement finds no effect, ask whether the change arrived. Here the sign was two outputs that were equal to the last bit.
 #
-# **Next.** [Lesson 10](../notebooks/10_scalar_quant.ipynb): scalar quantization, and [its exercise](10_scalar_quant.ipynb).
+# **Next:** [10 Scalar quantization](../notebooks/10_scalar_quant.ipynb), fewer bits for each weight.
