@@ -17,14 +17,6 @@ from test_notebooks import EXERCISES, LESSONS, build, each
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 LOOPS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 each_lesson = pytest.mark.parametrize("source", LESSONS, ids=lambda source: source.stem)
-TOO_WIDE = pytest.mark.xfail(strict=True, reason="its lines are still to be shortened")
-each_that_fits = pytest.mark.parametrize(
-    "source",
-    [
-        pytest.param(source, id=source.stem, marks=TOO_WIDE if source.stem[:2] in ("08", "10", "11") else ())
-        for source in LESSONS
-    ],
-)
 each_exercise = pytest.mark.parametrize("source", EXERCISES, ids=lambda source: source.stem)
 
 
@@ -89,12 +81,12 @@ def test_the_code_of_a_long_drawing_is_collapsed(source):
             assert "figure" in cell.metadata.get("tags", []), cell.source
 
 
-@each_that_fits
+@each_lesson
 def test_printed_lines_fit_and_are_no_dicts(source):
     assert [line for line in printed(source) if len(line) > 58 or re.search(r"\{['\"\w.]+: ", line)] == []
 
 
-@each_that_fits
+@each_lesson
 def test_code_fits(source):
     code = [cell.source for cell in cells(source) if cell.cell_type == "code"]
     assert [line for text in code for line in text.splitlines() if len(line) > 88] == []
