@@ -17,14 +17,13 @@ Saves: parameters, bytes, MACs and latency, as much as the student is smaller. C
 teacher in every training step, or once, if it writes. It does not save training time, and both models need
 one vocabulary. By hand, in a training step:
 
-    # the teacher is in eval mode
-    with torch.no_grad():
+    with torch.no_grad():  # the teacher is in eval mode
         teacher_logits = teacher(ids)
     # in place of the cross-entropy; targets are -100 where there is no label
     error = loss(model(ids), teacher_logits, targets, temperature=2.0, weight=0.5)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 
 import torch
@@ -69,17 +68,16 @@ def loss(
     Each is a mean per token. A token without a label has the target -100; with targets=None no token has one,
     and the cross-entropy is 0. Padding belongs to neither: with the real tokens (B, T) as a mask, give
     `student_logits[real], teacher_logits[real], targets[real]`. ValueError for a weight that is not from 0 to
-    1, targets that are not one per token, and as for `soft_loss`.
+    1, targets that are not one word per token, and as for `soft_loss`.
 
     >>> student_logits, teacher_logits = torch.randn(2, 4, 5, 50)  # (B, T, V) each
     >>> loss(student_logits, teacher_logits, torch.full((4, 5), -100), weight=0.0)
     tensor(0.)
     """
-    if not 0 <= weight <= 1:
-        raise ValueError(f"weight={weight}: the share of the soft loss lies from 0 to 1")
-    soft = soft_loss(student_logits, teacher_logits, temperature=temperature)
+    if not isinstance(weight, int | float) or not 0 <= weight <= 1:
+        raise ValueError(f"weight={weight!r}: the share of the soft loss lies from 0 to 1")
     hard = 0.0 if targets is None else hard_loss(student_logits, targets)
-    return weight * soft + (1 - weight) * hard
+    return weight * soft_loss(student_logits, teacher_logits, temperature=temperature) + (1 - weight) * hard
 
 
 def augment(
@@ -93,14 +91,18 @@ def augment(
     """Other inputs for a teacher to label: a share `rows` of the sequences has tokens replaced.
 
     In these, each token becomes another one of the batch with probability `p`. What is right then only the
-    teacher can say: their targets are -100. ValueError for shares that are not from 0 to 1.
+    teacher can say: their targets are -100. ValueError for shares that are not from 0 to 1, and
+    for what is no batch with its targets.
 
     >>> ids = torch.arange(20).view(2, 10)
     >>> augment(ids, ids, rows=1.0)[1].unique()
     tensor([-100])
     """
-    if not (0 <= rows <= 1 and 0 <= p <= 1):
-        raise ValueError(f"rows={rows}, p={p}: shares lie from 0 to 1")
+    if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in (rows, p)):
+        raise ValueError(f"rows={rows!r}, p={p!r}: shares lie from 0 to 1")
+    shapes = [tuple(getattr(part, "shape", ())) for part in (ids, targets)]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not ids.numel():
+        raise ValueError(f"ids and targets {shapes}: give both as (B, T); of a single row, ids[None]")
     changed = (torch.rand(len(ids), 1, generator=generator) < rows).to(ids.device)
     replaced = changed & (torch.rand(ids.shape, generator=generator) < p).to(ids.device)
     other = ids.flatten()[torch.randint(ids.numel(), ids.shape, generator=generator).to(ids.device)]
@@ -141,19 +143,19 @@ def write(
     The continuation is the most likely one that a search with `beams` finds (1: greedy) or, with a
     temperature above 0, sampled. After the token `stop` a sequence holds nothing else, and all end as soon as
     each has one. The student is then trained on the result with the cross-entropy alone. The teacher should
-    be in eval mode. ValueError for prompts that are empty or no batch, a negative number, or
-    beams together with a temperature.
+    be in eval mode. ValueError for prompts that are empty or no batch, what is no number or a negative one,
+    beams together with a temperature, and a teacher that is not called as ours are.
 
     >>> from minieff.core.transformer import Config, Transformer
     >>> teacher = Transformer(Config(vocab=50, context=16, layers=2, heads=2, dim=8)).eval()
     >>> write(teacher, torch.zeros(3, 5, dtype=torch.long), tokens=4, beams=2).shape
     torch.Size([3, 9])
     """
-    _check_search(prompts, tokens, beams, temperature)
+    _check_search(prompts, tokens, beams, temperature, stop)
     past, ids, new = Past(), prompts, prompts
     scores = torch.zeros(len(prompts), 1, device=prompts.device)  # (B, K): log-probabilities
     for step in range(tokens):
-        log_p = teacher(new, past=past)[:, -1].log_softmax(-1)  # (B K, V)
+        log_p = _log_p(teacher, new, past)  # (B K, V)
         if stop is not None and step > 0:
             log_p = log_p.where(new != stop, _certain(stop, log_p[0]))
         rows, new, scores = _continued(log_p, scores, beams, temperature, generator)
@@ -164,16 +166,25 @@ def write(
     return ids.unflatten(0, (len(prompts), -1))[:, 0]  # the best of each prompt's beams
 
 
-def _check_search(prompts: Tensor, tokens: int, beams: int, temperature: float) -> None:
+def _log_p(teacher: Callable, new: Int[Tensor, "BK T"], past: Past) -> Float[Tensor, "BK V"]:
+    """Of the next token. ValueError for a teacher that is not called as ours are, or has read enough."""
+    try:
+        return teacher(new, past=past)[:, -1].log_softmax(-1)
+    except (AttributeError, IndexError, TypeError) as error:
+        hint = "wrap a language model of transformers in distill.Logits, and stay within its context"
+        raise ValueError(f"teacher(ids, past=past) fails at token {past.length}: {error}; {hint}") from error
+
+
+def _check_search(prompts: Tensor, tokens: int, beams: int, temperature: float, stop: int | None) -> None:
     """ValueError for what `write` cannot do."""
-    if prompts.ndim != 2:
+    shape = tuple(getattr(prompts, "shape", ()))
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"prompts of the shape {shape}: give a batch (B, T) with tokens; one as ids[None]")
+    whole = all(type(number) is int and number >= 0 for number in (tokens, beams, stop or 0))
+    if not whole or beams < 1 or not isinstance(temperature, int | float) or not 0 <= temperature < inf:
         raise ValueError(
-            f"prompts of the shape {tuple(prompts.shape)}: they are a batch (B, T); give one as ids[None]"
-        )
-    if prompts.shape[1] == 0 or tokens < 0 or beams < 1 or not 0 <= temperature < inf:
-        raise ValueError(
-            f"prompts of {prompts.shape[1]} tokens, tokens={tokens}, beams={beams}, "
-            f"temperature={temperature}: a prompt has a token, a search a beam, and nothing is negative"
+            f"tokens={tokens!r}, beams={beams!r}, temperature={temperature!r}, stop={stop!r}: a search has a "
+            "beam, nothing is negative, and all but the temperature are whole numbers"
         )
     if beams > 1 and temperature > 0:
         raise ValueError(f"beams={beams}, temperature={temperature}: search with beams, or sample; not both")
@@ -220,9 +231,10 @@ def from_layers(
     """
     student = clone(student)
     own, theirs = list(pick(student, where).values()), list(pick(teacher, where).values())
-    if len(layers) != len(own) or not all(0 <= i < len(theirs) for i in layers):
+    fits = isinstance(layers, Sequence) and len(layers) == len(own)
+    if not fits or not all(type(i) is int and 0 <= i < len(theirs) for i in layers):
         raise ValueError(
-            f"layers={layers}: give one of the teacher's layers, 0 to {len(theirs) - 1}, for each of the "
+            f"layers={layers!r}: give one of the teacher's layers, 0 to {len(theirs) - 1}, for each of the "
             f"student's {len(own)}"
         )
     state, taught = student.state_dict(), teacher.state_dict()

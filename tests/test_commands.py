@@ -581,12 +581,12 @@ LINES = {
     "dynamic_conv": (60, 280),  # with a mask and a past
     "sparse_weights": (60, 680),
     "fast_decoding": (40, 1050),  # with the architecture
-    "distill": (60, 340),
-    "distill_inside": (60, 290),
+    "distill": (60, 350),
+    "distill_inside": (60, 320),  # with its losses of four papers
     "adaptive_span": (45, 290),  # its kernel is asked about masks
     "entmax": (105, 255),  # its gradients are the idea, too
     "sparse_attention": (40, 650),  # masks, tables and the kernel
-    "architecture_search": (60, 350),  # with the teacher's probes
+    "architecture_search": (60, 385),  # with the teacher's probes
     "feedback": (40, 310),  # with masks and what a decoder remembers
 }
 

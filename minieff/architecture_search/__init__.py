@@ -28,6 +28,7 @@ feed-forward:
 """
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +90,9 @@ def apply(
     a model costs, such as cost.parameters and cost.macs: each operation's is what the whole network costs
     more with it in this place than with the cheapest. `price` is that of the dearest network; `temperature`
     is multiplied by `decay` in each `project`. `shared`: one alpha for all places. With choices=[original]
-    nothing changes. ValueError for impossible knobs, places that overlap, have choices already or are
-    changed by techniques that come after this one, and when nothing matches.
+    nothing changes. ValueError for impossible knobs, choices that make no module, places that overlap, have
+    choices already, return a tuple or are changed by techniques that come after this one, and when nothing
+    matches.
 
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     >>> apply(model, choices=[original, zero], where=is_a(nn.Linear))[0].alpha
@@ -105,7 +107,7 @@ def apply(
         if not (shared and alphas):
             weight = next(module.parameters(), torch.zeros(()))
             alphas.append(nn.Parameter(weight.new_zeros(len(choices))))
-        place = Mixed([make(module) for make in choices], alphas[-1], temperature, decay, price, generator)
+        place = Mixed(_made(choices, module), alphas[-1], temperature, decay, price, generator)
         place.register_forward_pre_hook(disable_fast_path)
         return place
 
@@ -116,21 +118,31 @@ def apply(
 
 def _check(choices: Sequence, price: float, costs: Sequence, temperature: float, decay: float) -> None:
     """ValueError for impossible knobs."""
-    if not choices or not all(callable(choice) for choice in choices):
+    functions = isinstance(choices, list | tuple) and all(map(callable, choices))
+    if not functions or not choices or any(isinstance(choice, nn.Module) for choice in choices):
         raise ValueError(
-            f"choices={choices}: give at least one function from a module to a module, such as "
+            f"choices={choices!r}: give at least one function from a module to a module, such as "
             "architecture_search.original"
         )
-    if not (0.05 <= temperature < float("inf") and 0 < decay <= 1 and 0 <= price < float("inf")):
+    numbers = all(isinstance(knob, int | float) for knob in (temperature, decay, price))
+    if not (numbers and 0.05 <= temperature < inf and 0 < decay <= 1 and 0 <= price < inf):
         raise ValueError(
-            f"temperature={temperature}, decay={decay}, price={price}: give a temperature of at least "
+            f"temperature={temperature!r}, decay={decay!r}, price={price!r}: give a temperature of at least "
             "0.05, a decay above 0 and at most 1, and a price of at least 0"
         )
-    if price and not costs:
+    if not isinstance(costs, list | tuple) or not all(map(callable, costs)) or (price and not costs):
         raise ValueError(
-            f"price={price} of what? Give costs=, functions from a model to a number, such as "
+            f"price={price} of what? costs={costs!r}: give functions from a model to a number, such as "
             "[cost.parameters, cost.macs]"
         )
+
+
+def _made(choices: Sequence[Callable], module: nn.Module) -> list[nn.Module]:
+    """The operations of one place. ValueError for what is none."""
+    ops = [choice(module) for choice in choices]
+    if not all(isinstance(op, nn.Module) for op in ops):
+        raise ValueError(f"choices make {[type(op).__name__ for op in ops]}; each makes an nn.Module")
+    return ops
 
 
 def _refuse(model: nn.Module, picked: dict[nn.Module, str]) -> None:
@@ -142,6 +154,8 @@ def _refuse(model: nn.Module, picked: dict[nn.Module, str]) -> None:
             raise ValueError(f"{name} has choices already; give all of a place's choices in one apply")
         if (parts - {module}) & picked.keys():
             raise ValueError(f"where picks {name} and something inside of it; pick one of them")
+        if isinstance(module, nn.MultiheadAttention):
+            raise ValueError(f"{name} returns a tuple; core.adopt the model, then where=is_a(Attention)")
         if any(_changed(part) for part in parts):
             raise ValueError(
                 f"seams or weights of {name} are changed already, which other operations would drop; "
@@ -167,6 +181,8 @@ def _measure(model: nn.Module, costs: Sequence[Callable[[nn.Module], float]]) ->
                 for i in range(len(place.ops) if costs else 0)
             ]
             values = [[measure(network) for network in found] for measure in costs]
+            if not all(isinstance(value, int | float) and value == value for row in values for value in row):
+                raise ValueError(f"costs give {values}; each has to return a number")
             place.costs = [[value - min(row) for value in row] for row in values]
 
 
@@ -191,7 +207,8 @@ def decisions(model: nn.Module) -> list[int]:
 def penalty(model: nn.Module) -> Tensor:
     """`price` times the expected cost, as a share of the dearest network's: the efficiency loss.
 
-    Each cost counts from the cheapest network, the costs' shares are averaged; 0 without a price.
+    Each cost counts from the cheapest network, the costs' shares are averaged; 0 without a price. ValueError
+    where two searches had different numbers of costs.
 
     >>> from minieff.core.cost import parameters
     >>> knobs = {"where": is_a(nn.Linear), "price": 4.0, "costs": [parameters]}
@@ -199,6 +216,8 @@ def penalty(model: nn.Module) -> Tensor:
     2.0
     """
     priced, total = [place for place in places(model) if place.price], torch.zeros(())
+    if len({len(place.costs) for place in priced}) > 1:
+        raise ValueError("places have different numbers of costs; give each apply the same costs=")
     dearest = [sum(map(max, rows)) or 1.0 for rows in zip(*(place.costs for place in priced), strict=True)]
     for place in priced:
         shares = [[cost / most for cost in row] for row, most in zip(place.costs, dearest, strict=True)]
@@ -231,10 +250,11 @@ def finalize(model: nn.Module, *, choice: Sequence[int] | None = None) -> nn.Mod
       (0): Zero()
     )
     """
-    choice = decisions(model) if choice is None else list(choice)
+    choice = decisions(model) if choice is None else choice
     options = [len(place.ops) for place in places(model)]
-    if len(choice) != len(options) or not all(0 <= i < n for i, n in zip(choice, options, strict=True)):
-        raise ValueError(f"choice={choice}: give a number from 0 for each place, below {options}")
+    fits = isinstance(choice, list | tuple) and len(choice) == len(options)
+    if not fits or not all(type(i) is int and 0 <= i < n for i, n in zip(choice, options, strict=True)):
+        raise ValueError(f"choice={choice!r}: give a number from 0 for each place, below {options}")
     rest = iter(choice)
 
     def chosen(place: Mixed) -> nn.Module:

@@ -15,14 +15,17 @@ def gumbel_softmax(
 ) -> Float[Tensor, "n"]:
     """A one-hot draw with probabilities softmax(alpha), whose gradient is that of the soft draw.
 
+    ValueError for a temperature that is not above 0.
+
     >>> alpha = torch.tensor([0.0, 20.0])
     >>> gumbel_softmax(alpha, temperature=1.0)
     tensor([0., 1.])
     """
+    if not isinstance(temperature, int | float) or not temperature > 0:
+        raise ValueError(f"temperature={temperature!r}: it divides the logits; give a number above 0")
     e = torch.empty(alpha.shape, device="cpu").exponential_(generator=generator)  # -log u
     soft = ((alpha - e.log().to(alpha)) / temperature).softmax(-1)
-    hard = F.one_hot(soft.argmax(-1), len(alpha)).to(soft)
-    return hard - soft.detach() + soft
+    return F.one_hot(soft.argmax(-1), len(alpha)).to(soft) - soft.detach() + soft
 
 
 class Mixed(nn.Module):
@@ -132,9 +135,9 @@ def narrow(width: int) -> Callable[[nn.Module], nn.Module]:
             raise ValueError(
                 f"narrow({width}) of a {type(feed).__name__}, which has no linears `up` and `down`"
             )
-        if not 1 <= width <= up.out_features:
+        if type(width) is not int or not 1 <= width <= up.out_features:
             raise ValueError(
-                f"narrow({width}): {up.out_features} hidden units are there; give 1 or more of them"
+                f"narrow({width!r}): {up.out_features} hidden units are there; give 1 or more of them"
             )
         small = clone(feed)
         small.up = nn.Linear(up.in_features, width, up.bias is not None).to(up.weight)

@@ -71,10 +71,9 @@ def clone(model: nn.Module) -> nn.Module:
     for module in model.modules():
         note(vars(module).values())
     model = copy.deepcopy(model, memo)
-    for module in model.modules():
-        if parametrizations(module):
-            kind = type(module)
-            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+    for module in filter(parametrizations, model.modules()):
+        kind = type(module)
+        module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
     return model
 
 
@@ -94,22 +93,23 @@ def parametrizations(module: nn.Module) -> dict[str, nn.Module]:
 def pick(model: nn.Module, where: Where) -> dict[nn.Module, str]:
     """The modules that match, each with the first of its names that matches.
 
-    A shared module is tried under every name it has. ValueError when nothing matches.
+    A shared module is tried under every name it has. ValueError when nothing matches, or `where` is a type, a
+    name or a module.
 
     >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
     >>> list(pick(model, is_a(nn.Linear)).values())
     ['0', '2']
     """
+    if isinstance(where, type | nn.Module) or not callable(where):
+        raise ValueError(f"where={where!r}: give a function of name and module, such as is_a(nn.Linear)")
     chosen: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if module not in chosen and where(name, module):
             chosen[module] = name
     if not chosen:
         kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
-        raise ValueError(
-            f"where matched no module of {type(model).__name__}; it is made of: {kinds}. "
-            "Pick a type or a name among these, such as where=is_a(nn.Linear)"
-        )
+        hint = "give a type or name of these, as where=is_a(nn.Linear), or core.adopt torch's attention first"
+        raise ValueError(f"where matched no module of {type(model).__name__}, made of {kinds}; {hint}")
     return chosen
 
 

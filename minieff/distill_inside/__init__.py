@@ -59,8 +59,8 @@ def uniform(teacher: int, student: int) -> list[int]:
     >>> uniform(12, 4)
     [2, 5, 8, 11]
     """
-    if not 1 <= student <= teacher:
-        raise ValueError(f"a student of {student} layers: give it 1 to {teacher}, as many as its teacher has")
+    if type(student) is not int or type(teacher) is not int or not 1 <= student <= teacher:
+        raise ValueError(f"a student of {student!r} layers: give it 1 to {teacher!r}, as its teacher has")
     return [(m + 1) * teacher // student - 1 for m in range(student)]
 
 
@@ -95,15 +95,27 @@ def evenly(teacher: int, student: int) -> list[int]:
 # --- how far two layers are apart; half precision is computed in single
 
 
-def _single(*tensors: Tensor) -> list[Tensor]:
-    return [t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+def _single(t: Tensor) -> Tensor:
+    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
-def _boolean(mask: Tensor) -> Bool[Tensor, "..."]:
-    """ValueError for numbers, which would be an index instead of a mask."""
-    if mask.dtype != torch.bool:
-        raise ValueError(f"a mask of {mask.dtype}: it says which count, as Booleans; give mask.bool()")
-    return mask
+def _alike(own: Float[Tensor, "..."], theirs: Float[Tensor, "..."]) -> list[Tensor]:
+    """Both in single precision. ValueError for other shapes, which might be broadcast."""
+    if own.shape != theirs.shape:
+        raise ValueError(
+            f"{tuple(own.shape)} of the student and {tuple(theirs.shape)} of the teacher: both need the "
+            "same ids and number of heads; for another width, HiddenLoss learns a projection"
+        )
+    return [_single(own), _single(theirs)]
+
+
+def _boolean(mask: Bool[Tensor, "..."], like: Tensor) -> Bool[Tensor, "..."]:
+    """The mask in the shape of `like`. ValueError for numbers, which would be an index, and another shape."""
+    kind, shape = getattr(mask, "dtype", type(mask)), tuple(getattr(mask, "shape", ()))
+    fits = all(m in (1, n) for m, n in zip(shape[::-1], like.shape[::-1], strict=False))
+    if kind != torch.bool or not fits:
+        raise ValueError(f"a mask {shape} of {kind} for {tuple(like.shape)}: give Booleans, as mask.bool()")
+    return mask.expand_as(like)
 
 
 def unit_distance(own: Float[Tensor, "*B C"], theirs: Float[Tensor, "*B C"]) -> Float[Tensor, "*B"]:
@@ -112,7 +124,7 @@ def unit_distance(own: Float[Tensor, "*B C"], theirs: Float[Tensor, "*B C"]) -> 
     >>> unit_distance(torch.tensor([[3.0, 0.0]] * 3), torch.tensor([[5.0, 0.0], [0.0, 5.0], [-5.0, 0.0]]))
     tensor([0., 2., 4.])
     """
-    own, theirs = _single(own, theirs)
+    own, theirs = _alike(own, theirs)
     return (F.normalize(own, dim=-1) - F.normalize(theirs, dim=-1)).square().sum(-1)
 
 
@@ -127,7 +139,7 @@ def feature_distance(
     >>> feature_distance(x, x + 0.1).round()  # other means, and nothing else: 5000 * 0.1^2
     tensor([50., 50., 50., 50.])
     """
-    own, theirs = _single(own, theirs)
+    own, theirs = _alike(own, theirs)
     normed = [F.layer_norm(h, h.shape[-1:]) for h in (own, theirs)]
     shapes = (normed[0] - normed[1]).square().mean(-1)
     means = (own.mean(-1) - theirs.mean(-1)).square()
@@ -147,13 +159,21 @@ def attention_divergence(
     >>> attention_divergence(torch.zeros(1, 1, 1, 2), torch.tensor([[[[9.0, -90.0]]]]))  # log 2
     tensor([[[0.6931]]])
     """
-    own, theirs = _single(own, theirs)
+    own, theirs = _alike(own, theirs)
     if visible is not None:  # not -inf, for two of them differ by NaN
-        own, theirs = (z.masked_fill(~_boolean(visible), torch.finfo(z.dtype).min) for z in (own, theirs))
+        visible = _boolean(visible, own)
+        own, theirs = (z.masked_fill(~visible, torch.finfo(z.dtype).min) for z in (own, theirs))
     return F.kl_div(own.log_softmax(-1), theirs.log_softmax(-1), reduction="none", log_target=True).sum(-1)
 
 
 # --- what is recorded
+
+
+def _recorded(calls: Calls) -> Calls:
+    """ValueError for anything but calls."""
+    if not isinstance(calls, list) or not calls or not all(isinstance(call, Call) for call in calls):
+        raise ValueError(f"calls={str(calls)[:40]}: give what `inside` recorded while the model ran")
+    return calls
 
 
 @contextmanager
@@ -178,52 +198,52 @@ def inside(
 def hidden_states(calls: Calls) -> list[Float[Tensor, "B T C"]]:
     """The outputs of recorded layers; of a layer that returns a tuple, its first part.
 
+    ValueError for anything but calls.
+
     >>> hidden_states([Call("layer", (), (torch.ones(1, 2, 3), None))])[0].shape
     torch.Size([1, 2, 3])
     """
-    return [call.output if isinstance(call.output, Tensor) else call.output[0] for call in calls]
+    return [call.output if isinstance(call.output, Tensor) else call.output[0] for call in _recorded(calls)]
 
 
 def attention_scores(calls: Calls, heads: int) -> list[Float[Tensor, "B H T S"]]:
     """q k^T / sqrt(D) of each attention, from the outputs of its projections of q and k, in running order.
 
-    ValueError for other calls.
+    ValueError for other calls, and for heads that do not divide their width.
 
     >>> calls = [Call(name, (), torch.randn(1, 5, 8)) for name in ("0.q", "0.k", "1.q", "1.k")]
     >>> [scores.shape for scores in attention_scores(calls, heads=2)]
     [torch.Size([1, 2, 5, 5]), torch.Size([1, 2, 5, 5])]
     """
-    names = [call.name for call in calls]
+    names = [call.name for call in _recorded(calls)]
     homes = [name.rpartition(".")[0] for name in names]
-    if not calls or homes[::2] != homes[1::2] or any(map(str.__eq__, names[::2], names[1::2])):
+    if homes[::2] != homes[1::2] or any(map(str.__eq__, names[::2], names[1::2])):
         raise ValueError(
-            f"calls of {names[:4]}: record the projections of q and k and nothing else, with "
-            'named("q", "k"), or in BERT named("query", "key")'
+            f'calls of {names[:4]}: record q and k alone, as named("q", "k") or named("query", "key")'
         )
-    outputs = _single(*(call.output for call in calls))
-    split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in outputs]  # (B, H, T, D)
+    widths = {call.output.shape[-1] for call in calls}
+    if type(heads) is not int or heads < 1 or any(width % heads for width in widths):
+        raise ValueError(f"heads={heads!r} does not divide the widths {widths}; give the number of heads")
+    split = [_single(call.output).unflatten(-1, (heads, -1)).transpose(1, 2) for call in calls]
     return [q @ k.mT / sqrt(q.shape[-1]) for q, k in zip(split[::2], split[1::2], strict=True)]
 
 
 def _pairs(student: list[Tensor], teacher: list[Tensor], layers: list[int]) -> list[list[Tensor]]:
     """The student's tensor m with the teacher's tensor `layers[m]`, without gradient, in single precision."""
-    if not 1 <= len(layers) <= len(student) or not all(0 <= i < len(teacher) for i in layers):
+    fits = isinstance(layers, list | tuple) and 1 <= len(layers) <= len(student)
+    if not fits or not all(type(i) is int and 0 <= i < len(teacher) for i in layers):
         raise ValueError(
-            f"layers={layers}: name one of the teacher's layers, here 0 to {len(teacher) - 1}, for each of "
+            f"layers={layers!r}: name one of the teacher's layers, here 0 to {len(teacher) - 1}, for each of "
             f"the student's first ones, of which there are {len(student)}"
         )
-    pairs = [_single(own, teacher[i].detach()) for own, i in zip(student, layers, strict=False)]
-    for own, theirs in pairs:
-        if own.shape != theirs.shape:
-            raise ValueError(
-                f"{tuple(own.shape)} of the student and {tuple(theirs.shape)} of the teacher: both need the "
-                "same ids and number of heads; for another width, HiddenLoss learns a projection"
-            )
-    return pairs
+    return [_alike(own, teacher[i].detach()) for own, i in zip(student, layers, strict=False)]
 
 
 def _mean(error: Float[Tensor, "*B T"], counted: Bool[Tensor, "..."] | None) -> Float[Tensor, ""]:
-    return error.mean() if counted is None else error[_boolean(counted).expand_as(error)].mean()
+    error = error if counted is None else error[_boolean(counted, error)]
+    if not error.numel():
+        raise ValueError("nothing counts: the mask is False everywhere; leave such a batch out")
+    return error.mean()
 
 
 # --- losses, of the student's calls and the teacher's
@@ -236,13 +256,16 @@ def patient_loss(
 
     Calls are those of layers, `layers` from `skip` or `last`. BERT's [CLS] is at position 0; what reads from
     left to right knows most at position -1. (The authors' code has a mean over channels, C times less.)
-    ValueError for layers that there are not, and other shapes.
+    ValueError for layers or a position that there are not, and other shapes.
 
     >>> calls = [Call("", (), torch.randn(2, 5, 8)) for _ in range(4)]
     >>> patient_loss(calls[:2], calls, layers=[0])
     tensor(0.)
     """
     pairs = _pairs(hidden_states(student), hidden_states(teacher), layers)
+    T = pairs[0][0].shape[1]
+    if type(position) is not int or not -T <= position < T:
+        raise ValueError(f"position={position!r} of {T}: give one from 0 to {T - 1}, or -1 for the last")
     return torch.stack([unit_distance(a[:, position], b[:, position]).mean() for a, b in pairs]).sum()
 
 
@@ -280,6 +303,8 @@ class HiddenLoss(nn.Module):
 
 
 def _projected(layer: nn.Module, h: Float[Tensor, "B T C"]) -> Float[Tensor, "B T D"]:
+    if isinstance(layer, nn.Linear) and h.shape[-1] != layer.in_features:
+        raise ValueError(f"states of width {h.shape[-1]}, dim={layer.in_features}; make dim that width")
     return layer(h.to(next(layer.parameters(), h).dtype))  # that of its weights, if it has any
 
 
@@ -401,17 +426,24 @@ def augment(
     `model` is a masked language model, ids (B, T) -> logits (B, T, V). Each position is hidden in its turn,
     and a token is replaced by one of the `top` most likely there. `keep` says which positions stay: special
     tokens, and words of several tokens (for which the paper takes neighbours among word vectors). ValueError
-    for a `p` that is no probability.
+    for a `p` that is no probability, numbers below 1, more than one sequence, and a model that gives no
+    tensor or fewer than `top` logits.
 
     >>> augment(lambda ids: torch.eye(9)[ids], torch.arange(5), mask_id=8, copies=2, p=1.0, top=1)
     tensor([[8, 8, 8, 8, 8],
             [8, 8, 8, 8, 8]])
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"p={p}: the share of positions that are replaced lies from 0 to 1")
+    numbers = all(type(number) is int and number > 0 for number in (copies, top))
+    if not numbers or not isinstance(p, int | float) or not 0 <= p <= 1:
+        raise ValueError(f"p={p!r}, copies={copies!r}, top={top!r}: p is from 0 to 1, the others from 1 on")
+    if not isinstance(ids, Tensor) or ids.dim() != 1 or ids.is_floating_point() or not len(ids):
+        raise ValueError(f"ids={ids}: give one sequence (T,) of integers; of a batch, each row by itself")
     hidden = ids.repeat(len(ids), 1).fill_diagonal_(mask_id)  # (T, T)
     at = torch.arange(len(ids), device=ids.device)
-    likely = torch.cat([model(hidden[i])[range(len(i)), i].topk(top).indices for i in at.split(16)])  # (T, K)
+    try:
+        likely = [model(hidden[i])[range(len(i)), i].topk(top).indices for i in at.split(16)]
+    except (TypeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"{error}: give logits for mask_id={mask_id}, top={top}, as .logits is") from error
     coins, choice = torch.rand(2, copies, len(ids), generator=generator).to(ids.device)
-    replaced = coins < p if keep is None else (coins < p) & ~keep
-    return likely[at, (choice * top).long()].where(replaced, ids)
+    replaced = coins < p if keep is None else (coins < p) & ~_boolean(keep, coins)
+    return torch.cat(likely)[at, (choice * top).long()].where(replaced, ids)

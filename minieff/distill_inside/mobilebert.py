@@ -90,6 +90,10 @@ class TrigramEmbedding(nn.Module):
         self.widen, self.norm = nn.Linear(3 * width, dim), NoNorm(dim)
 
     def forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
+        if ids.dim() != 2 or ids.shape[1] > len(self.pos.weight):
+            raise ValueError(
+                f"ids {tuple(ids.shape)}: give (B, T), with T up to context={len(self.pos.weight)}"
+            )
         x = F.pad(self.tok(ids), (0, 0, 1, 1))  # (B, T + 2, width)
         x = self.widen(torch.cat([x[:, 2:], x[:, 1:-1], x[:, :-2]], dim=-1))
         return self.norm(x + self.pos.weight[: ids.shape[1]] + self.kind.weight[0])

@@ -58,8 +58,8 @@ class StaticPast(Past):
 
     def __init__(self, length: int) -> None:
         super().__init__()
-        if length < 1:
-            raise ValueError(f"length={length}: room for at least 1 token, such as the model's context")
+        if type(length) is not int or length < 1:
+            raise ValueError(f"length={length!r}: room for at least 1 token, such as the model's context")
         self.room = length
 
     def slot(self) -> Slot:

@@ -78,7 +78,8 @@ def exits(model: nn.Module, *, threshold: float | int) -> nn.Module:
     Above 1 it is the model itself; at 0 all positions leave after the first layer. In train mode all layers
     run. Layers are trained to be read early by a loss on each of them; without it few exits are good. Each
     layer costs a product with the head, V C MACs, so this pays for many or wide layers and a small
-    vocabulary. ValueError when the stack has a runner already, or a layer is no Block.
+    vocabulary. ValueError for another `threshold`, when the model is no Transformer of minieff, its stack has
+    a runner already, or a layer is no Block.
 
     >>> from minieff.core.transformer import Config
     >>> model = Transformer(Config(vocab=50, context=16, layers=4, heads=2, dim=8)).eval()
@@ -87,8 +88,12 @@ def exits(model: nn.Module, *, threshold: float | int) -> nn.Module:
     >>> early.blocks.depth
     tensor([[1, 1, 1]])
     """
-    if threshold != threshold:
-        raise ValueError(f"threshold={threshold}: a probability, or more than 1 to take all layers")
+    if not isinstance(threshold, int | float) or threshold != threshold:
+        raise ValueError(f"threshold={threshold!r}: a probability, or more than 1 to take all layers")
+    if not any(type(module) is Transformer for module in model.modules()):
+        raise ValueError(
+            f"a {type(model).__name__} holds no minieff.core.transformer.Transformer, whose layers exits runs"
+        )
 
     def runner(root: nn.Module) -> nn.Module:
         if type(root.blocks) is not Stack:

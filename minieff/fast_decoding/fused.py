@@ -77,8 +77,9 @@ class Fused:
 
         ValueError for layers that are not there.
         """
-        if not layers or not all(0 <= i < len(self.layers) for i in layers):
-            raise ValueError(f"keep({layers}): give layer numbers from 0 to {len(self.layers) - 1}")
+        L = len(self.layers)
+        if type(layers) is not list or not layers or not all(type(i) is int and 0 <= i < L for i in layers):
+            raise ValueError(f"keep({layers!r}): give a list of layer numbers from 0 to {L - 1}")
         kept = copy.copy(self)
         kept.layers = [self.layers[i] for i in layers]
         return kept
@@ -103,6 +104,10 @@ class Fused:
 
     def embed(self, ids: Int[Tensor, "B T"], start: int) -> Float[Tensor, "N C"]:
         """Token and position vectors, B * T rows. ValueError as for the model."""
+        if ids.dim() != 2 or ids.is_floating_point():
+            raise ValueError(
+                f"ids {tuple(ids.shape)} of {ids.dtype}; give integers (B, T), for one row ids[None]"
+            )
         end = start + ids.shape[1]
         if end > self.config.context:
             raise ValueError(f"{end} tokens are more than this model's context={self.config.context}")

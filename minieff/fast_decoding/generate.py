@@ -15,6 +15,24 @@ from minieff.core.past import Past
 from minieff.fast_decoding.cache import StaticPast
 
 
+def check_sampling(temperature: float | int, top_k: int | None, top_p: float | int | None) -> None:
+    """ValueError for what is no temperature, number or probability, and for a cut where nothing is drawn.
+
+    >>> check_sampling(0.8, 5, None)
+    """
+    if not isinstance(temperature, int | float) or not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature!r}: 0 takes the likeliest token, 1 samples as trained")
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise ValueError(f"top_k={top_k!r}: keep at least 1 token, or None for all")
+    if top_p is not None and not (isinstance(top_p, int | float) and 0 < top_p <= 1):
+        raise ValueError(f"top_p={top_p!r}: a probability above 0 and up to 1, or None for all tokens")
+    if temperature == 0 and not (top_k is None and top_p is None):
+        raise ValueError(
+            f"top_k={top_k}, top_p={top_p} at temperature=0, where no token is drawn: give a temperature, "
+            "such as 1.0, or neither of the two"
+        )
+
+
 def probabilities(
     logits: Float[Tensor, "*B V"],
     temperature: float | int = 1.0,
@@ -25,10 +43,12 @@ def probabilities(
 
     Temperature 0 is its limit, the likeliest token alone. `top_k` keeps that many tokens (more where some are
     equal); after it `top_p` keeps the fewest that reach this probability together, at least one.
+    ValueError as for `check_sampling`.
 
     >>> probabilities(torch.tensor([0.5, 0.3, 0.2]).log(), top_p=0.7)
     tensor([0.6250, 0.3750, 0.0000])
     """
+    check_sampling(temperature, top_k, top_p)
     if temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
     logits = logits.float()  # sums of 50,000 probabilities need more than 8 bits
@@ -55,7 +75,7 @@ def draw(p: Float[Tensor, "B V"], generator: torch.Generator | None = None) -> I
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen from logits. ValueError for what is no temperature, number or probability.
+    """How a token is chosen from logits. ValueError as for `check_sampling`.
 
     >>> Sampling(temperature=0.0).choose(torch.tensor([[1.0, 3.0, 2.0]]))
     tensor([[1]])
@@ -67,14 +87,7 @@ class Sampling:
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(
-                f"temperature={self.temperature}: 0 takes the likeliest token, 1 samples as trained"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k}: keep at least 1 token, or None for all")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: a probability above 0 and up to 1, or None for all tokens")
+        check_sampling(self.temperature, self.top_k, self.top_p)
 
     @property
     def greedy(self) -> bool:
@@ -97,14 +110,20 @@ def check_room(model: Callable, ids: Int[Tensor, "..."], tokens: int) -> None:
     >>> model = Transformer(Config(vocab=50, context=16, layers=2, heads=2, dim=8))
     >>> check_room(model, torch.zeros(1, 5, dtype=torch.long), tokens=11)
     """
-    if ids.dim() != 2:
-        raise ValueError(f"ids of shape {tuple(ids.shape)}; give (B, T): for a single sequence, ids[None]")
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
+        raise ValueError(
+            f"ids of type {getattr(ids, 'dtype', type(ids))} and shape {tuple(getattr(ids, 'shape', ()))}: "
+            "give a tensor of integers (B, T); for a single sequence, ids[None]"
+        )
     have, context = ids.shape[1], getattr(getattr(model, "config", None), "context", None)
     if context is None:
-        raise ValueError(f"a {type(model).__name__} without config.context: say there how long a text may be")
-    if have == 0 or not 0 <= tokens <= context - have:
         raise ValueError(
-            f"tokens={tokens} after a prompt of {have}, context={context}: the prompt needs a token, and "
+            f"a {type(model).__name__} without config.context: say there how long a text may be; it is "
+            "called as model(ids, past=past)"
+        )
+    if have == 0 or type(tokens) is not int or not 0 <= tokens <= context - have:
+        raise ValueError(
+            f"tokens={tokens!r} after a prompt of {have}, context={context}: the prompt needs a token, and "
             "all tokens must fit into the context"
         )
 
@@ -116,8 +135,13 @@ class Rows:
         self, ids: Int[Tensor, "B T"], tokens: int, lengths: Int[Tensor, "R"] | None, stop: Sequence[int]
     ) -> None:
         B, T = ids.shape
-        if lengths is not None and not (len(lengths) == B and 1 <= lengths.min() <= lengths.max() <= T):
-            raise ValueError(f"lengths={lengths.tolist()} of ids {(B, T)}: one a row, from 1 to {T}")
+        real = lengths.tolist() if isinstance(lengths, Tensor) else []
+        if lengths is not None and (len(real) != B or not all(type(n) is int and 1 <= n <= T for n in real)):
+            raise ValueError(
+                f"lengths={lengths} of ids {(B, T)}: give a tensor of integers, one a row, from 1 to {T}"
+            )
+        if isinstance(stop, int | str | Tensor) or not all(type(token) is int for token in stop):
+            raise ValueError(f"stop={stop!r}: give the ids of tokens in a list, such as [0]")
         self.ids = torch.cat([ids, ids.new_zeros(B, tokens)], dim=1)
         self.lengths, self.first = lengths, T if lengths is None else int(lengths.min())
         self.stops = torch.tensor(list(stop), device=ids.device)
@@ -182,6 +206,8 @@ def _empty(past: Past | None, width: int) -> Past:
     """A memory for `width` tokens."""
     if past is None:
         return StaticPast(width)
+    if not isinstance(past, Past):
+        raise ValueError(f"past is a {type(past).__name__}; give a Past, a StaticPast or an Int8Past")
     if past.length:
         raise ValueError(f"past holds {past.length} tokens; give an empty one, and all tokens as ids")
     return past

@@ -43,9 +43,9 @@ def _mean(linear: nn.Module, width: int, heads: int) -> nn.Linear:
     if type(linear) is not nn.Linear:
         raise ValueError(f"keys or values come from a {type(linear).__name__} already; group a model first")
     now = linear.out_features // width
-    if heads < 1 or now % heads:
+    if type(heads) is not int or heads < 1 or now % heads:
         raise ValueError(
-            f"heads={heads} does not divide the {now} heads of keys and values; pick one that does"
+            f"heads={heads!r} does not divide the {now} heads of keys and values; pick one that does"
         )
     new = nn.Linear(linear.in_features, heads * width, bias=linear.bias is not None).to(linear.weight)
     with torch.no_grad():

@@ -34,11 +34,16 @@ def verify(
     """The accepted ones of `drafted`, drawn from q, and one more drawn by p: 1 to N + 1 tokens of p.
 
     Row i of p (N + 1, V) and q (N, V) is the distribution of drafted[i]; p's last row follows all of them.
+    ValueError for other shapes.
 
     >>> p = torch.eye(4)[[2, 0, 1]]  # certain of 2, 0, 1
     >>> verify(torch.tensor([2, 3]), p, q=torch.full((2, 4), 0.25))
     tensor([2, 0])
     """
+    if p.shape != (len(drafted) + 1, q.shape[-1]) or len(q) != len(drafted):
+        raise ValueError(
+            f"p {tuple(p.shape)}, q {tuple(q.shape)}: give {len(drafted)} rows of q, and one more of p"
+        )
     ratio = p[:-1].gather(1, drafted[:, None]) / q.gather(1, drafted[:, None])  # (N, 1)
     coins = torch.rand(ratio.shape, generator=generator, device=p.device)
     n = int((coins < ratio).cumprod(0).sum())  # up to the first that is rejected
@@ -59,9 +64,20 @@ def verify_greedy(drafted: Int[Tensor, "N"], logits: Float[Tensor, "M V"]) -> In
 def tokens_per_pass(acceptance: float, ahead: int) -> float:
     """Tokens per pass of the model, on average, if each drafted one is accepted with this probability.
 
+    ValueError for what is no probability or no number of tokens.
+
     >>> round(tokens_per_pass(0.8, ahead=4), 4)
     3.3616
     """
+    if (
+        not isinstance(acceptance, int | float)
+        or not 0 <= acceptance <= 1
+        or type(ahead) is not int
+        or ahead < 0
+    ):
+        raise ValueError(
+            f"acceptance={acceptance!r}, ahead={ahead!r}: give a probability and a number of tokens"
+        )
     return sum(acceptance**i for i in range(ahead + 1))
 
 
@@ -119,19 +135,17 @@ def speculate(
 
 def _check(model: Callable, draft: Callable, ids: Tensor, tokens: int, ahead: int) -> None:
     """ValueError for what `speculate` refuses."""
-    if ids.dim() != 2:
-        raise ValueError(f"ids of shape {tuple(ids.shape)}: give (1, T); for a single sequence, ids[None]")
+    check_room(model, ids, tokens)
+    check_room(draft, ids, tokens)
     if ids.shape[0] != 1:
         raise ValueError(f"ids has {ids.shape[0]} rows; speculate writes one at a time: call it for each row")
-    if ahead < 1:
-        raise ValueError(f"ahead={ahead}: draft at least 1 token, such as 4; or call generate")
+    if type(ahead) is not int or ahead < 1:
+        raise ValueError(f"ahead={ahead!r}: draft at least 1 token, such as 4; or call generate")
     if model.config.vocab != draft.config.vocab:
         raise ValueError(
             f"the draft has vocab={draft.config.vocab}, the model {model.config.vocab}: they must have the "
             "same tokens"
         )
-    check_room(model, ids, tokens)
-    check_room(draft, ids, tokens)
 
 
 def _round(

@@ -50,7 +50,7 @@ def apply(model: nn.Module, *, every: int, where: Where = is_a(Block)) -> nn.Mod
 
     def chunks(layers: nn.ModuleList) -> nn.ModuleList:
         if type(every) is not int or not 1 <= every <= len(layers):
-            raise ValueError(f"every={every}: from 1, nothing shared, to all {len(layers)} layers")
+            raise ValueError(f"every={every!r}: from 1, nothing shared, to all {len(layers)} layers")
         return nn.ModuleList(_again(layers[i - i % every], i) for i in range(len(layers)))
 
     return _replace_lists(model, where, chunks)
@@ -88,8 +88,9 @@ def _replace_lists(model: nn.Module, where: Where, make) -> nn.Module:
             raise ValueError("these layers share their weights already; start from the model before that")
         return make(layers)
 
+    pick(model, where)  # refuses what is no `where`, and one that matches nothing
     if not any(holds_layers(name, module) for name, module in model.named_modules()):
-        raise ValueError("sharing needs a list: here no nn.ModuleList holds only layers that where matches")
+        raise ValueError("sharing needs a list: no nn.ModuleList holds only what where= picks; pick layers")
     return swap(model, holds_layers, make_once)
 
 
@@ -114,10 +115,11 @@ def universal(
     >>> universal(model, steps=4, where=is_a(nn.TransformerEncoderLayer)).layers[0].time.shape
     torch.Size([4, 8])
     """
-    if type(steps) is not int or steps < 1 or (dim is not None and dim < 1):
-        raise ValueError(f"steps={steps}, dim={dim}: whole numbers of at least 1")
-    if (halt is not None and not 0 < halt < 1) or not 0 <= price < float("inf"):
-        raise ValueError(f"halt={halt}, price={price}: halt is None or within (0, 1), a price not negative")
+    if any(type(size) is not int or size < 1 for size in (steps, 1 if dim is None else dim)):
+        raise ValueError(f"steps={steps!r}, dim={dim!r}: whole numbers of at least 1")
+    numbers = all(isinstance(value, int | float) for value in (price, halt or 0))
+    if not numbers or (halt is not None and not 0 < halt < 1) or not 0 <= price < float("inf"):
+        raise ValueError(f"halt={halt!r}, price={price!r}: halt is None or within (0, 1), price 0 or more")
 
     def loop(layers: nn.ModuleList) -> nn.ModuleList:
         first = next(layers[0].parameters())
@@ -137,7 +139,8 @@ def penalty(model: nn.Module, *, real: Bool[Tensor, "B T"] | None = None) -> Ten
     """`price` times the mean ponder cost of the last forward, 0 without `halt`; joins the loss.
 
     `real` says which tokens count (None: all): padding ponders, too, but should not be paid for. It is True
-    where a token counts, in the layout of x. ValueError before the first forward, and for another `real`.
+    where a token counts, in the layout of x. ValueError before the first forward, and for another `real` or
+    one without any token.
 
     >>> penalty(nn.Linear(3, 2))
     tensor(0.)
@@ -146,11 +149,9 @@ def penalty(model: nn.Module, *, real: Bool[Tensor, "B T"] | None = None) -> Ten
     for ponder in (module for module in model.modules() if isinstance(module, Ponder)):
         if ponder.cost is None:
             raise ValueError("the ponder cost is that of the last forward: call the model first")
-        if real is not None and (real.dtype != torch.bool or real.shape != ponder.cost.shape):
-            raise ValueError(
-                f"real: {real.dtype} of shape {tuple(real.shape)}; give booleans of shape "
-                f"{tuple(ponder.cost.shape)}, such as attention_mask.bool()"
-            )
+        kind, shape = getattr(real, "dtype", type(real)), tuple(getattr(real, "shape", ()))
+        if real is not None and (kind != torch.bool or shape != ponder.cost.shape or not real.any()):
+            raise ValueError(f"real: {kind} {shape}; give booleans {tuple(ponder.cost.shape)}, some True")
         cost = ponder.cost if real is None else ponder.cost[real]
         total = total.to(cost) + ponder.price * cost.mean()
     return total
@@ -160,8 +161,8 @@ def factorize(model: nn.Module, *, rank: int, where: Where = is_a(TokenEmbedding
     """A copy whose embeddings (V, C) are products of (V, rank) and (rank, C), the best of that rank (SVD).
 
     Exact for rank = C. A head that uses the same weight is to be picked, too, and shares the factors.
-    ValueError for a rank that is not from 1 to min(V, C), half a tie, a weight that is stored otherwise or
-    parametrized, or when nothing matches.
+    ValueError for a rank that is not from 1 to min(V, C), half a tie, a weight that is stored otherwise,
+    parametrized or not finite, or when nothing matches.
 
     >>> model = nn.Sequential(nn.Embedding(1000, 64))
     >>> factorize(model, rank=8, where=is_a(nn.Embedding))[0].tokens
@@ -173,9 +174,11 @@ def factorize(model: nn.Module, *, rank: int, where: Where = is_a(TokenEmbedding
     for module, name in chosen.items():
         most = min(module.weight.shape)
         if type(rank) is not int or not 1 <= rank <= most:
-            raise ValueError(f"rank={rank}: {name} has ranks from 1 to {most}")
+            raise ValueError(f"rank={rank!r}: {name} has ranks from 1 to {most}")
         if parametrizations(module):
             raise ValueError(f"{name} is parametrized, which its factors would lose; factorize it first")
+        if not (module.weight.is_meta or module.weight.isfinite().all()):
+            raise ValueError(f"{name} holds NaN or infinity, which has no factors; fix its weight first")
     factors: dict[nn.Parameter, FactorizedEmbedding] = {}
 
     def split(module: nn.Module) -> nn.Module:
@@ -194,7 +197,7 @@ def tie(model: nn.Module, *, where: Where) -> nn.Module:
     """A copy in which the modules that match use one weight, that of the first: embedding and head, say.
 
     Load weights first, then tie; a head keeps its bias. ValueError for fewer than two modules, weights of
-    different shapes, or one that is parametrized or stored otherwise.
+    different shapes or types, or one that is parametrized or stored otherwise.
 
     >>> model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 50))
     >>> tied = tie(model, where=is_a(nn.Embedding, nn.Linear))
@@ -203,9 +206,10 @@ def tie(model: nn.Module, *, where: Where) -> nn.Module:
     """
     model = clone(model)
     chosen = pick(model, where)
-    shapes = {name: None if source(m) is None else tuple(m.weight.shape) for m, name in chosen.items()}
-    if len(chosen) < 2 or len(set(shapes.values())) > 1 or any(parametrizations(m) for m in chosen):
-        raise ValueError(f"two or more plain weights of one shape can be tied; where picks {shapes}")
+    shapes = {n: None if source(m) is None else (*m.weight.shape, m.weight.dtype) for m, n in chosen.items()}
+    kinds = set(shapes.values())
+    if len(chosen) < 2 or len(kinds) > 1 or None in kinds or any(parametrizations(m) for m in chosen):
+        raise ValueError(f"two or more plain weights of one shape and type can be tied; where picks {shapes}")
     first, *others = chosen
     for module in others:
         module.weight = source(first)

@@ -20,13 +20,23 @@ from minieff.core.storage import refuse_nested
 from minieff.core.surgery import Wrap
 
 
-def refuse_cache(*args) -> None:
-    """ValueError for a cache of transformers, which has one place for each layer and none for each step.
+def step(layer: nn.Module, x: Tensor, time: Tensor, *args, **kwargs) -> Tensor:
+    """layer(x + time), in a loop.
 
-    >>> refuse_cache(1, None)
+    ValueError for a cache of transformers, which has one place for each layer and none for each step, for an
+    x of another width than `time`, and for a layer that returns more than one tensor.
+
+    >>> step(nn.ReLU(), torch.tensor([-1.0, 1.0]), torch.ones(2))
+    tensor([0., 2.])
     """
-    if any("Cache" in type(value).__name__ for value in args):
+    if any("Cache" in type(value).__name__ for value in (*args, *kwargs.values())):
         raise ValueError("a transformers cache has one place a layer, none a step; call with use_cache=False")
+    if x.shape[-1:] != time.shape:
+        raise ValueError(f"x has width {x.shape[-1]}, its steps dim={len(time)}; give dim={x.shape[-1]}")
+    y = layer(x + time, *args, **kwargs)
+    if not isinstance(y, Tensor):
+        raise ValueError(f"a {type(layer).__name__} returns a {type(y).__name__}; wrap it to return x alone")
+    return y
 
 
 class Loop(Wrap):
@@ -38,9 +48,8 @@ class Loop(Wrap):
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         refuse_nested(x)
-        refuse_cache(*args, *kwargs.values())
         for time in self.time:
-            x = self.inner(x + time, *args, **kwargs)
+            x = step(self.inner, x, time, *args, **kwargs)
         return x
 
     def extra_repr(self) -> str:
@@ -70,11 +79,10 @@ class Ponder(Wrap):
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         refuse_nested(x)
-        refuse_cache(*args, *kwargs.values())
         y, cost, spent = torch.zeros_like(x), x.new_zeros(x.shape[:-1]), x.new_zeros(x.shape[:-1])
         running = torch.ones_like(spent, dtype=torch.bool)
         for left, time in zip(range(len(self.time), 0, -1), self.time, strict=True):
-            x = torch.where(running[..., None], self.inner(x + time, *args, **kwargs), x)
+            x = torch.where(running[..., None], step(self.inner, x, time, *args, **kwargs), x)
             p = self.share(x).sigmoid().squeeze(-1)
             halts = running & ((spent + p > 1 - self.halt) | (left == 1))
             share = torch.where(halts, 1 - spent, p) * running

@@ -26,7 +26,8 @@ from minieff.core.surgery import Where, is_a, pick
 class Projections(nn.Module):
     """The mean squared error between projected weights, of all linears that two models name alike.
 
-    U and V start as the identity, cut to their widths. ValueError when the names differ.
+    U and V start as the identity, cut to their widths. Half precision is computed in single. ValueError when
+    the names differ, a weight is no matrix, and for other models than these two afterwards.
 
     >>> from minieff.core.transformer import Config, Transformer
     >>> teacher, student = (Transformer(Config(50, 16, layers=2, heads=2, dim=dim)) for dim in (16, 8))
@@ -49,17 +50,27 @@ class Projections(nn.Module):
         self.names = sorted(mine)
         self.out, self.into = nn.ParameterDict(), nn.ParameterDict()
         for name in self.names:
-            pair = (model.get_submodule(name).weight for model in (teacher, student))
-            for maps, t, s in zip((self.out, self.into), *(w.shape for w in pair), strict=True):
+            w_t, w_s = (getattr(model.get_submodule(name), "weight", None) for model in (teacher, student))
+            if not all(isinstance(w, Tensor) and w.ndim == 2 for w in (w_t, w_s)):
+                raise ValueError(
+                    f"{name} has no matrix as its weight; pick linears and embeddings with where="
+                )
+            dtype = torch.promote_types(w_t.dtype, torch.float32)
+            for maps, t, s in zip((self.out, self.into), w_t.shape, w_s.shape, strict=True):
                 if f"{t}-{s}" not in maps:
-                    maps[f"{t}-{s}"] = nn.Parameter(torch.eye(t, s))
+                    maps[f"{t}-{s}"] = nn.Parameter(torch.eye(t, s, dtype=dtype))
 
     def forward(self, teacher: nn.Module, student: nn.Module) -> Tensor:
         total, numbers = 0.0, 0
         for name in self.names:
             w_t, w_s = (model.get_submodule(name).weight for model in (teacher, student))
             (out_t, in_t), (out_s, in_s) = w_t.shape, w_s.shape
+            if f"{out_t}-{out_s}" not in self.out:
+                raise ValueError(
+                    f"{name} has {out_t} and {out_s} outputs; call it with the two models it is of"
+                )
             u, v = self.out[f"{out_t}-{out_s}"], self.into[f"{in_t}-{in_s}"]
+            w_t, w_s = w_t.to(u.dtype), w_s.to(u.dtype)
             error = w_t - u @ w_s @ v.mT if self.up else u.mT @ w_t @ v - w_s
             total, numbers = total + error.square().sum(), numbers + error.numel()
         return total / numbers
@@ -84,10 +95,15 @@ def mixed(
     >>> mixed([[7], [3, 9]], [[1, 2], [4]], offset=100, p=1.0)
     [101, 102, 104]
     """
-    if len(teacher) != len(student) or not 0 <= p <= 1:
+    words = all(isinstance(word, list) for word in (*teacher, *student))
+    if not words or len(teacher) != len(student) or not isinstance(p, int | float) or not 0 <= p <= 1:
         raise ValueError(
-            f"{len(teacher)} words of the teacher, {len(student)} of the student, p={p}: "
-            "both cut the same words, and p is a probability"
+            f"{len(teacher)} words of the teacher, {len(student)} of the student, p={p!r}: both cut the same "
+            "words, each a list of ids, and p is a probability"
+        )
+    if type(offset) is not int or offset < 0:
+        raise ValueError(
+            f"offset={offset!r}: the student's ids start here; give the teacher's vocabulary size"
         )
     coins = (torch.rand(len(teacher), generator=generator) < p).tolist()
     ids: list[int] = []

@@ -1,5 +1,6 @@
 """Search over operations, and the teacher's probes. General laws are in test_laws.py."""
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -187,22 +188,85 @@ def test_a_narrow_feed_forward_has_the_first_hidden_units():
     assert narrow(4)(feed.double()).up.weight.dtype == torch.float64
 
 
-def test_impossible_searches_are_refused(model):
-    apply, finalize = architecture_search.apply, architecture_search.finalize
-    for wrong, said in (
-        ({"choices": []}, "at least one function"),
-        ({"choices": CHOICES, "temperature": 0.0}, "at least 0.05"),
-        ({"choices": CHOICES, "temperature": float("nan")}, "at least 0.05"),
-        ({"choices": CHOICES, "decay": 1.1}, "decay above 0"),
-        ({"choices": CHOICES, "price": -1.0}, "price of at least 0"),
-        ({"choices": CHOICES, "price": 1.0}, "of what"),
-        ({"choices": CHOICES, "where": is_a(Residual, FeedForward)}, "something inside"),
-        ({"choices": CHOICES, "where": is_a(nn.Conv1d)}, "matched no module"),
-        ({"choices": [narrow(129)]}, "128 hidden units"),
-        ({"choices": [narrow(4)], "where": is_a(Attention)}, "no linears"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            apply(model, **wrong)
+def searched(**knobs):
+    return lambda model: architecture_search.apply(model, **({"choices": CHOICES} | knobs))
+
+
+def found(choice):
+    return lambda model: architecture_search.finalize(searched()(model), choice=choice)
+
+
+def probed(hidden, targets):
+    return lambda model: Probes(layers=2, dim=8, classes=5).loss(hidden, targets)
+
+
+def unequal_costs(model):
+    knobs = {"choices": [original, zero], "price": 1.0}
+    model = architecture_search.apply(model, where=is_a(Attention), costs=[cost.macs], **knobs)
+    return architecture_search.penalty(architecture_search.apply(model, costs=COSTS, **knobs))
+
+
+ENCODER = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+PAIR, TARGETS = [torch.randn(4, 8)] * 2, torch.tensor([1, 4, 0, -100])
+BAD = {
+    "no choices": (searched(choices=[]), "at least one function"),
+    "a function": (searched(choices=zero), "choices=<function zero.*at least one"),
+    "names": (searched(choices=["zero"]), r"choices=\['zero'\]"),
+    "a module": (searched(choices=[nn.ReLU()]), r"choices=\[ReLU\(\)\].*function from a module"),
+    "nothing made": (searched(choices=[original, lambda module: None]), "NoneType.*makes an nn.Module"),
+    "no width": (searched(choices=[original, narrow]), "function.*makes an nn.Module"),
+    "temperature": (searched(temperature=0.0), "at least 0.05"),
+    "nan": (searched(temperature=float("nan")), "at least 0.05"),
+    "temperature text": (searched(temperature="1"), "temperature='1'"),
+    "decay": (searched(decay=1.1), "decay above 0"),
+    "decay none": (searched(decay=None), "decay=None"),
+    "price": (searched(price=-1.0), "price of at least 0"),
+    "price text": (searched(price="4"), "price='4'"),
+    "no costs": (searched(price=1.0), "of what"),
+    "a cost": (searched(price=1.0, costs=cost.macs), r"costs=<function macs.*\[cost.parameters, cost.macs\]"),
+    "names of costs": (searched(price=1.0, costs=["macs"]), r"costs=\['macs'\]"),
+    "costs none": (searched(price=1.0, costs=[lambda model: None]), "None.*return a number"),
+    "costs nan": (searched(price=1.0, costs=[lambda model: float("nan")]), "nan.*return a number"),
+    "unequal costs": (unequal_costs, "different numbers of costs"),
+    "overlap": (searched(where=is_a(Residual, FeedForward)), "something inside"),
+    "nowhere": (searched(where=is_a(nn.Conv1d)), "matched no module"),
+    "a type as where": (searched(where=FeedForward), "where=<class"),
+    "a name as where": (searched(where="feed"), "where='feed'"),
+    "an encoder": (lambda m: searched()(ENCODER), "where=.*core.adopt"),
+    "torch attention": (
+        lambda m: searched(choices=[original, zero], where=is_a(nn.MultiheadAttention))(ENCODER),
+        "layers.0.self_attn returns a tuple; core.adopt",
+    ),
+    "too wide": (searched(choices=[narrow(129)]), "128 hidden units"),
+    "width float": (lambda m: searched(choices=[narrow(2.5)])(m), r"narrow\(2.5\)"),
+    "no feed-forward": (searched(choices=[narrow(4)], where=is_a(Attention)), "no linears"),
+    "few numbers": (found([0, 0]), "a number from 0 for each place"),
+    "no such number": (found([0, 0, 3]), "a number from 0 for each place"),
+    "negative": (found([0, 0, -1]), "a number from 0 for each place"),
+    "one number": (found(1), "choice=1: give"),
+    "numbers as text": (found(["0"] * 3), r"choice=\['0'"),
+    "cold": (lambda m: gumbel_softmax(torch.zeros(3), 0.0), "temperature=0.0"),
+    "few layers": (probed(PAIR[:1], TARGETS), "outputs of 1 layers for 2 probes"),
+    "narrow layers": (probed([x[:, :6] for x in PAIR], TARGETS), r"\[6, 6\], not \[8, 8\]"),
+    "tuples": (probed([(x, None) for x in PAIR], TARGETS), "'tuple'"),
+    "few targets": (probed(PAIR, TARGETS[:2]), r"\(2,\).*\(4,\)"),
+    "targets float": (probed(PAIR, TARGETS.float()), "float32.*integers"),
+    "no such class": (probed(PAIR, TARGETS.abs()), "to 100.*below 5"),
+    "no layers": (lambda m: Probes(0, 8, 5), "layers=0"),
+    "no teacher": (lambda m: KnowledgeLoss(m, layers=2, dim=6), "teacher is a Transformer; give Probes"),
+    "warm text": (lambda m: KnowledgeLoss(Probes(2, 8, 5), layers=2, dim=6, temperature="1"), "='1'"),
+}
+
+
+@pytest.mark.parametrize("call, text", BAD.values(), ids=BAD)
+def test_bad_input_is_refused(model, monkeypatch, call, text):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
+    with pytest.raises(ValueError, match=text):
+        call(model)
+
+
+def test_what_is_changed_already_is_refused(model):
+    apply = architecture_search.apply
     searched = apply(model, choices=CHOICES)
     for where in (is_a(FeedForward), is_a(Mixed), is_a(Block)):
         with pytest.raises(ValueError, match="has choices already"):
@@ -212,9 +276,6 @@ def test_impossible_searches_are_refused(model):
     model.blocks.layers[0].mix.inner.mask = itself
     with pytest.raises(ValueError, match="seams.*changed already"):
         apply(model, choices=[original], where=is_a(Block))
-    for choice in ([0, 0], [0, 0, 3], [0, 0, -1]):
-        with pytest.raises(ValueError, match="a number from 0 for each place"):
-            finalize(searched, choice=choice)
 
 
 # --- the teacher's probes
@@ -234,6 +295,7 @@ def test_the_knowledge_loss_is_its_equation():
             p, q = (x / 3).softmax(0), (y / 3).softmax(0)
             total = total + 9 * w * (p * (p / q).log()).sum() / len(real)
     torch.testing.assert_close(knowledge(theirs, ours, targets), total)
+    assert knowledge(theirs, ours, torch.full_like(targets, -100)) == 0  # and not 0 / 0
     assert knowledge.matched == [1, 3]
 
 

@@ -224,16 +224,52 @@ def test_layers_of_other_names_are_no_matter_of_widths(model):
 # --- what goes wrong
 
 Z, PROMPT = torch.zeros(2, 5), torch.zeros(2, 3, dtype=torch.long)
+ENCODER = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+
+
+def gpt2() -> nn.Module:
+    """One of transformers, with 8 positions."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
+
+
 WRONG = {
     "no temperature": (lambda m: distill.loss(Z, Z, temperature=0.0), "temperature=0.0: give a finite"),
     "nan": (lambda m: distill.soft_loss(Z, Z, temperature=float("nan")), "temperature=nan"),
     "weight": (lambda m: distill.loss(Z, Z, weight=2.0), "weight=2.0"),
     "vocabularies": (lambda m: distill.loss(Z, Z[:, 1:]), r"\(2, 5\).*\(2, 4\).*one vocabulary"),
     "no tensor": (lambda m: distill.loss(Z, SimpleNamespace(logits=Z)), r"SimpleNamespace.*\.logits"),
+    "temperature text": (lambda m: distill.loss(Z, Z, temperature="2"), "temperature='2'"),
+    "weight text": (lambda m: distill.loss(Z, Z, weight="0.5"), "weight='0.5'"),
+    "ids as logits": (lambda m: distill.loss(PROMPT, PROMPT), "int64.*give floats"),
     "turned targets": (lambda m: distill.loss(Z[None], Z[None], PROMPT[:, :1]), r"\(2, 1\).*\(1, 2\)"),
+    "targets float": (lambda m: distill.loss(Z, Z, Z[:, 0]), "targets of torch.float32.*integers"),
+    "targets list": (lambda m: distill.loss(Z, Z, [0, 1]), "list.*integers"),
+    "no such word": (lambda m: distill.loss(Z, Z, PROMPT[:, 0] + 7), "7 to 7.*below 5"),
     "one prompt": (lambda m: distill.write(m, PROMPT[0], 3), r"shape \(3,\).*ids\[None\]"),
     "shares": (lambda m: distill.augment(PROMPT, PROMPT, rows=1.5), "rows=1.5"),
-    "empty prompt": (lambda m: distill.write(m, PROMPT[:, :0], 2), "prompts of 0 tokens"),
+    "shares text": (lambda m: distill.augment(PROMPT, PROMPT, p="0.1"), "p='0.1'"),
+    "one row": (lambda m: distill.augment(PROMPT[0], PROMPT[0]), r"\(3,\).*ids\[None\]"),
+    "no rows": (lambda m: distill.augment(PROMPT[:0], PROMPT[:0]), r"\(0, 3\)"),
+    "other targets": (lambda m: distill.augment(PROMPT, PROMPT[:1]), r"\(2, 3\), \(1, 3\)"),
+    "empty prompt": (lambda m: distill.write(m, PROMPT[:, :0], 2), r"\(2, 0\)"),
+    "no prompts": (lambda m: distill.write(m, PROMPT[:0], 2), r"\(0, 3\)"),
+    "prompts list": (lambda m: distill.write(m, [[1, 2]], 2), r"give a batch \(B, T\)"),
+    "tokens float": (lambda m: distill.write(m, PROMPT, 2.0), "tokens=2.0"),
+    "beams float": (lambda m: distill.write(m, PROMPT, 2, beams=2.0), "beams=2.0"),
+    "stop list": (lambda m: distill.write(m, PROMPT, 2, stop=[5]), r"stop=\[5\]"),
+    "degrees text": (lambda m: distill.write(m, PROMPT, 2, temperature="1"), "temperature='1'"),
+    "beyond": (lambda m: distill.write(m, PROMPT, 30), "context=24"),
+    "no logits": (lambda m: distill.write(gpt2(), PROMPT, 2), r"distill\.Logits"),
+    "beyond theirs": (lambda m: distill.write(distill.Logits(gpt2()), PROMPT, 9), "at token 9.*context"),
+    "an encoder": (lambda m: distill.write(ENCODER, PROMPT, 2), "'past'.*distill\\.Logits"),
+    "ours in Logits": (lambda m: distill.write(distill.Logits(m), PROMPT, 2), "no attribute 'logits'"),
+    "layers number": (lambda m: distill.from_layers(m, m, layers=2), "layers=2: give one"),
+    "layers text": (lambda m: distill.from_layers(m, m, layers="012"), "layers='012'"),
+    "layers float": (lambda m: distill.from_layers(m, m, layers=[0.0, 1.0, 2.0]), "0 to 2"),
+    "layers of others": (lambda m: distill.from_layers(ENCODER, ENCODER, layers=[0]), "where="),
+    "a type as where": (lambda m: distill.from_layers(m, m, layers=[0], where=nn.Linear), "where=<class"),
     "beams drawn": (lambda m: distill.write(m, PROMPT, 2, beams=2, temperature=1.0), "not both"),
     "few layers": (lambda m: distill.from_layers(m, m, layers=[0, 2]), r"layers=\[0, 2\].*student's 3"),
     "no such layer": (lambda m: distill.from_layers(m, m, layers=[0, 1, 3]), "0 to 2"),

@@ -13,6 +13,7 @@ from minieff.core.adopt import adopt
 from minieff.core.attention import causal
 from minieff.core.surgery import is_a, named
 from minieff.core.transformer import Config, Transformer
+from minieff.distill_inside.mobilebert import TrigramEmbedding
 
 LAYERS = [0, 1, 2]
 
@@ -267,10 +268,16 @@ def test_an_encoder_of_torch_teaches_after_adopt(grad):
 
 Z, NUMBERS = torch.zeros(2, 16, 9), torch.ones(2, 16, dtype=torch.long)
 HIDDEN = EQUAL["hidden"][0]
+ENCODER = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
 
 
 def triple(hidden: inner.Calls, *logits_and_targets: torch.Tensor, **knobs) -> torch.Tensor:
     return inner.triple_loss(*logits_and_targets, hidden, hidden, **knobs)
+
+
+def augmented(**knobs):
+    own = {"model": nn.Embedding(9, 9), "ids": torch.arange(5), "mask_id": 8, "copies": 2, "top": 3}
+    return lambda h, qk: inner.augment(**(own | knobs))
 
 
 WRONG = {
@@ -280,7 +287,35 @@ WRONG = {
     "no layers": (lambda h, qk: inner.feature_loss(h, h, layers=[]), r"layers=\[\]"),
     "not q and k": (lambda h, qk: inner.score_loss(h, h, layers=[0], heads=4), 'named\\("q", "k"\\)'),
     "q alone": (lambda h, qk: inner.attention_scores(qk[::2], heads=4), 'named\\("q", "k"\\)'),
-    "nothing": (lambda h, qk: inner.attention_scores([], heads=4), "calls of"),
+    "nothing": (lambda h, qk: inner.attention_scores([], heads=4), r"calls=\[\].*while the model ran"),
+    "layers text": (lambda h, qk: inner.uniform("12", 4), "'12'"),
+    "layers float": (lambda h, qk: inner.evenly(12, 6.0), "6.0 layers"),
+    "layers number": (lambda h, qk: inner.patient_loss(h, h, layers=1), "layers=1: name one"),
+    "position": (lambda h, qk: inner.patient_loss(h, h, layers=[0], position=99), "position=99 of 16"),
+    "position text": (lambda h, qk: inner.patient_loss(h, h, layers=[0], position="CLS"), "position='CLS'"),
+    "broadcast": (lambda h, qk: inner.unit_distance(Z, Z[:1]), r"\(2, 16, 9\).*\(1, 16, 9\)"),
+    "other scores": (lambda h, qk: inner.attention_divergence(Z[None], Z[None, :1]), r"\(1, 1, 16, 9\)"),
+    "tensors": (lambda h, qk: inner.patient_loss([Z], [Z], layers=[0]), r"calls=\[tensor"),
+    "tensors of q and k": (lambda h, qk: inner.attention_scores([Z, Z], heads=3), r"calls=\[tensor"),
+    "a model": (lambda h, qk: inner.cosine_loss(nn.ReLU(), h), r"calls=ReLU\(\)"),
+    "heads": (lambda h, qk: inner.score_loss(qk, qk, layers=[0], heads=3), "heads=3 does not divide.*32"),
+    "heads text": (lambda h, qk: inner.attention_scores(qk, heads="4"), "heads='4'"),
+    "an encoder": (lambda h, qk: inner.inside(ENCODER).__enter__(), "core.adopt"),
+    "a type as where": (lambda h, qk: inner.inside(ENCODER, layers=nn.Linear).__enter__(), "where=<class"),
+    "width": (
+        lambda h, qk: inner.HiddenLoss(layers=[0], dim=8, teacher_dim=16)(h, h),
+        "states of width 32, dim=8",
+    ),
+    "all padding": (lambda h, qk: inner.cosine_loss(h, h, NUMBERS > 1), "mask is False everywhere"),
+    "all hidden": (lambda h, qk: HIDDEN(h, h, NUMBERS > 1), "mask is False everywhere"),
+    "nothing seen": (
+        lambda h, qk: inner.attention_loss(qk, qk, layers=[0], heads=4, visible=NUMBERS[:, None, None] > 1),
+        "mask is False everywhere",
+    ),
+    "mask list": (lambda h, qk: inner.cosine_loss(h, h, [[True]]), "list.*give Booleans"),
+    "mask turned": (lambda h, qk: inner.cosine_loss(h, h, NUMBERS.T > 0), r"\(16, 2\).*\(2, 16\)"),
+    "temperature text": (lambda h, qk: triple(h, Z, Z, NUMBERS, temperature="2"), "temperature='2'"),
+    "no such word": (lambda h, qk: triple(h, Z, Z, 9 * NUMBERS), "9 to 9.*below 9"),
     "length": (
         lambda h, qk: inner.cosine_loss([h[0]._replace(output=h[0].output[:, 1:])], h),
         r"\(2, 15, 32\) of the student and \(2, 16, 32\)",
@@ -294,10 +329,18 @@ WRONG = {
     "temperature": (lambda h, qk: triple(h, Z, Z, NUMBERS, temperature=0.0), "temperature=0.0"),
     "one row of logits": (lambda h, qk: triple(h, Z, Z[:1], NUMBERS), r"\(2, 16, 9\).*\(1, 16, 9\)"),
     "turned targets": (lambda h, qk: triple(h, Z, Z, NUMBERS.T), r"targets \(16, 2\).*\(2, 16\)"),
-    "no probability": (
-        lambda h, qk: inner.augment(nn.Embedding(9, 9), torch.arange(5), mask_id=8, p=1.5),
-        "p=1.5",
-    ),
+    "no probability": (augmented(p=1.5), "p=1.5"),
+    "probability text": (augmented(p="0.5"), "p='0.5'"),
+    "no top": (augmented(top=0), "top=0"),
+    "top beyond": (augmented(top=10), "out of range.*top=10"),
+    "copies": (augmented(copies=-1), "copies=-1"),
+    "mask beyond": (augmented(mask_id=9), "out of range.*mask_id=9"),
+    "keep numbers": (augmented(keep=NUMBERS[0, :5]), r"int64.*\.bool\(\)"),
+    "keep list": (augmented(keep=[True] * 5), "list.*Booleans"),
+    "a batch": (augmented(ids=NUMBERS), "one sequence"),
+    "no tokens": (augmented(ids=NUMBERS[0, :0]), "one sequence"),
+    "no tensor": (augmented(model=lambda ids: (ids,)), "give logits.*logits is"),
+    "trigrams": (lambda h, qk: TrigramEmbedding(9, 8, 8, 16)(NUMBERS), "up to context=8"),
 }
 
 

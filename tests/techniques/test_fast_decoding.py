@@ -1,5 +1,8 @@
 """Decoding: what `generate` writes, the fused model, and memories of keys and values."""
 
+from functools import partial
+
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -9,7 +12,18 @@ from minieff.core.attention import Mask, causal, itself, prefix
 from minieff.core.past import Past
 from minieff.core.surgery import clone, is_a, swap
 from minieff.core.transformer import Config, FeedForward, Stack, Transformer
-from minieff.fast_decoding import Int8Past, StaticPast, exits, fuse, generate, group, probabilities
+from minieff.fast_decoding import (
+    Int8Past,
+    StaticPast,
+    exits,
+    fuse,
+    generate,
+    group,
+    probabilities,
+    speculate,
+    tokens_per_pass,
+    verify,
+)
 from minieff.fast_decoding.cache import decode, encode
 
 NEAR = {"atol": 1e-4, "rtol": 1e-4}  # the logits of the test model are of the order of 10
@@ -204,22 +218,79 @@ def test_int8_keys_and_values(model, ids):
     torch.testing.assert_close(model(ids.flip(0)[:, 4:], past=past), chunks.flip(0)[:, 4:], **NEAR)
 
 
+IDS, ENCODER = (
+    torch.zeros(2, 16, dtype=torch.long),
+    nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2),
+)
+NAN = float("nan")
+
+
+def written(**knobs):
+    """generate with these."""
+    return lambda model: generate(model, **({"ids": IDS, "tokens": 4} | knobs))
+
+
+def speculated(**knobs):
+    """speculate with these; a model is its own draft."""
+    return lambda model: speculate(model, **({"draft": model, "ids": IDS[:1], "tokens": 4} | knobs))
+
+
+def verified(p, q):
+    return lambda model: verify(torch.tensor([2, 3]), torch.rand(p), torch.rand(q))
+
+
 BAD = {
-    "temperature": (dict(temperature=-1.0), "temperature=-1.0"),
-    "nan": (dict(temperature=float("nan")), "temperature=nan"),
-    "top_k": (dict(top_k=0), "top_k=0"),
-    "top_p": (dict(top_p=1.5), "top_p=1.5"),
-    "context": (dict(tokens=9), "context=24"),
-    "lengths": (dict(lengths=torch.tensor([0, 3])), "from 1 to 16"),
-    "sequence": (dict(ids=torch.zeros(3).long()), "ids\\[None\\]"),
-    "rows": (dict(lengths=torch.tensor([3])), "one a row"),
+    "temperature": (written(temperature=-1.0), "temperature=-1.0"),
+    "nan": (written(temperature=NAN), "temperature=nan"),
+    "temperature text": (written(temperature="1"), "temperature='1'"),
+    "top_k": (written(top_k=0), "top_k=0"),
+    "top_k float": (written(top_k=2.5, temperature=1.0), "top_k=2.5"),
+    "top_k unused": (written(top_k=5), "top_k=5, .*temperature=0.*such as 1.0"),
+    "top_p": (written(top_p=1.5), "top_p=1.5"),
+    "top_p text": (written(top_p="0.9", temperature=1.0), "top_p='0.9'"),
+    "by hand": (lambda m: probabilities(torch.zeros(5), temperature=-1.0), "temperature=-1.0"),
+    "context": (written(tokens=9), "context=24"),
+    "tokens float": (written(tokens=2.0), "tokens=2.0"),
+    "lengths": (written(lengths=torch.tensor([0, 3])), "from 1 to 16"),
+    "lengths list": (written(lengths=[3, 8]), r"lengths=\[3, 8\].*give a tensor"),
+    "lengths float": (written(lengths=torch.tensor([3.0, 8.0])), "integers"),
+    "rows": (written(lengths=torch.tensor([3])), "one a row"),
+    "stop number": (written(stop=5), "stop=5: give .* in a list"),
+    "stop tensor": (written(stop=torch.tensor([5, 6])), "in a list"),
+    "stop text": (written(stop="end"), "stop='end'"),
+    "sequence": (written(ids=torch.zeros(3).long()), "ids\\[None\\]"),
+    "ids list": (written(ids=[[1, 2]]), "list.*give a tensor"),
+    "ids float": (written(ids=torch.zeros(1, 3)), "float32"),
+    "no memory": (written(past=[]), "past is a list"),
+    "other model": (
+        lambda m: generate(ENCODER, IDS, 3),
+        r"TransformerEncoder without config.*model\(ids, past",
+    ),
+    "length": (lambda m: StaticPast(0), "length=0"),
+    "length text": (lambda m: StaticPast("8"), "length='8'"),
+    "threshold text": (partial(exits, threshold="0.5"), "threshold='0.5'"),
+    "threshold none": (partial(exits, threshold=None), "threshold=None"),
+    "exits of others": (lambda m: exits(ENCODER, threshold=0.5), "TransformerEncoder holds no minieff"),
+    "heads float": (partial(group, heads=2.0), "heads=2.0 does not divide"),
+    "group of others": (lambda m: group(ENCODER, heads=1), "core.adopt"),
+    "a type as where": (partial(group, heads=2, where=nn.Linear), r"where=<class .*is_a\(nn.Linear\)"),
+    "a name as where": (partial(group, heads=2, where="q"), "where='q'"),
+    "keep a number": (lambda m: fuse(m).keep(2), r"keep\(2\): give a list"),
+    "keep text": (lambda m: fuse(m).keep("02"), "from 0 to 2"),
+    "fused ids": (lambda m: fuse(m)(IDS[0]), r"ids\[None\]"),
+    "draft": (speculated(draft=nn.Linear(3, 2)), "Linear without config.context"),
+    "ahead": (speculated(ahead=2.5), "ahead=2.5"),
+    "too few of p": (verified((2, 4), (2, 4)), "2 rows of q, and one more of p"),
+    "vocabularies": (verified((3, 5), (2, 4)), r"p \(3, 5\), q \(2, 4\)"),
+    "acceptance": (lambda m: tokens_per_pass(1.5, 4), "acceptance=1.5"),
 }
 
 
-@pytest.mark.parametrize("knobs, text", BAD.values(), ids=BAD)
-def test_impossible_knobs_are_refused(model, ids, knobs, text):
+@pytest.mark.parametrize("call, text", BAD.values(), ids=BAD)
+def test_bad_input_is_refused(model, monkeypatch, call, text):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
     with pytest.raises(ValueError, match=text):
-        generate(model, **({"ids": ids, "tokens": 4} | knobs))
+        call(model)
 
 
 def test_a_past_that_is_not_empty_and_no_prompt_are_refused(model, ids):
@@ -229,8 +300,6 @@ def test_a_past_that_is_not_empty_and_no_prompt_are_refused(model, ids):
         generate(model, ids, 2, past=past)
     with pytest.raises(ValueError, match="prompt needs a token"):
         generate(model, ids[:, :0], 2)
-    with pytest.raises(ValueError, match="length=0"):
-        StaticPast(0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

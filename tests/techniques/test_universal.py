@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -132,11 +133,19 @@ def test_transformers_layers_are_looped_without_their_cache(ids):
         ({"steps": 2, "halt": 0.0}, "halt=0.0"),
         ({"steps": 2, "price": float("nan")}, "price=nan"),
         ({"steps": 2, "where": is_a(nn.Linear)}, "needs a list"),
+        ({"steps": "2"}, "steps='2'"),
+        ({"steps": 2, "dim": 32.0}, "dim=32.0"),
+        ({"steps": 2, "dim": 1}, "x has width 32.*dim=1; give dim=32"),
+        ({"steps": 2, "dim": 7, "halt": 0.1}, "x has width 32.*dim=7"),
+        ({"steps": 2, "halt": "0.1"}, "halt='0.1'"),
+        ({"steps": 2, "price": None}, "price=None"),
+        ({"steps": 2, "where": is_a(nn.Conv1d)}, "where="),
     ],
 )
-def test_what_cannot_be_is_refused(model, knobs, said):
+def test_bad_input_is_refused(model, ids, monkeypatch, knobs, said):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
     with pytest.raises(ValueError, match=said):
-        weight_sharing.universal(model, **knobs)
+        weight_sharing.universal(model, **knobs)(ids)
     with pytest.raises(ValueError, match="already"):
         weight_sharing.universal(weight_sharing.universal(model, steps=2), steps=2)
 
@@ -146,8 +155,9 @@ def test_the_ponder_cost_is_that_of_real_tokens_alone(model, ids):
     looped(ids)
     cost_of, real = ponder(looped).cost, torch.arange(16) < torch.tensor([[16], [5]])
     assert weight_sharing.penalty(looped, real=real) == cost_of[real].mean()
-    for wrong in (real.long(), real[:, :3], real.T):  # an attention mask of whole numbers would pick rows
-        with pytest.raises(ValueError, match="give booleans of shape"):
+    nothing, plain = torch.zeros_like(real), real.tolist()
+    for wrong in (real.long(), real[:, :3], real.T, nothing, plain):  # whole numbers would pick rows
+        with pytest.raises(ValueError, match="give booleans"):
             weight_sharing.penalty.__wrapped__(looped, real=wrong)
 
 
@@ -157,6 +167,18 @@ def test_a_loop_that_has_run_can_be_copied_and_meets_no_feedback(model, ids):
     assert ponder(deepcopy(looped)).cost is None
     with pytest.raises(ValueError, match="use universal without halt"):
         feedback.apply(looped)
+
+
+def test_layers_that_return_a_tuple_are_refused(model):
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), None
+
+    layers = nn.ModuleDict({"layers": nn.ModuleList(Pair(8, 8) for _ in range(3))})
+    for knobs in ({"steps": 1}, {"steps": 2, "halt": 0.1}):
+        (looped,) = weight_sharing.universal(layers, where=is_a(Pair), **knobs)["layers"]
+        with pytest.raises(ValueError, match="a Pair returns a tuple; wrap it"):
+            looped(torch.randn(2, 5, 8))
 
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")

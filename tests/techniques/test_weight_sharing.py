@@ -1,5 +1,6 @@
 """Layers that share weights, small embeddings, projections. General laws are in test_laws.py."""
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from minieff import product_quant, scalar_quant, weight_sharing
 from minieff.core import cost
 from minieff.core.past import Past
 from minieff.core.surgery import clone, is_a, named
-from minieff.core.transformer import Transformer
+from minieff.core.transformer import Block, Config, Transformer
 from minieff.weight_sharing.projections import Projections, mixed
 
 # --- layers
@@ -151,6 +152,14 @@ def test_projections_are_exact_where_the_teacher_is_a_projected_student(model):
     assert cost.parameters(projections) == 2 * (32 * 16 + 128 * 64)  # for all layers together
 
 
+def test_projections_of_half_precision_are_computed_in_single(model):
+    student = Transformer(Config(50, 24, layers=3, heads=4, dim=16))
+    half, single = (
+        Projections(model.to(dtype), student.to(dtype)) for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert half(model.bfloat16(), student.bfloat16()) == single(model.float(), student.float())
+
+
 def test_words_are_cut_by_either_tokenizer():
     words = [[i] for i in range(2000)], [[i, i] for i in range(2000)]
     ids = mixed(*words, offset=5000, generator=torch.Generator().manual_seed(0))
@@ -160,6 +169,17 @@ def test_words_are_cut_by_either_tokenizer():
 
 # --- bad input
 
+ENCODER = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+RELUS = nn.Sequential(nn.ReLU(), nn.ReLU())
+
+
+def small() -> Transformer:
+    return Transformer(Config(50, 24, layers=3, heads=4, dim=16))
+
+
+def nan() -> nn.Embedding:
+    return nn.Embedding.from_pretrained(torch.full((9, 4), torch.nan))
+
 
 @pytest.mark.parametrize(
     ("call", "said"),
@@ -167,6 +187,23 @@ def test_words_are_cut_by_either_tokenizer():
         (lambda m: weight_sharing.apply(m, every=0), "every=0"),
         (lambda m: weight_sharing.apply(m, every=4), "every=4.*3 layers"),
         (lambda m: weight_sharing.apply(m, every=2, where=is_a(nn.Linear)), "needs a list"),
+        (lambda m: weight_sharing.apply(m, every="2"), "every='2'"),
+        (lambda m: weight_sharing.apply(m, every=2.0), "every=2.0"),
+        (lambda m: weight_sharing.apply(m, every=2, where=Block), r"where=<class .*is_a\("),
+        (lambda m: weight_sharing.apply(m, every=2, where="blocks"), "where='blocks'"),
+        (lambda m: weight_sharing.apply(m, every=2, where=nn.ReLU()), r"where=ReLU\(\)"),
+        (lambda m: weight_sharing.apply(ENCODER, every=2), "TransformerEncoderLayer.*where="),
+        (lambda m: weight_sharing.factorize(m, rank="8"), "rank='8'"),
+        (lambda m: weight_sharing.factorize(nn.Embedding(9, 4), rank=2), "where="),
+        (lambda m: weight_sharing.factorize(nan(), rank=2, where=is_a(nn.Embedding)), "NaN"),
+        (lambda m: weight_sharing.tie(RELUS, where=is_a(nn.ReLU)), "two or more.*None"),
+        (lambda m: weight_sharing.tie(RELUS, where=nn.ReLU), "where=<class"),
+        (lambda m: Projections(m, small(), where=is_a(nn.LayerNorm)), "norm has no matrix"),
+        (lambda m: Projections(RELUS, RELUS, where=is_a(nn.ReLU)), "0 has no matrix"),
+        (lambda m: Projections(m, small())(small(), m), "the two models it is of"),
+        (lambda m: mixed([[1]], [[1]], offset=3, p="0.5"), "p='0.5'"),
+        (lambda m: mixed([1, 2], [3, 4], offset=3), "each a list of ids"),
+        (lambda m: mixed([[1]], [[1]], offset=-3), "offset=-3"),
         (lambda m: weight_sharing.apply(weight_sharing.apply(m, every=2), every=3), "already"),
         (lambda m: weight_sharing.factorize(m, rank=33), "rank=33.* 1 to 32"),
         (lambda m: weight_sharing.factorize(scalar_quant.apply(m), rank=8), "FakeQuant already"),
@@ -184,7 +221,8 @@ def test_words_are_cut_by_either_tokenizer():
         (lambda m: mixed([[1]], [[1]], offset=3, p=2.0), "p=2.0"),
     ],
 )
-def test_what_cannot_be_is_refused(model, call, said):
+def test_bad_input_is_refused(model, monkeypatch, call, said):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users call it
     with pytest.raises(ValueError, match=said):
         call(model)
 
