@@ -577,7 +577,7 @@ LINES = {
     "headdrop": (40, 250),
     "scalar_quant": (60, 700),
     "product_quant": (60, 550),
-    "weight_sharing": (60, 390),  # layers, loops, embeddings and ties in one
+    "weight_sharing": (60, 395),  # layers, loops, embeddings and ties in one
     "dynamic_conv": (60, 280),  # with a mask and a past
     "sparse_weights": (60, 680),
     "fast_decoding": (40, 1050),  # with the architecture

@@ -532,4 +532,4 @@ for name, model in (("as it is", small), ("outlier input", outlier_input),
 # %% [markdown]
 # Whether a model still works, these numbers do not say: measure its loss.
 #
-# **Next in the course:** codebooks, one code for several weights at once.
+# **Next.** [Lesson 11](../notebooks/11_product_quant.ipynb): codebooks, and [its exercise](11_product_quant.ipynb).
