@@ -7,7 +7,7 @@
 Each step is a start (a trained model, perhaps pruned), a format, and what is trained in between: codewords
 and all that is not coded yet, kind of weight after kind (iPQ), or all weights with the rounding on; with or
 without the unrounded start as a teacher. Ratios are those of files, headers included, against `speeches-base`
-in fp32; nats a token those on all held-out windows.
+in fp32; nats per token those on all held-out windows.
 """
 
 import argparse

@@ -7,7 +7,7 @@
 The base model is rounded as it is, or finetuned on 600,000 tokens with all weights rounded in each pass
 (quantization-aware training) or a random share of them (Quant-Noise), and rounded then; as a control it is
 finetuned without. Rows with `-long` have ten times the tokens. `bytes` are those of the tensors, `file` those
-of the file with its header; nats a token are those on all held-out windows.
+of the file with its header; nats per token are those on all held-out windows.
 """
 
 import argparse

@@ -185,7 +185,7 @@ def uneven(found, layers: int, kept: int) -> str:
     if kept > 1 and found[-1] - found[0] < layers - 1:
         return f"you return {found}. The first layer or the last one is missing."
     gaps = [b - a for a, b in pairwise(found)] or [0]
-    return f"you return {found}, with gaps more than one apart." if max(gaps) > min(gaps) + 1 else ""
+    return f"you return {found}, with gaps that differ by more than one." if max(gaps) > min(gaps) + 1 else ""
 
 
 def two_rows(found, evenly: list[int], layers: int, kept: int):
@@ -304,7 +304,7 @@ def without(encoder, i: int, *parts: str, also=lambda layer: None):
 
 without_feed_forward = Task(
     inputs=lambda draw: [encoder_case(draw, 1, False), encoder_case(draw, 0, True)], right=lambda encoder, i: without(encoder, i, "linear2"), play=evaluated, rtol=1e-3,
-    label=lambda encoder, i, *_: f"a {'pre' if encoder.layers[0].norm_first else 'post'}-norm encoder of two layers {'and a norm after them' * bool(encoder.norm)}, i={i}",
+    label=lambda encoder, i, *_: f"a {'pre' if encoder.layers[0].norm_first else 'post'}-norm encoder of two layers{' and a norm after them' * bool(encoder.norm)}, i={i}",
     passed="Right for pre-norm and post-norm, padded or not, with gradients and without. The original is as it was.",
     wrong={
         "Under torch.no_grad() it computes exactly what the full encoder does, so an evaluation would say that the sub-layer is worth nothing. "

@@ -363,7 +363,7 @@ plot.show(figure, alt=(
     "3.7. Those of 128 and 512 lie below 0.3 at up to 32 tokens and end between 0.5 "
     "and 1.5."))
 
-# %%
+# %% tags=["predict"]
 small_layers, large_layers = (
     [speed(cpu, tokens, shape) for cpu in RUNS for tokens in counts for shape in shapes]
     for counts, shapes in ((TOKENS, list(SHAPES)[:2]), (TOKENS[1:], list(SHAPES)[2:])))
@@ -371,7 +371,7 @@ for name, found in {"128 by 512, any number of tokens": small_layers,
                     "768 and more, from 32 tokens on": large_layers}.items():
     print(f"{name:33} {min(found):.2f} to {max(found):.2f} times fp32")
 
-# %%
+# %% tags=["predict"]
 WINDOWS = (1, 8, 32, 64)
 full_model = {cpu: [speeds[cpu][f"the model, {n} windows of 128, int8"]["fp32"]
                     for n in WINDOWS] for cpu in RUNS}

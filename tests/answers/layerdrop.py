@@ -120,5 +120,5 @@ RIGHT = {
 WRONG = {
     "skip_some": [(spares_the_last, "in two runs you toss 12 coins; 14 are right")],
     "sub_layer": [(skips_if_either_says_so, "you toss 3 coins"), (drops_numbers, "you toss 0 coins")],
-    "keep_list": [(halves_again_and_again, "more than one apart")],
+    "keep_list": [(halves_again_and_again, "differ by more than one")],
 }
