@@ -188,7 +188,7 @@ def loss(logits: Float[Tensor, "*B V"], targets: Int[Tensor, "*B"], *, alpha: fl
     entropy = -(p * torch.expm1(b * p.clamp_min(TINY).log())).sum(-1) / (b * alpha)
     rest = (p * z.masked_fill(p == 0, 0.0)).sum(-1) + entropy
     told = targets != SILENT
-    total = F.nll_loss(z.view(-1, V), targets.flatten().long(), reduction="sum") + rest[told].sum()
+    total = F.nll_loss(z.reshape(-1, V), targets.flatten().long(), reduction="sum") + rest[told].sum()
     return total / told.sum().clamp(min=1)
 
 

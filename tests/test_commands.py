@@ -586,7 +586,7 @@ LINES = {
     "adaptive_span": (45, 305),  # its kernel is asked about masks
     "entmax": (110, 270),  # its gradients are the idea, too
     "sparse_attention": (40, 660),  # masks, tables and the kernel
-    "architecture_search": (60, 385),  # with the teacher's probes
+    "architecture_search": (60, 390),  # with the teacher's probes
     "feedback": (40, 320),  # with masks and what a decoder remembers
 }
 
