@@ -525,11 +525,11 @@ for name, model in (("as it is", small), ("outlier input", outlier_input),
         exact = (model(x) - x)[..., rest]
         moved = [((changed(model, 4)(x) - x)[..., rest] - exact).norm() / exact.norm()
                  for changed in (round_outputs, wrong_axis)]
-    print(f"{name:14} {100 * moved[0]:.1f} % (scale per output), "
+    print(f"{name:14} {100 * moved[0]:.1f} % (per output), "
           f"{100 * moved[1]:.1f} % (per input)")
 # end
 
 # %% [markdown]
 # Whether a model still works, these numbers do not say: measure its loss.
 #
-# **Next in the course:** codebooks, one code for several weights at once.
+# **Next.** [Lesson 11](../notebooks/11_product_quant.ipynb): codebooks, and [its exercise](11_product_quant.ipynb).

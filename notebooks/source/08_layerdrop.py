@@ -657,7 +657,8 @@ for name, title in (*PRUNED, ("layerdrop-spared-50-long", "aimed, longer")):
 # 3. If you know which layers will stay, never skip those. For the computation of two models from scratch, one aimed run was better at both depths.
 #
 # **Exercise.** [08 LayerDrop](../exercises/08_layerdrop.ipynb): the forward from memory, a sub-layer that is skipped wrongly, expected depth and speed, which layers to keep, a checkpoint with fewer layers, and an encoder that ignores what you change.
-#
+
+# %% [markdown]
 # ## Going further
 #
 # Each part stands alone; read those that you need.

@@ -203,7 +203,7 @@ print(f"the base: {base_nats:.3f} nats per token, perplexity {exp(base_nats):.1f
 plot.table([[name, *(change(nats_by_bits(**knobs)[n]) for n in SHOWN)] for name, knobs
             in KINDS.items()], ["perplexity", *(f"{n} bits" for n in SHOWN)])
 
-# %% tags=["figure"]
+# %% tags=["predict", "figure"]
 figure, axes = plot.panels(2, width=3.25, height=3.9)
 LOOKS = (("x:", "black"), ("o-", "red"), ("s-", "blue"), ("^--", "green"),
          ("v:", "orange"), ("d--", "purple"))
@@ -451,7 +451,7 @@ rows = [["no rounding", "", change(trained["plain"]["nats"]), "", ""]] + [
 plot.table(rows, ["perplexity", "rounded, not trained", "trained, then rounded",
                   "trained, all rounded", "trained, half rounded"])
 
-# %%
+# %% tags=["predict"]
 for name, label in {"int4by32-qat": "4 bits, one scale per 32, all rounded",
                     "int4by32-long": "the same on ten times the tokens",
                     "plain-long": "these tokens without rounding"}.items():

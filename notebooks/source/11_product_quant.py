@@ -81,7 +81,7 @@ draw = seeded()
 book = pairs[torch.randperm(len(pairs), generator=draw)[:16]]         # (16, 2)
 total, lost = pairs.square().sum(), []
 
-# %%
+# %% tags=["predict"]
 for _ in range(20):
     codes = assign(pairs, book)
     lost.append(((book[codes] - pairs).square().sum() / total).item())
@@ -495,7 +495,8 @@ of_kind = {kind: times_base(kinds[f"{kind}, blocks of 8"]["nats"])
 
 KEYS = ("claim", "source", "said", "measured", "spread", "unit", "holds", "where")
 claims = [dict(zip(KEYS, values)) for values in (
-    ("codebooks make files 25 times smaller with little loss", "talk; Fan, Stock et al.",
+    ("codebooks make files 25 times smaller with little loss",
+     "talk; Fan, Stock et al.",
      "942 MB to 38 MB", taught, None,
      f"times the perplexity, {files['the same, trained with noise']['smaller']:.1f} "
      "times smaller", False,
