@@ -50,7 +50,7 @@ class Span(nn.Module):
     def __init__(self, heads: int, max_span: int, ramp: int, price: float = 0.0, start: float = 0.0) -> None:
         super().__init__()
         self.max_span, self.ramp, self.price = max_span, ramp, price
-        self.z = nn.Parameter(torch.full((heads,), start))
+        self.z = nn.Parameter(torch.full((heads,), float(start)))
 
     @property
     def length(self) -> Float[Tensor, "H"]:
@@ -101,6 +101,8 @@ class Near(nn.Module):
         start: int,
     ) -> Float[Tensor, "B H T D"]:
         self.check(attn)
+        if not q.shape[2]:  # no query, no output
+            return q
         B, H, T, S = *q.shape[:3], k.shape[-2]
         bias, parts = self.bias(attn.reweight, min(T, self.reach)).to(q), []
         positions = torch.arange(start + T - S, start + T, device=q.device)
@@ -226,7 +228,7 @@ def finalize(model: nn.Module, *, reach: list[int] | None = None) -> nn.Module:
     reach = [layer.reweight.reach for layer in layers] if reach is None else reach
     whole = isinstance(reach, list | tuple) and all(type(keys) is int for keys in reach)
     if not whole or len(reach) != len(layers) or min(reach) < 1:
-        raise ValueError(f"reach={reach}: give {len(layers)} numbers of keys, one a layer, of at least 1")
+        raise ValueError(f"reach={reach!r}: give {len(layers)} numbers of keys, one a layer, of at least 1")
     for layer, keys in zip(layers, reach, strict=True):
         if isinstance(layer.kernel, nn.Module):
             raise ValueError(f"kernel={layer.kernel}: the seam is taken, and held only once")

@@ -48,6 +48,8 @@ def convolve(x: Float[Tensor, "B S C"], taps: Float[Tensor, "#B H T W"]) -> Floa
     tensor([ 3., 30.])
     """
     (H, T, W), n = taps.shape[1:], min(32, taps.shape[2])
+    if T < 1 or x.shape[1] != T + W - 1 or x.shape[2] % H:
+        raise ValueError(f"x {tuple(x.shape)}, taps {tuple(taps.shape)}: T >= 1, S = T + W - 1, H divides C")
     rest, seen = -T % n, n + W - 1
     x, taps = F.pad(x, (0, 0, 0, rest)), F.pad(taps, (0, n, 0, rest))
     rows = taps.unflatten(2, (-1, n)).flatten(-2)[..., : n * seen]
@@ -154,13 +156,13 @@ def apply(
     >>> apply(Attention(8, 2), width=7)(torch.randn(1, 5, 8)).shape
     torch.Size([1, 5, 8])
     """
-    whole = type(width) is int and type(ahead) is int
+    whole = type(width) is int and type(ahead) is int and type(dynamic) is bool
     if not (whole and 0 <= ahead < width and isinstance(p, int | float) and 0 <= p < 1):
-        raise ValueError(f"width={width!r}, ahead={ahead!r}, p={p!r}: a width from 1, ahead < width, p < 1")
+        raise ValueError(f"{width=}, {ahead=}, {p=}, {dynamic=}: width >= 1, ahead < width, p < 1, a bool")
 
     def convolution(attention: nn.Module) -> nn.Module:
         if not isinstance(attention, Attention):
-            raise ValueError(f"where picks a {type(attention).__name__}; adopt(model), then pick Attention")
+            raise ValueError(f"where picks a {type(attention).__name__}; pick Attention, which adopt makes")
         if isinstance(attention, Attention):
             plain = {"mask": everything, "normalize": softmax, "reweight": unchanged, "kernel": fused}
             held = [name for name, default in plain.items() if getattr(attention, name) is not default]

@@ -66,17 +66,20 @@ def entmax(scores: Float[Tensor, "*B S"], alpha: float | Float[Tensor, "..."]) -
 
     `alpha` is a number, or a tensor with one for each row or group of rows: (H, 1, 1) for scores (B, H, T,
     S). A score of -inf gets no weight, and a row of them only zeros. float16 and bfloat16 are computed in
-    float32. ValueError for scores that are no floats, an alpha outside [1, 2], and one that differs along a
-    row.
+    float32. ValueError for scores that are no floats, empty rows, an alpha outside [1, 2], and one that
+    differs along a row.
 
     >>> entmax(torch.tensor([[0.0, 0.5], [0.0, 0.5]]), torch.tensor([[1.0], [2.0]]))
     tensor([[0.3775, 0.6225],
             [0.2500, 0.7500]])
     """
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        raise ValueError(
-            f"scores of {getattr(scores, 'dtype', type(scores))}: give floats, as scores.float()"
-        )
+        kind = getattr(scores, "dtype", type(scores))
+        raise ValueError(f"scores of {kind}: give floats, as scores.float()")
+    if 0 in (scores.dim(), *scores.shape[-1:]):
+        raise ValueError(f"scores of shape {tuple(scores.shape)}: give rows of one or more")
+    if not isinstance(alpha, Tensor | int | float):
+        raise ValueError(f"alpha={alpha!r}: a number from 1, softmax, to 2, sparsemax, or a tensor of them")
     dtype = torch.promote_types(scores.dtype, torch.float32)
     alpha = torch.as_tensor(alpha, dtype=dtype, device=scores.device)
     if not ((alpha >= 1) & (alpha <= 2)).all():
@@ -163,22 +166,30 @@ def _total(x: Tensor) -> Tensor:
 
 
 def loss(logits: Float[Tensor, "*B V"], targets: Int[Tensor, "*B"], *, alpha: float) -> Float[Tensor, ""]:
-    """The Fenchel-Young loss of entmax, as a mean over the targets that are not -100.
+    """The Fenchel-Young loss of entmax, as a mean over the targets that are not -100; 0 without any.
 
         -z_y + <p, z> + sum_j (p_j - p_j^alpha) / (alpha (alpha - 1)),   p = entmax(z),   gradient p - e_y
 
     At alpha = 1 it is cross-entropy; it is 0 where p is all on the target. ValueError for an alpha outside
-    [1, 2].
+    [1, 2], and for targets that are no words.
 
     >>> loss(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 0]), alpha=2.0)
     tensor(0.1250)
     """
+    if not isinstance(alpha, int | float):
+        raise ValueError(f"alpha={alpha!r}: the loss takes one number, from 1, softmax, to 2, sparsemax")
+    V, words = logits.shape[-1], isinstance(targets, Tensor) and targets.shape == logits.shape[:-1]
+    words = words and not targets.is_floating_point()
+    if not words or not ((targets == SILENT) | (targets >= 0) & (targets < V)).all():
+        raise ValueError(f"targets={targets}: give {tuple(logits.shape[:-1])} integers below {V}, or -100")
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     z = z - z.detach().amax(-1, keepdim=True)  # cancels, for p sums to 1
     p, b = entmax(z.detach(), alpha), max(alpha - 1, torch.finfo(z.dtype).eps)
     entropy = -(p * torch.expm1(b * p.clamp_min(TINY).log())).sum(-1) / (b * alpha)
     rest = (p * z.masked_fill(p == 0, 0.0)).sum(-1) + entropy
-    return F.nll_loss(z.flatten(0, -2), targets.flatten()) + rest[targets != SILENT].mean()
+    told = targets != SILENT
+    total = F.nll_loss(z.reshape(-1, V), targets.flatten().long(), reduction="sum") + rest[told].sum()
+    return total / told.sum().clamp(min=1)
 
 
 class Entmax(nn.Module):
@@ -228,14 +239,15 @@ def apply(model: nn.Module, *, alpha: float | str = 1.5, where: Where = is_a(Att
     >>> apply(Attention(8, 2), alpha="learned").normalize
     LearnedEntmax(alpha=[1.5, 1.5])
     """
-    if alpha != "learned" and not (isinstance(alpha, int | float) and 1 <= alpha <= 2):
+    number = isinstance(alpha, int | float) and 1 <= alpha <= 2
+    if not number and str(alpha) != "learned":
         raise ValueError(f'alpha={alpha!r}: a number from 1, softmax, to 2, sparsemax, or "learned"')
 
     def take(attention: nn.Module) -> nn.Module:
         if (seam := getattr(attention, "normalize", None)) is not softmax:
             raise ValueError(f"normalize={seam}: the seam is taken, or missing: use minieff.core.adopt first")
-        device, fixed = next(attention.parameters()).device, alpha != "learned"
-        attention.normalize = Entmax(alpha) if fixed else LearnedEntmax(attention.heads).to(device)
+        device = next(attention.parameters()).device
+        attention.normalize = Entmax(alpha) if number else LearnedEntmax(attention.heads).to(device)
         return attention
 
     return swap(model, where, take)

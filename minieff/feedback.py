@@ -102,22 +102,34 @@ class Memory(Fresh):
         return k, v
 
 
+def _layers(stack: nn.Module) -> nn.ModuleList:
+    """What a stack runs. ValueError for a module without layers, or whose layers take no past."""
+    layers = getattr(stack, "layers", None)
+    if not (isinstance(layers, nn.ModuleList) and layers) or isinstance(stack, nn.TransformerEncoder):
+        kind = type(stack).__name__
+        raise ValueError(f"where picks a {kind}, which holds no layers that take a past; pick is_a(Stack)")
+    return layers
+
+
 def _readers(stack: nn.Module, attention: Where) -> list[list[nn.Module]]:
     """The modules of each layer that read the memory. ValueError for what has none, or cannot share one."""
-    if not isinstance(getattr(stack, "layers", None), nn.ModuleList):
-        raise ValueError(f"where picks a {type(stack).__name__}, which holds no layers; pick is_a(Stack)")
-    readers = [[m for name, m in layer.named_modules() if attention(name, m)] for layer in stack.layers]
+    layers = _layers(stack)
+    if isinstance(attention, type) or not callable(attention):
+        raise ValueError(f"attention={attention!r}: give a function, such as is_a(Attention)")
+    readers = [[m for name, m in layer.named_modules() if attention(name, m)] for layer in layers]
     if not all(readers):
         number = readers.index([])
-        kinds = ", ".join(sorted({type(m).__name__ for m in stack.layers[number].modules()}))
+        kinds = ", ".join(sorted({type(m).__name__ for m in layers[number].modules()}))
         raise ValueError(
             f"layer {number} has no attention to read the memory; it is made of: {kinds}. "
             "Apply feedback to a stack with attention in every layer"
         )
-    if other := [m for m in sum(readers, []) if not {"k", "v"} <= dict(m.named_children()).keys()]:
+    linears = [all(isinstance(m._modules.get(part), nn.Linear) for part in "kv") for m in sum(readers, [])]
+    if not all(linears):
+        kind = type(sum(readers, [])[linears.index(False)]).__name__
         raise ValueError(
-            f"attention picks a {type(other[0]).__name__}, which has no projections `k` and `v` to share; "
-            "pick is_a(Attention)"
+            f"attention picks a {kind}, which has no linears `k` and `v` to share; "
+            "pick is_a(Attention), before weights are stored otherwise"
         )
     if any(getattr(module, "counts_per_pass", False) for module in stack.modules()):
         raise ValueError(

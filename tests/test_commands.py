@@ -578,16 +578,16 @@ LINES = {
     "scalar_quant": (60, 700),
     "product_quant": (60, 550),
     "weight_sharing": (60, 395),  # layers, loops, embeddings and ties in one
-    "dynamic_conv": (60, 280),  # with a mask and a past
-    "sparse_weights": (60, 680),
-    "fast_decoding": (40, 1050),  # with the architecture
+    "dynamic_conv": (60, 295),  # with a mask and a past
+    "sparse_weights": (60, 690),
+    "fast_decoding": (40, 1060),  # with the architecture
     "distill": (60, 350),
     "distill_inside": (60, 320),  # with its losses of four papers
-    "adaptive_span": (45, 290),  # its kernel is asked about masks
-    "entmax": (105, 255),  # its gradients are the idea, too
-    "sparse_attention": (40, 650),  # masks, tables and the kernel
-    "architecture_search": (60, 385),  # with the teacher's probes
-    "feedback": (40, 310),  # with masks and what a decoder remembers
+    "adaptive_span": (45, 305),  # its kernel is asked about masks
+    "entmax": (110, 270),  # its gradients are the idea, too
+    "sparse_attention": (40, 660),  # masks, tables and the kernel
+    "architecture_search": (60, 390),  # with the teacher's probes
+    "feedback": (40, 320),  # with masks and what a decoder remembers
 }
 
 

@@ -46,6 +46,7 @@ class Mask:
         return self.see(b, h, q_idx, kv_idx)
 
     def __and__(self, other: "Mask") -> "Mask":
+        as_mask(other)
         if other is everything or other is self:
             return self
         if self is everything:
@@ -57,6 +58,7 @@ class Mask:
         )
 
     def __or__(self, other: "Mask") -> "Mask":
+        as_mask(other)
         if other is self or self is everything:
             return self
         if other is everything:
@@ -91,7 +93,20 @@ class Mask:
         b = torch.arange(batch, device=device).view(-1, 1, 1, 1)
         h = torch.arange(heads, device=device).view(1, -1, 1, 1)
         seen = self.see(b, h, q_idx, kv_idx)
+        if (kind := getattr(seen, "dtype", type(seen))) is not torch.bool:
+            raise ValueError(f"mask={self} returns {kind}; it is elementwise, so give bools, as q >= k does")
         return seen.expand(torch.broadcast_shapes(seen.shape, q_idx.shape, kv_idx.shape))
+
+
+def as_mask(given: object) -> Mask:
+    """The mask itself. ValueError for what is none, such as a tensor.
+
+    >>> as_mask(causal)
+    causal
+    """
+    if not isinstance(given, Mask):
+        raise ValueError(f"mask={given!r}: give a mask, such as causal or Mask(lambda b, h, q, k: q >= k)")
+    return given
 
 
 # `k * 0 == 0` and not `True`: FlexAttention and broadcasting want a tensor

@@ -25,12 +25,14 @@ Where = Callable[[str, nn.Module], bool]
 
 
 def is_a(*types: type) -> Where:
-    """Matches modules of these types.
+    """Matches modules of these types. ValueError for what is no class.
 
     >>> linear = is_a(nn.Linear)
     >>> linear("0", nn.Linear(3, 2)), linear("1", nn.ReLU())
     (True, False)
     """
+    if not all(isinstance(kind, type) for kind in types):
+        raise ValueError(f"is_a{types}: give classes, such as is_a(nn.Linear)")
     return lambda name, module: isinstance(module, types)
 
 

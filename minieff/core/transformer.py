@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minieff.core.attention import Attention, Mask, causal
+from minieff.core.attention import Attention, Mask, as_mask, causal
 from minieff.core.past import Fresh, fresh
 
 
@@ -171,6 +171,7 @@ class Transformer(nn.Module):
                 f"ids of shape {tuple(ids.shape)} and type {ids.dtype}; give integers of shape (B, T); "
                 "for a single sequence, ids[None]"
             )
+        as_mask(mask)
         x = self.embed(ids, past.length)  # raises before the past remembers ids that do not fit
         past.begin(ids)
         x = self.blocks(x, mask, past)

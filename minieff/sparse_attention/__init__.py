@@ -30,7 +30,7 @@ By hand, in an attention of your own:
 import torch
 from torch import nn
 
-from minieff.core.attention import Attention, Mask, causal, everything, fused
+from minieff.core.attention import Attention, Mask, as_mask, causal, everything, fused
 from minieff.core.surgery import Where, is_a, pick, swap
 from minieff.sparse_attention.gather import Gather
 from minieff.sparse_attention.masks import (
@@ -119,12 +119,7 @@ def finalize(
 
 def _as_mask(given: Mask | str) -> Mask:
     """The mask, also of an expression. ValueError for what is neither."""
-    mask = parse(given) if isinstance(given, str) else given
-    if not isinstance(mask, Mask):
-        raise ValueError(
-            f"mask={given!r}: give a mask such as local(8) | strides(8), or its expression in quotes"
-        )
-    return mask
+    return as_mask(parse(given) if isinstance(given, str) else given)
 
 
 def _checked(model: nn.Module, where: Where) -> list[nn.Module]:

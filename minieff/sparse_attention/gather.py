@@ -154,6 +154,8 @@ class Gather(nn.Module):
         asked = self.rest(mask, k.shape[2])
         if start:  # few queries: to read all keys is faster than to gather some
             return fused(attn, q, k, v, mask, start)
+        if not q.shape[2]:  # no query, no output
+            return q
         if needs_weights(attn, q):
             return self.by_rows(attn, q, k, v, asked)
         return self.by_groups(q, k, v, asked)

@@ -96,6 +96,7 @@ def verbs(is_verb: Bool[Tensor, "B S"]) -> Mask:
     """The tokens marked in `is_verb`, given for all tokens so far; before the first, the token itself.
 
     To be used with a causal mask. Padding must not be marked, or a row may see nothing but padding.
+    ValueError for what is no bools (B, S).
 
     >>> pairs(causal & verbs(torch.tensor([[False, True, False, False]])), 4)[0].long()
     tensor([[1, 0, 0, 0],
@@ -103,6 +104,8 @@ def verbs(is_verb: Bool[Tensor, "B S"]) -> Mask:
             [0, 1, 0, 0],
             [0, 1, 0, 0]])
     """
+    if getattr(is_verb, "dtype", None) != torch.bool or is_verb.dim() != 2:
+        raise ValueError(f"is_verb={is_verb!r}: give bools (B, S), one per token so far")
     begun = is_verb.cumsum(1) > 0
     return Mask(lambda b, h, q, k: is_verb[b, k] | ((q == k) & ~begun[b, q]), "verbs")
 

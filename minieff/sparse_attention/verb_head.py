@@ -69,15 +69,20 @@ def verb_tags(texts: Iterable[str], encode: Callable[[str], list[int]], vocab: i
     """Tags (V,) of the tokens that mostly begin a verb in these texts, by the tagger of `textblob`.
 
     `encode` turns text into ids; each word is given to it with a space in front. ImportError without the
-    package `textblob`.
+    package `textblob`; ValueError for one text in place of a list, and ids outside of the vocabulary.
 
     >>> ids = {" They": 0, " flew": 1, " home": 2, " .": 3}
     >>> verb_tags(["They flew home."], lambda word: [ids[word]], vocab=4)  # doctest: +SKIP
     tensor([False,  True, False, False])
     """
+    if isinstance(texts, str):
+        raise ValueError(f"texts={texts[:20]!r}: give a list of texts, as [text]")
     tagger = needs("textblob.taggers", "verbs").PatternTagger()
     votes = torch.zeros(vocab, dtype=torch.long)
     for text in texts:
         for word, tag in tagger.tag(text):
-            votes[encode(f" {word}")[0]] += 1 if tag.startswith("VB") else -1
+            ids = encode(f" {word}")
+            if not ids or not 0 <= ids[0] < vocab:
+                raise ValueError(f"encode gives {ids} for {word!r}; the first must be below vocab={vocab}")
+            votes[ids[0]] += 1 if tag.startswith("VB") else -1
     return votes > 0

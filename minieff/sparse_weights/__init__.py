@@ -257,8 +257,8 @@ def finalize(
     >>> [t.numel() for t in small.state_dict().values()]  # values, starts of rows, columns
     [410, 65, 410]
     """
-    if layout not in list(LAYOUTS):
-        raise ValueError(f"layout={layout!r}: give one of {list(LAYOUTS)}")
+    keep = {} if keep is None else keep
+    _refuse_storage(layout, block, keep)
     chosen = pick(model, where)
     refuse_other_layers(chosen)
     sizes = {}
@@ -266,20 +266,31 @@ def finalize(
         if type(module).forward is not nn.Linear.forward:
             raise ValueError(f"{name} is of type {type(module).__name__}; only nn.Linear is stored sparse")
         sizes[name] = _block(module, name, block) if layout == "bsr" else 1
-    if (keep or {}).keys() - sizes:
+    if keep.keys() - sizes:
         raise ValueError(f"keep has {sorted(keep.keys() - sizes)}; the layers are {sorted(sizes)}")
 
     def encode(w: Tensor, name: str) -> Stored:
         size = norms(w, unit_of(sizes[name], w.shape))
-        return LAYOUTS[layout](w, _kept(w, size, layout, (keep or {}).get(name)))
+        return LAYOUTS[layout](w, _kept(w, size, layout, keep.get(name)))
 
     return recode(model, where, encode, lambda linear, code: SparseLinear(code, linear.bias))
+
+
+def _refuse_storage(layout: str, block: int | None, keep: dict[str, int]) -> None:
+    """ValueError for an unknown layout, blocks where there are none, or numbers to keep that are none."""
+    if layout not in list(LAYOUTS) or (block is not None and layout != "bsr"):
+        blocks = '; only "bsr" has blocks'
+        raise ValueError(f"layout={layout!r}, block={block!r}: give one of {list(LAYOUTS)}{blocks}")
+    if not isinstance(keep, dict) or not all(type(count) is int for count in keep.values()):
+        raise ValueError(f"keep={keep!r}: give whole numbers by the names of layers, as `stored` does")
 
 
 def _kept(w: Tensor, size: Tensor, layout: str, count: int | None) -> Tensor:
     """The units to store: those that are not zero (None), or the `count` largest."""
     if count is None:
         return size > 0
+    if not 0 <= count <= size.numel():
+        raise ValueError(f"keep={count}: give a number from 0 to {size.numel()}, which this layer has")
     return two_of_four(w) if layout == "2:4" else keep_largest(size, size.numel() - count)
 
 

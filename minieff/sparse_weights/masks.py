@@ -74,8 +74,8 @@ def keep_largest(scores: Real[Tensor, "*n"], zeros: int) -> Bool[Tensor, "*n"]:
     >>> keep_largest(torch.tensor([1.0, 1.0, 3.0, 1.0]), zeros=2)
     tensor([False, False,  True,  True])
     """
-    if not 0 <= zeros <= scores.numel():
-        raise ValueError(f"{zeros} of {scores.numel()} cannot be zero, nor all others kept; count again")
+    if type(zeros) is not int or not 0 <= zeros <= scores.numel():
+        raise ValueError(f"zeros={zeros!r}: give a whole number, from 0 to {scores.numel()}")
     if zeros == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     flat = scores.flatten()

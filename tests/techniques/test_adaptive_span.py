@@ -10,6 +10,7 @@ from minieff.core import cost
 from minieff.core.adopt import adopt
 from minieff.core.attention import Attention, Mask, causal, everything, explicit, itself
 from minieff.core.past import Past
+from minieff.core.surgery import is_a
 
 KNOBS = {"max_span": 24, "ramp": 4, "start": 0.1}
 
@@ -158,6 +159,10 @@ def test_under_entmax_it_trains_and_cannot_be_finalized(model, ids):
         ({"max_span": "64"}, "max_span='64'"),
         ({"max_span": 8, "ramp": 2.5}, "ramp=2.5"),
         ({"max_span": 8, "price": "2e-6"}, "price='2e-6'"),
+        ({"max_span": [8, 8, 8]}, r"max_span=\[8, 8, 8\]"),
+        ({"max_span": 8, "start": None}, "start=None"),
+        ({"max_span": 8, "where": Attention}, "where=.*give a function"),
+        ({"max_span": 8, "where": is_a(nn.Linear)}, "a Linear has no seam `reweight`"),
         ({"max_span": 8, "price": -1.0}, "price=-1.0"),
         ({"max_span": 8, "price": float("nan")}, "price=nan"),
         ({"max_span": 8, "start": 1.5}, "start=1.5"),
@@ -175,12 +180,19 @@ def test_mistakes_are_refused(model, unchecked):
             adaptive_span.apply(taken, **KNOBS)
     with pytest.raises(ValueError, match=r"kernel=Near\(reach=7\): the seam is taken"):
         adaptive_span.finalize(adaptive_span.finalize(near))
-    for reach in ([4, 4], [4, 4, 0], 4, [4.0, 4.0, 4.0]):
+    for reach in ([4, 4], [4, 4, 0], 4, "444", [], [4.0, 4.0, 4.0]):
         with pytest.raises(ValueError, match="3 numbers of keys, one a layer, of at least 1"):
             adaptive_span.finalize(near, reach=reach)
+    with pytest.raises(ValueError, match="or core.adopt torch's attention first"):
+        adaptive_span.apply(nn.TransformerEncoderLayer(8, 2), **KNOBS)
     with pytest.raises(ValueError, match="no attention has a span"):
         adaptive_span.finalize(model)
     assert isinstance(adaptive_span.finalize(adaptive_span.apply(Attention(8, 2), max_span=4)).kernel, Near)
+
+
+def test_a_whole_number_may_be_the_start_and_no_token_gives_no_output(unchecked):
+    near = adaptive_span.finalize(adaptive_span.apply(Attention(8, 2), max_span=4, start=1))
+    assert near.reweight.length.tolist() == [4.0, 4.0] and near(torch.zeros(2, 0, 8)).shape == (2, 0, 8)
 
 
 def test_a_span_in_16_bits_keeps_its_ramp():

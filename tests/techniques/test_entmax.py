@@ -1,11 +1,13 @@
 """Entmax and its loss. General laws are in test_laws.py."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minieff import entmax as technique
+from minieff.core.attention import Attention
 from minieff.core.data import SILENT
 from minieff.core.surgery import is_a
 from minieff.entmax import entmax, entmax15, loss, sparsemax
@@ -213,26 +215,52 @@ def test_heads_learn_their_alpha(model, ids):
     assert not torch.equal(learned(ids), half(ids)) and "Entmax(alpha=1.5)" in str(half)
 
 
-@pytest.mark.parametrize("alpha", [0.99, 2.01, -1.0, float("nan"), "1.5", "lerned", [1.5, 1.5], None])
+@pytest.mark.parametrize(
+    "alpha", [0.99, 2.01, -1.0, float("nan"), "1.5", "lerned", [1.5, 1.5], np.ones(2), None]
+)
 def test_an_impossible_alpha_is_refused(model, alpha, unchecked):
     with pytest.raises(ValueError, match=r"alpha=.*from 1, softmax, to 2, sparsemax"):
         technique.apply(model, alpha=alpha)
 
 
-def test_mistakes_are_refused(model, unchecked):
-    z, targets = torch.randn(2, 4), torch.tensor([0, 1])
-    with pytest.raises(ValueError, match=r"alpha=\[\[1.5\], \[2.5\]\]: it lies from 1"):
-        entmax(z, torch.tensor([[1.5], [2.5]]))
-    with pytest.raises(ValueError, match=r"scores of torch.int64: give floats"):
-        entmax(torch.tensor([[1, 2]]), 1.5)
-    with pytest.raises(ValueError, match=r"scores of <class 'list'>: give floats"):
-        technique.sparsemax([1.0, 2.0])
-    with pytest.raises(ValueError, match=r"shape \(4,\) differs along a row"):
-        entmax(z, torch.full((4,), 1.5))
-    with pytest.raises(ValueError, match="alpha=3.0"):
-        loss(z, targets, alpha=3.0)
-    with pytest.raises(ValueError, match=r"normalize=Entmax\(alpha=1.5\): the seam is taken"):
-        technique.apply(technique.apply(model), alpha=2.0)
+Z, WORDS = torch.tensor([[0.0, 1.0, 2.0, 3.0], [3.0, 1.0, 2.0, 0.0]]), torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda m: entmax(Z, torch.tensor([[1.5], [2.5]])), r"alpha=\[\[1.5\], \[2.5\]\]: it lies from 1"),
+        (lambda m: entmax(Z, float("nan")), "alpha=nan: it lies from 1"),
+        (lambda m: entmax(Z, "learned"), "alpha='learned': a number"),
+        (lambda m: entmax(Z, None), "alpha=None: a number"),
+        (lambda m: entmax(Z, [1.5, 1.2]), r"alpha=\[1.5, 1.2\]: .* or a tensor"),
+        (lambda m: entmax(Z, torch.full((4,), 1.5)), r"shape \(4,\) differs along a row"),
+        (lambda m: entmax(torch.tensor([[1, 2]]), 1.5), "scores of torch.int64: give floats"),
+        (lambda m: technique.entmax15(torch.tensor([True])), "scores of torch.bool: give floats"),
+        (lambda m: technique.sparsemax([1.0, 2.0]), "scores of <class 'list'>: give floats"),
+        (lambda m: entmax(torch.tensor(1.0), 1.5), r"scores of shape \(\): give rows"),
+        (lambda m: entmax(torch.zeros(2, 0), 1.5), r"scores of shape \(2, 0\): give rows"),
+        (lambda m: loss(Z, WORDS, alpha=3.0), "alpha=3.0"),
+        (lambda m: loss(Z, WORDS, alpha="learned"), "alpha='learned': the loss takes one number"),
+        (lambda m: loss(Z, WORDS, alpha=torch.full((2, 1), 1.5)), "the loss takes one number"),
+        (lambda m: loss(Z, WORDS.float(), alpha=1.5), r"targets=.*give \(2,\) integers below 4"),
+        (lambda m: loss(Z, torch.tensor([0, 9]), alpha=1.5), "targets=.*9.*integers below 4"),
+        (lambda m: loss(Z, torch.tensor([0, 1, 2]), alpha=1.5), r"give \(2,\) integers"),
+        (lambda m: loss(Z, torch.eye(4)[:2], alpha=1.5), r"give \(2,\) integers"),
+        (lambda m: loss(Z, [0, 1], alpha=1.5), r"targets=\[0, 1\]: give"),
+        (lambda m: technique.apply(technique.apply(m), alpha=2.0), "normalize=Entmax.*the seam is taken"),
+        (lambda m: technique.apply(m, where=is_a(nn.Linear)), "use minieff.core.adopt first"),
+        (lambda m: technique.apply(m, where=Attention), "where=.*give a function"),
+        (lambda m: technique.apply(nn.TransformerEncoderLayer(8, 2)), "or core.adopt torch's attention"),
+    ],
+)
+def test_mistakes_are_refused(model, call, said, unchecked):
+    with pytest.raises(ValueError, match=said):
+        call(model)
+
+
+def test_without_targets_the_loss_is_zero():
+    assert loss(Z, torch.tensor([-100, -100]), alpha=1.5) == 0
 
 
 def test_modules_without_the_seam_are_sent_to_adopt():

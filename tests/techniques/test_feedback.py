@@ -7,10 +7,13 @@ from torch import nn
 
 from minieff import feedback, layerdrop, scalar_quant
 from minieff.core import cost
+from minieff.core.adopt import adopt
 from minieff.core.attention import Mask, causal, itself
 from minieff.core.past import Past
 from minieff.core.surgery import is_a, record, swap
-from minieff.core.transformer import Attention, Block, FeedForward
+from minieff.core.transformer import Attention, Block, FeedForward, Stack
+
+ENCODER = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 1)
 
 
 @pytest.fixture
@@ -137,25 +140,41 @@ def test_layers_trained_with_layerdrop_are_pruned_before_it(model, ids):
         late(ids)
 
 
-def test_what_cannot_read_a_memory_is_refused(model, unchecked):
-    with pytest.raises(ValueError, match="feedback memory already"):
-        feedback.apply(feedback.apply(model))
-    with pytest.raises(ValueError, match="matched no module of TransformerEncoder"):
-        feedback.apply(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 1))
-    with pytest.raises(ValueError, match="where picks a Block, which holds no layers"):
-        feedback.apply(model, where=is_a(Block))
-    with pytest.raises(ValueError, match="attention picks a Linear, which has no projections"):
-        feedback.apply(model, attention=is_a(nn.Linear))
-    second = swap(
-        model, lambda name, m: name == "blocks.layers.1.mix.inner", lambda attention: FeedForward(32, 8)
-    )
-    with pytest.raises(ValueError, match="layer 1 has no attention.*FeedForward"):
-        feedback.apply(second)
+def feed_forward_in_one_layer(model: nn.Module) -> nn.Module:
+    return swap(model, lambda name, _: name == "blocks.layers.1.mix.inner", lambda old: FeedForward(32, 8))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda m: feedback.apply(feedback.apply(m)), "feedback memory already"),
+        (lambda m: feedback.apply(ENCODER), "matched no module of TransformerEncoder"),
+        (lambda m: feedback.apply(Attention(8, 2)), "matched no module of Attention"),
+        (lambda m: feedback.apply(adopt(ENCODER), where=is_a(nn.TransformerEncoder)), "pick is_a.Stack"),
+        (lambda m: feedback.apply(m, where=is_a(Block)), "where picks a Block, which holds no layers"),
+        (lambda m: feedback.apply(m, where=is_a(nn.ModuleList)), "picks a ModuleList, which holds no layers"),
+        (lambda m: feedback.apply(m, where=Stack), "where=.*give a function"),
+        (lambda m: feedback.apply(Stack([])), "where picks a Stack, which holds no layers"),
+        (lambda m: feedback.apply(m, attention=is_a(nn.Linear)), "picks a Linear, which has no linears"),
+        (lambda m: feedback.apply(m, attention=is_a(Block)), "picks a Block, which has no linears"),
+        (lambda m: feedback.apply(m, attention=Attention), "attention=<class.*give a function"),
+        (lambda m: feedback.apply(m, attention="mix.inner"), "attention='mix.inner': give a function"),
+        (lambda m: feedback.apply(m, attention=None), "attention=None: give a function"),
+        (lambda m: feedback.apply(m, attention=is_a(nn.Conv1d)), "layer 0 has no attention"),
+        (lambda m: feedback.apply(feed_forward_in_one_layer(m)), "layer 1 has no attention.*FeedForward"),
+        (lambda m: feedback.apply(scalar_quant.finalize(scalar_quant.apply(m))), "before weights are stored"),
+        (lambda m: feedback.MemoryVector(layers=3)([torch.zeros(1, 1, 8)] * 2), "2 states for 4 weights"),
+    ],
+)
+def test_what_cannot_read_a_memory_is_refused(model, call, said, unchecked):
+    with pytest.raises(ValueError, match=said):
+        call(model)
+
+
+def test_a_mixer_without_keys_and_values_is_refused():
     memory = feedback.Memory(torch.zeros(1, 3, 8), torch.zeros(1, 3, 8), start=2)
     with pytest.raises(ValueError, match="stores 1 tensors.*keep Attention"):
         memory.slot().extend(torch.zeros(1, 2, 1, 4), keep=2)
-    with pytest.raises(ValueError, match="2 states for 4 weights"):
-        feedback.MemoryVector(layers=3)([torch.zeros(1, 1, 8)] * 2)
 
 
 def test_old_memories_are_cut_off_where_a_layer_asks_for_few():

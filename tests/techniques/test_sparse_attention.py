@@ -14,7 +14,18 @@ from minieff.core.past import Past, Slot
 from minieff.core.surgery import is_a, named
 from minieff.core.transformer import Config, Transformer
 from minieff.fast_decoding import generate
-from minieff.sparse_attention import block, fixed, head, local, parse, strides, summaries, tagged, verbs
+from minieff.sparse_attention import (
+    block,
+    fixed,
+    head,
+    local,
+    parse,
+    strides,
+    summaries,
+    tagged,
+    verb_tags,
+    verbs,
+)
 from minieff.sparse_attention.gather import Gather
 from minieff.sparse_attention.layout import grouped
 
@@ -241,6 +252,7 @@ def pairs_of_heads(mask: Mask) -> Tensor:
     return mask.visible(1, 4, torch.arange(9)[:, None], torch.arange(9))
 
 
+ONES = Mask(lambda b, h, q, k: k * 0 + 1, "ones")
 WRONG = {
     "width=-1": lambda m: local(-1),
     "width=True": lambda m: local(True),
@@ -253,6 +265,21 @@ WRONG = {
     "mask=tensor": lambda m: sparse_attention.apply(m, mask=torch.ones(8, 8).tril()),
     "mask=<function": lambda m: sparse_attention.apply(m, mask=lambda b, h, q, k: q >= k),
     "mask=None: give a mask": lambda m: final(m, mask=None),
+    "mask=<built-in": lambda m: sparse_attention.apply(m, mask=local(2) & max),
+    "mask=3: give a mask": lambda m: sparse_attention.apply(m, mask="local(8) & 3"),
+    "mask=True: give a mask": lambda m: local(2) | True,
+    "mask=tensor([[ True": lambda m: m(torch.zeros(1, 2).long(), torch.ones(2, 2).bool().tril()),
+    "mask=mask returns <class 'bool'>": lambda m: sparse_attention.apply(m, mask=Mask(lambda *i: True)),
+    "mask=ones returns torch.int64": lambda m: sparse_attention.apply(m, mask=ONES),
+    "mask=~everything: the first token": lambda m: sparse_attention.apply(m, mask=~everything),
+    "mask=''": lambda m: sparse_attention.apply(m, mask=""),
+    "mask has 0 values": lambda m: sparse_attention.apply(m, mask=[]),
+    "mask='all': combine": lambda m: final(m, mask="all"),
+    "or core.adopt": lambda m: sparse_attention.apply(nn.TransformerEncoderLayer(8, 2), mask=local(2)),
+    "give a function": lambda m: sparse_attention.apply(m, mask=local(2), where=Attention),
+    "is_a('Attention',)": lambda m: sparse_attention.apply(m, mask=local(2), where=is_a("Attention")),
+    "width='8'": lambda m: local("8"),
+    "context='64'": lambda m: final(m, "64"),
     "3 values for 2 layers": lambda m: sparse_attention.apply(m, mask=[local(3)] * 3),
     "first token of head 2 sees nothing; add `| itself`": lambda m: sparse_attention.apply(
         m, mask=head(0) & local(3) | head(1)
@@ -266,6 +293,11 @@ WRONG = {
     "apply all masks first": lambda m: sparse_attention.apply(final(m), mask=local(2)),
     "20 positions, but this kernel has context=16": lambda m: final(m, 16)(torch.zeros(1, 20).long()),
     "one bool per token": lambda m: tagged(m, tags=torch.ones(49).bool()),
+    "is_verb=[[True]]": lambda m: verbs([[True]]),
+    "is_verb=tensor([[1, 1]])": lambda m: verbs(torch.ones(1, 2).long()),
+    "is_verb=tensor([True": lambda m: verbs(torch.ones(2).bool()),
+    "texts='They flew": lambda m: verb_tags("They flew.", lambda word: [0], vocab=4),
+    "tags of torch.int64": lambda m: tagged(m, tags=torch.ones(50).long()),
     "tags of type list": lambda m: tagged(m, tags=[True] * 50),
     "a Linear is no minieff": lambda m: tagged(nn.Linear(3, 3), tags=torch.ones(50).bool()),
     "head='0'": lambda m: tagged(m, tags=torch.ones(50).bool(), head="0"),
@@ -344,6 +376,13 @@ def test_tags_of_real_text():
     encode = lambda text: [words.index(text.strip())] if text.strip() in words else [len(words)]  # noqa: E731
     tags = sparse_attention.verb_tags(texts, encode, len(words) + 1)
     assert [word for word, tag in zip(words, tags, strict=False) if tag] == ["eating", "flew", "was"]
+
+
+@pytest.mark.parametrize("ids", [[9], []])
+def test_tags_need_ids_of_the_vocabulary(ids):
+    pytest.importorskip("textblob")
+    with pytest.raises(ValueError, match="encode gives .* for 'They'.*vocab=4"):
+        verb_tags(["They flew."], lambda word: ids, vocab=4)
 
 
 def test_tags_need_textblob(monkeypatch):

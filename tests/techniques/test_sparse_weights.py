@@ -281,6 +281,8 @@ def test_a_small_file_is_rebuilt_from_the_counts(model, ids):
 
 # --- what is refused
 
+QUERY = "blocks.layers.0.mix.inner.q"
+
 
 @pytest.mark.parametrize(
     "knobs, said",
@@ -289,6 +291,13 @@ def test_a_small_file_is_rebuilt_from_the_counts(model, ids):
         ({"sparsity": float("nan")}, "less than 1"),
         ({"sparsity": "0.5"}, "sparsity='0.5'.* less than 1"),
         ({"sparsity": 0.5, "steps": 10.0}, "steps=10.0"),
+        ({"sparsity": 90}, "sparsity=90.*from 0 to less than 1"),
+        ({"sparsity": 0.5, "pattern": 2.0}, "pattern=2.0: give one of"),
+        ({"sparsity": 0.5, "pattern": [2, 2]}, r"pattern=\[2, 2\]: give one of"),
+        ({"sparsity": 0.5, "pattern": 0}, "pattern=0: give one of"),
+        ({"sparsity": 0.5, "scope": ["matrix"]}, r"scope=\['matrix'\]"),
+        ({"sparsity": 0.5, "where": nn.Linear}, "where=.*give a function"),
+        ({"sparsity": 0.5, "where": "q"}, "where='q': give a function"),
         ({"sparsity": 0.5, "scope": "layer"}, "matrix"),
         ({"sparsity": 0.5, "steps": -1}, "training steps"),
         ({"sparsity": 0.5, "pattern": "4:8"}, "size of a square block"),
@@ -314,6 +323,8 @@ def test_other_bad_input_is_refused(model, unchecked):
         (lambda: sparse_weights.shrink(model, price=-1.0), "price=-1.0"),
         (lambda: sparse_weights.shrink(model, price="0.1"), "price='0.1'"),
         (lambda: sparse_weights.finalize(sparse, layout=["csr"]), "give one of"),
+        (lambda: sparse_weights.project(sparse, rate="0.1"), "rate='0.1'"),
+        (lambda: sparse_weights.shrink(model, price=0.1, pattern=["row"]), r"pattern=\['row'\]"),
         (lambda: sparse_weights.gate(model, price=0.1, pattern="2:4"), "two of four"),
         (lambda: sparse_weights.gate(model, price=0.1, start=1.0), "start=1.0"),
         (lambda: sparse_weights.gate(model, price=0.1, start=None), "start=None"),
@@ -321,10 +332,19 @@ def test_other_bad_input_is_refused(model, unchecked):
         (lambda: sparse_weights.finalize(sparse, layout="coo"), "layout='coo'"),
         (lambda: sparse_weights.finalize(sparse, layout="bsr"), "block=32"),
         (lambda: sparse_weights.finalize(sparse, layout="2:4"), "more than two of four"),
+        (lambda: sparse_weights.finalize(sparse, layout="bsr", block="8"), "was not pruned in blocks"),
+        (lambda: sparse_weights.finalize(sparse, layout="bsr", block=5), "blocks of 5; pick a divisor"),
+        (lambda: sparse_weights.finalize(sparse, block=8), 'block=8.*only "bsr" has blocks'),
         (lambda: sparse_weights.finalize(sparse, keep={"tok": 3}), "keep has"),
+        (lambda: sparse_weights.finalize(sparse, keep=5), "keep=5: give whole numbers by the names"),
+        (lambda: sparse_weights.finalize(sparse, keep={QUERY: 2.5}), "keep=.*2.5.*whole numbers"),
+        (lambda: sparse_weights.finalize(sparse, keep={QUERY: "12"}), "keep=.*'12'.*whole numbers"),
+        (lambda: sparse_weights.finalize(sparse, keep={QUERY: 9999}), "keep=9999: .* 0 to 1024"),
+        (lambda: sparse_weights.finalize(sparse, keep={QUERY: -1}), "keep=-1: .* 0 to 1024"),
         (lambda: sparse_weights.finalize(model, where=is_a(nn.Embedding)), "only nn.Linear"),
         (lambda: sparse_weights.finalize(sparse.half()), "no CSR product"),
-        (lambda: keep_largest(torch.ones(3), 4), "4 of 3"),
+        (lambda: keep_largest(torch.ones(3), 4), "zeros=4: .* 0 to 3"),
+        (lambda: keep_largest(torch.ones(4), 0.5), "zeros=0.5: give a whole number"),
     ):
         with pytest.raises(ValueError, match=said):
             call()
