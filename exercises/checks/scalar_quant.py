@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from random import Random
 
 import numpy as np
@@ -254,7 +254,7 @@ noisy = Task(
     passed="Rounded where the coin says so, the gradient passes everywhere, and w is unchanged.",
     wrong={
         "You divide by 1 - p, as dropout does. Dropout makes up for zeros; a rounded weight has nearly its old size.":
-            (like(factor=lambda p: 1 / (1 - p or 1)), like(rest=lambda w, p: w / (1 - p)), like(rest=lambda w, p: w / (1 - p or 1))),
+            (like(factor=lambda p: 1 / (1 - p or 1)), like(factor=lambda p: 1 / (1 - p) if p < 1 else inf), like(rest=lambda w, p: w / (1 - p)), like(rest=lambda w, p: w / (1 - p or 1))),
         "With training=False you return w as it is. What will be stored, and what should the evaluation see?": like(evaluate=lambda w, bits: w),
         "With training=False coins still decide. An evaluation should show what the stored model does.": like(evaluate=None),
         "In training nothing is rounded: your values are those of w. What has to be added to w, and which part of it detached?":

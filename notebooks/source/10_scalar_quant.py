@@ -9,7 +9,7 @@
 # | Read before | [00 Start here](00_start_here.ipynb) for the measures |
 # | Axes | model size falls; inference time falls in large layers, where the processor multiplies bytes; training time rises; quality falls, with 8 bits by almost nothing. Energy is not measured |
 # | Who says so | Jacob et al. 2018 (arXiv 1712.05877) for training with rounding; Fan, Stock et al. 2020, "Training with Quantization Noise" (arXiv 2004.07320); Angela Fan's talk: "8-bit: 4x", "ships with PyTorch, easy to apply" |
-# | Measured on | `speeches-base`, 8 layers of width 128, one seed. Every quality is a perplexity compared with this model's. `results/` has it on all 2,754 held-out windows; cells that measure live take 32 of them, for both models |
+# | Measured on | `speeches-base`, 8 layers of width 128, one seed. Every quality is a perplexity compared with this model's. `results/` has it on all 2,751 held-out windows; cells that measure live take 32 of them, for both models |
 #
 # Where you see **Predict**, write your answer down. The output that answers it is collapsed: click it to see it.
 
@@ -230,7 +230,7 @@ plot.show(figure, alt=(
 # With one scale per row 8 bits cost nothing that one could see, 5 cost 1.8 percent of perplexity, 4 cost 9.2, 3 nearly double it, and with 2 the model is broken. What helps, and what does not:
 #
 # - One scale per matrix loses 10 percent at 6 bits already.
-# - One scale per 32 neighbours halves the loss at 4 bits. It costs half a bit per weight: 16 bits for 32.
+# - One scale per 32 neighbours nearly halves the loss at 4 bits, from 9.2 to 5.2 percent. It costs half a bit per weight: 16 bits for 32.
 # - A zero point helps, too, although weights lie on both sides of zero: the lowest and the highest weight of a row are seldom equally far from it, and all 16 codes are in use instead of 15.
 # - Percentile loses 15 percent at 8 bits: the largest weights are few, and needed. Least squares helps at 3 bits and not at 4.
 #
@@ -381,7 +381,7 @@ plot.table([[f"our full model, {cpu}", *(f"{times:.2f}" for times in found)]
 # %% [markdown]
 # In layers of 768 and more, from 32 tokens on, integers are 1.62 to 5.36 times as fast as fp32. In layers of 128 by 512, those of our models, they are *slower* nearly everywhere, down to an eighth of the speed: finding scales, rounding and scaling back are calls of their own, which take longer than so small a product. PyTorch does all of it in one call, and is ahead of us in small layers and with few tokens. Against bf16 the two processors disagree.
 #
-# The full model has small layers: it takes more than twice the time with one window, and is 1.26 times as fast with 64 on the EPYC, and never faster on the Xeon.
+# The full model has small layers. On two threads it takes more than twice the time with one window, and is 1.26 times as fast with 64 on the EPYC, and never faster on the Xeon.
 #
 # > One run on each processor. The product itself is oneDNN's (`onednn.qlinear_pointwise`), which keeps a byte per weight in memory; codes of 4 bits are unpacked for it once.
 #
@@ -419,7 +419,7 @@ for name, does in moved.items():
     print(f"{name:20} later tokens change earlier: {does}")
 
 # %% [markdown]
-# Most of what PyTorch's int8 loses more than ours comes from one scale per matrix (section 3). And the future changes the past, as in section 5. Its successor, in the package `torchao`, has one scale per token, as ours does. It is not installed with this course, and was not measured:
+# PyTorch's int8 loses 0.9 percent more than ours, most of it because it has one scale per matrix (section 3). And the future changes the past, as in section 5. Its successor, in the package `torchao`, has one scale per token, as ours does. It is not installed with this course, and was not measured:
 #
 # ```python
 # from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
@@ -458,7 +458,7 @@ for name, label in {"int4by32-qat": "4 bits, one scale per 32, all rounded",
     print(f"{label:40} {change(trained[name]['nats'])}")
 
 # %% [markdown]
-# With 8 bits there is nothing to win: the 0.8 percent are what this finetuning costs by itself. With 4 bits, training with all weights rounded halves the loss, from 9.2 percent to 4.8; with one scale per 32 neighbours it is 3.2. On ten times the tokens such a file is 1.8 percent *better* than the base, because the same tokens without rounding make the base better by 4.2.
+# With 8 bits there is nothing to win: the 0.8 percent are what this finetuning costs by itself. With 4 bits, training with all weights rounded halves the loss, from 9.2 percent to 4.8; with one scale per 32 neighbours it is 3.2. On ten times the tokens such a file is 1.8 percent *better* than the base. But these tokens alone, without rounding, make the base 4.2 percent better: so rounding still costs about 2.5.
 #
 # With one bit the model comes back from 198 times the perplexity to 3.2 times. That is better than with two bits, because of the grid: a symmetric one of two bits turns most weights into 0 (section 2), and signs turn none. The talk's "binary: so far not working for Transformers" stands.
 #

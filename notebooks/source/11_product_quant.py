@@ -9,7 +9,7 @@
 # | Read before | [10 Scalar quantization](10_scalar_quant.ipynb), where each weight has a code of its own |
 # | Axes | model size falls: codes alone are 16 or 32 times smaller than fp32, and codebooks come on top; quality falls, and by how much is the question; inference time rises a little; training time rises. Energy is not measured |
 # | Who says so | Stock et al. 2019, "And the Bit Goes Down" (arXiv 1907.05686); Fan, Stock et al. 2020, "Training with Quantization Noise" (arXiv 2004.07320): a language model of 942 MB in 38 MB; Angela Fan's talk: "25x compression or more", "can combine scalar and vector quantization" |
-# | Measured on | `speeches-base`, 8 layers of width 128, one seed. Every quality is a perplexity compared with this model's, on all 2,754 held-out windows. One cell measures live, on 16 of them, for both models |
+# | Measured on | `speeches-base`, 8 layers of width 128, one seed. Every quality is a perplexity compared with this model's, on all 2,751 held-out windows. One cell measures live, on 16 of them, for both models |
 #
 # Where you see **Predict**, write your answer down. The output that answers it is collapsed: click it to see it.
 
@@ -289,7 +289,7 @@ for kind, where in KINDS.items():
 #
 # ## 5. Train with the noise
 #
-# The other way is to prepare the model during its training. *Quant-Noise* replaces a random share $p$ of the blocks in each pass by what they will be replaced with later, so that the others learn not to rely on them. Later that is a codeword. But there are no codewords yet, and k-means in every step would take long; the paper found that *zero* does as well as a codeword. The gradient goes to the weight behind, replaced or not.
+# The other way is to prepare the model during its training. *Quant-Noise* replaces a random share $p$ of the blocks in each pass by what they will be replaced with later, so that the others learn not to rely on them. Later that is a codeword. But there are no codewords yet, and k-means in every step would take long; the paper found that *zero* does as well as a codeword. The gradient of a block goes to the weights behind it, whether they were replaced or not.
 
 # %%
 def noise(w, size, p, generator):
@@ -301,8 +301,9 @@ def noise(w, size, p, generator):
 w = torch.randn(6, 8, requires_grad=True)
 noisy = noise(w, 4, 0.5, seeded())
 print((noisy != 0).int())
-noisy.square().sum().backward()
-assert torch.equal(w.grad, 2 * noisy.detach())
+slope = torch.randn(6, 8, generator=seeded())
+(slope * noisy).sum().backward()
+assert torch.equal(w.grad, slope)  # also where a block is zero
 
 # %%
 from minieff.product_quant import BlockNoise
@@ -390,7 +391,7 @@ print(f"one layer, 4 bits: {3 * one_macs * (TOKENS + 12e6) / base_training:.1f} 
 print(f"the wider one with its teacher's passes: {wide_training / base_training:.1f}")
 
 # %% [markdown]
-# Why does the paper reach 25 times with little loss, and we do not? Its model has 247 million parameters: 25 times fewer bytes leave it 38 million, and us 300 thousand. Codebooks take less than a hundredth of its bytes, and 28 percent of ours if each weight has its own. A model that is hardly overparameterized has little to give (lesson 00). And its finetuning is far longer.
+# Why does the paper reach 25 times with little loss, and we do not? Its model has 247 million parameters: 25 times fewer bytes leave it 38 million bytes, and us 300 thousand. Codebooks take less than a hundredth of its bytes, and 28 percent of ours if each weight has its own. A model that is hardly overparameterized has little to give (lesson 00). And its finetuning is far longer.
 #
 # All of it in one picture, with what failed: every file of this lesson and of lesson 10, and the models of lesson 01 in 16 bits.
 
@@ -456,7 +457,7 @@ plot.show(figure, alt=(
     "and 1.53, far above the front."))
 
 # %% [markdown]
-# The front begins at 1.1 MB, with 4 bits and six million tokens of training more than the base. Beside it lie 4 bits with less training and codebooks with blocks of 2. Far below one megabyte only models of one layer are on it, with 4 bits and with 2: whatever we made of the base, or of half of it, is larger and worse there.
+# The right end of the front, at 1.1 MB, is a file of 4 bits with six million tokens of training more than the base. Beside it lie 4 bits with less training, and codebooks with blocks of 2. Far below one megabyte only models of one layer are on it, with 4 bits and with 2: whatever we made of the base, or of half of it, is larger and worse there.
 #
 # > One seed, and one plan per file. The rows differ in tokens and teachers; `results/product_quant/small.json` has all of them, `evidence/product_quant/small.py` how each was made.
 #
@@ -604,7 +605,7 @@ for row in [{"name": "base in fp32", "stored_bytes": base_file,
 #
 # 1. A code of one byte names a block of several weights, and the codebook must be counted, too. Without training, blocks of 2 cost 4.6 percent of perplexity, blocks of 4 double it, blocks of 8 break this model.
 # 2. Training takes back a part: of the codewords, by the mean gradient of their blocks, and of the model, with blocks replaced in each pass. Time and multiplications are not saved.
-# 3. From 4 bits per weight on take the grid of lesson 10, which costs as little and can be multiplied in integers. Below, codebooks lose less than grids, and a smaller model on a grid of 4 bits loses less than both.
+# 3. From 4 bits per weight on take a grid of lesson 10: with one scale per 32 it costs about as little, and with one per row it can be multiplied in integers. Below 4 bits, codebooks lose less than grids, and a smaller model on a grid of 4 bits loses less than both.
 #
 # **Exercise.** [11 Product quantization](../exercises/11_product_quant.ipynb): a step of k-means from memory, bytes with every codebook, rows that are put together wrongly, codewords that run ahead, noise in blocks, and a model that is not ours.
 #
@@ -626,7 +627,7 @@ plot.table([[name, *measured(found)] for name, found in PLANS.items()],
 # %% [markdown]
 # ### Fewer layers and finer blocks
 #
-# Half of a model, with blocks of 4 and 8 bits per number of a codeword, is 21.5 times smaller. It is the four layers that LayerDrop left of eight (lesson 08). Trained kind by kind, with all blocks replaced, or with three values per weight (a grid of 2 bits) it costs about the same; the same half in 4 bits is 12.6 times smaller.
+# Half of a model, with blocks of 4 and 8 bits per number of a codeword, is 21.5 times smaller. These are four layers of a model that was trained to lose the other four (lesson 08, "Aim"), so they lose less than the pruned model of lesson 10. Trained kind by kind, with all blocks replaced, or with three values per weight (a grid of 2 bits) it costs between 58 and 72 percent; the same half in 4 bits is 12.6 times smaller.
 
 # %%
 show_files({
