@@ -104,7 +104,7 @@ WHISPER = SIDES | {"num_mel_bins": 8, "max_source_positions": 16, "max_target_po
 
 SUBJECTS = {
     "GPT-2": of(hf.GPT2LMHeadModel, TEXT, "transformer.h", TEXT, ("n_layer",), **GPT2),
-    "BERT": of(hf.BertModel, TEXT, "encoder.layer", **BASIC),
+    "BERT": of(hf.BertModel, TEXT, "encoder.layer", max_position_embeddings=32, **BASIC),
     "T5": of(
         hf.T5ForConditionalGeneration, PAIR, "decoder.block", TEXT, ("num_layers", "num_decoder_layers"), **T5
     ),
@@ -285,7 +285,8 @@ def in_training(subject: Subject) -> nn.Module:
 
 def known(name: str, module: nn.Module) -> bool:
     """All but embeddings, some of which are refused, and heads, which may share their weight."""
-    return not isinstance(module, nn.Embedding) and name != "lm_head" and matrices(name, module)
+    head = name in ("lm_head", "proj_out")
+    return not isinstance(module, nn.Embedding) and not head and matrices(name, module)
 
 
 def gradients(model: nn.Module, step: Callable[[], Tensor]) -> Tensor:

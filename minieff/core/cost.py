@@ -10,7 +10,7 @@
 Time does not follow from MACs, nor energy from time: each is measured by itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import exp, isnan, log
 from statistics import quantiles
@@ -96,6 +96,7 @@ def macs(model: nn.Module, context: int | None = None) -> float:
     context = getattr(getattr(model, "config", None), "context", None) if context is None else context
     if context is None:
         raise ValueError(f"context=None: {type(model).__name__} has no config.context; give a number")
+    roots = _roots(model)
     ids = torch.zeros(1, context, dtype=torch.long, device=next(model.parameters()).device)
     # torch's counter knows the products of attention on every processor, but not every fused kernel
     with evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -104,26 +105,43 @@ def macs(model: nn.Module, context: int | None = None) -> float:
     names = dict(model.named_modules())
     counted = [(names[call.name], call.inputs, call.output) for call in calls]
     own = sum(_formula(module)(module, inputs, output) for module, inputs, output in counted)
-    return (own + _others(model, counter) / 2) / context
+    return (own + _others(model, roots, counter) / 2) / context
 
 
-def _others(model: nn.Module, counter: FlopCounterMode) -> int:
-    """FLOPs outside of all modules with a formula. ValueError for a matrix that neither counts."""
-    counts = {path: sum(found.values()) for path, found in counter.get_flop_counts().items()}
-    others, known = counter.get_total_flops(), ()
+def _unknown(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules with parameters that no formula counts."""
     for name, module in model.named_modules():
-        path = f"{type(model).__name__}.{name}".rstrip(".")
-        inside = path.startswith(known)
-        if _formula(module) and not inside:
-            others -= counts.get(path, 0)
-            known += (f"{path}.",)
-        elif not (_formula(module) or isinstance(module, FREE)):
-            sizes = [p.dim() for p in module._parameters.values() if p is not None]
-            if sizes and (inside or max(sizes) > 1 and not counts.get(path)):
-                raise ValueError(
-                    f"no formula counts {name}, a {type(module).__name__}; add one to cost.FORMULAS"
-                )
-    return others
+        if module._parameters and not _formula(module) and not isinstance(module, FREE):
+            yield name, module
+
+
+def _roots(model: nn.Module) -> list[str]:
+    """Names of the modules with a formula that are in no other. ValueError for unknown ones inside."""
+    roots: list[str] = []
+    for name, module in model.named_modules():  # parents first
+        if _formula(module) and not _inside(name, roots):
+            roots.append(name)
+    for name, module in _unknown(model):
+        if _inside(name, roots):
+            raise _uncounted(name, module)
+    return roots
+
+
+def _inside(name: str, roots: list[str]) -> bool:
+    return any(root == "" or name.startswith(f"{root}.") for root in roots)
+
+
+def _others(model: nn.Module, roots: list[str], counter: FlopCounterMode) -> int:
+    """FLOPs outside of the roots, as torch counts them. ValueError for a matrix there that it does not."""
+    counts = {path.partition(".")[2]: sum(f.values()) for path, f in counter.get_flop_counts().items()}
+    for name, module in _unknown(model):
+        if any(p is not None and p.dim() > 1 for p in module._parameters.values()) and not counts.get(name):
+            raise _uncounted(name, module)
+    return counter.get_total_flops() - sum(counts.get(root, 0) for root in roots)
+
+
+def _uncounted(name: str, module: nn.Module) -> ValueError:
+    return ValueError(f"no formula counts {name}, a {type(module).__name__}; add one to cost.FORMULAS")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,6 +20,16 @@ from minieff.core.surgery import Where
 
 Facts = dict[str, list]  # by the path of an attribute or parameter: its value in each layer
 ABSENT = "absent"
+
+
+class Cut(NamedTuple):
+    """A list of layers, which of them are kept, how the layers differ, and how those that are left shall."""
+
+    name: str
+    layers: int
+    keep: list[int]
+    facts: Facts
+    wanted: Facts
 
 
 def prune(model: nn.Module, keep: list[int], where: Where) -> None:
@@ -36,19 +46,23 @@ def prune(model: nn.Module, keep: list[int], where: Where) -> None:
             "keep= prunes a list, but no nn.ModuleList holds only layers that where matches, and no "
             "nn.Sequential any"
         )
-    for name, keys in lists.items():
-        layers = [model.get_submodule(name)._modules[key] for key in keys]
-        if not keep or sorted(set(keep)) != list(keep) or not 0 <= keep[0] <= keep[-1] < len(layers):
-            raise ValueError(
-                f"keep={keep}: give increasing layer numbers from 0 to {len(layers) - 1}, at least one"
-            )
-        facts = {path: v for path, v in _table(layers).items() if any(value != v[0] for value in v)}
-        _refuse_lost_parts(name, facts, keep)
-        wanted = {path: _kept(values, keep) for path, values in facts.items()}
-        _shorten(model.get_submodule(name), keys, keep)
-        _number([layers[i] for i in keep], wanted)
-        if len(keep) < len(layers):
-            _follow(model, name, len(layers), keep, wanted)
+    for cut in [_cut(model, name, keys, keep) for name, keys in lists.items()]:
+        _follow(model, cut)
+
+
+def _cut(model: nn.Module, name: str, keys: list[str], keep: list[int]) -> Cut:
+    """One list without the other layers. ValueError for an impossible `keep`."""
+    layers = [model.get_submodule(name)._modules[key] for key in keys]
+    if not keep or sorted(set(keep)) != list(keep) or not 0 <= keep[0] <= keep[-1] < len(layers):
+        raise ValueError(
+            f"keep={keep}: give increasing layer numbers from 0 to {len(layers) - 1}, at least one"
+        )
+    facts = {path: v for path, v in _table(layers).items() if any(value != v[0] for value in v)}
+    cut = Cut(name, len(layers), keep, facts, {path: _kept(values, keep) for path, values in facts.items()})
+    _refuse_lost_parts(cut)
+    _shorten(model.get_submodule(name), keys, keep)
+    _number([layers[i] for i in keep], cut.wanted)
+    return cut
 
 
 def _layers_of(name: str, container: nn.Module, where: Where) -> list[str]:
@@ -102,58 +116,97 @@ def _number(layers: list[nn.Module], wanted: Facts) -> None:
             setattr(layer.get_submodule(part), key, number)
 
 
-def _refuse_lost_parts(name: str, facts: Facts, keep: list[int]) -> None:
+def _refuse_lost_parts(cut: Cut) -> None:
     """ValueError when a layer is dropped that has parts which no other has, and all that the others have."""
-    shapes = {path: v for path, v in facts.items() if any(isinstance(part, torch.Size) for part in v)}
-    for i in range(len(next(iter(facts.values()), []))):
-        alone = [path for path, v in shapes.items() if [part != ABSENT for part in v].count(True) == 1]
+    shapes = {path: v for path, v in cut.facts.items() if any(isinstance(part, torch.Size) for part in v)}
+    alone = [path for path, v in shapes.items() if [part != ABSENT for part in v].count(True) == 1]
+    for i in set(range(cut.layers)) - set(cut.keep):
         more = [path for path in alone if shapes[path][i] != ABSENT]
-        if i not in keep and more and len(more) == len(shapes):
+        if more and len(more) == len(shapes):
             raise ValueError(
-                f"{name}.{i} alone has {more[0]}, which the layers behind it may use; keep layer {i}, too"
+                f"{cut.name}.{i} alone has {more[0]}, which the layers behind it may use; keep layer {i}, too"
             )
 
 
-def _follow(model: nn.Module, name: str, layers: int, keep: list[int], wanted: Facts) -> None:
+def _follow(model: nn.Module, cut: Cut) -> None:
     """Changes all configs on the way from the list to the root, as the pruned list needs it."""
-    parts = name.split(".") if name else []
-    paths = [".".join(parts[:end]) for end in range(len(parts), -1, -1)]
+    if len(cut.keep) == cut.layers:
+        return
+    parts = cut.name.split(".") if cut.name else []
     owners: dict[int, list[tuple[nn.Module, str]]] = {}  # those with the same config, the outermost last
-    for path in paths:
-        owner = model.get_submodule(path)
+    for end in range(len(parts), -1, -1):
+        owner = model.get_submodule(".".join(parts[:end]))
         if vars(owner).get("config") is not None:
-            rest = name.removeprefix(path).lstrip(".").replace("inner.", "")
+            rest = ".".join(part for part in parts[end:] if part != "inner")
             owners.setdefault(id(owner.config), []).append((owner, rest))
     for same in owners.values():
-        _change(same, name, layers, keep, wanted)
+        _change(same, cut)
 
 
-def _change(
-    owners: list[tuple[nn.Module, str]], name: str, layers: int, keep: list[int], wanted: Facts
-) -> None:
+def _change(owners: list[tuple[nn.Module, str]], cut: Cut) -> None:
     """Changes one config. ValueError when its class builds no such layers, a warning when it builds none."""
     config = owners[0][0].config
     for owner, rest in reversed(owners):
         now = _built(type(owner), config, {}, rest)
-        if now is None:
-            continue
-        known = _table(now)
-        for change in _changes(config, layers, keep):
-            built = _built(type(owner), config, change, rest)
-            unlike = _unlike(built, known, wanted, len(keep))
-            if unlike is not None and all(type(wanted[path][0]) is float for path in unlike):
-                vars(config).update(change)
-                return
-        raise ValueError(
-            f"no change of its config makes {type(owner).__name__} build the layers {keep} of {name}, and a "
-            f"saved model would load wrong; layers differ in {', '.join(sorted(known.keys() & wanted)[:3])}; "
-            "keep others"
-        )
+        if now is not None:
+            change, unlike = _fitting(owner, rest, now, cut)
+            vars(config).update(change)
+            return _warn_of_rates(unlike, cut)
     warnings.warn(
-        f"the config of {type(owners[-1][0]).__name__} is left as it was, since no {name} can be built from "
-        f"it alone: if it says that there are {layers} layers, correct it",
-        stacklevel=5,
+        f"the config of {type(owners[-1][0]).__name__} is left as it was, since no {cut.name} can be built "
+        f"from it alone: if it says that there are {cut.layers} layers, correct it",
+        stacklevel=5,  # where the verb is called
     )
+
+
+def _fitting(owner: nn.Module, rest: str, now: nn.Module, cut: Cut) -> tuple[dict[str, Any], list[str]]:
+    """The first change with which the owner's class builds what was kept, and which rates still differ."""
+    known, kind = _known(_layers(now, rest), cut), type(owner)
+    sizes = _sizes(now, rest).items() | _sizes(owner, rest).items()  # other lists stay as they were, or are
+    closest = known or ["the number of layers"]
+    for change in _changes(owner.config, cut.layers, cut.keep):
+        built = _built(kind, owner.config, change, rest)
+        layers = [] if built is None else _layers(built, rest)
+        if len(layers) != len(cut.keep) or not _sizes(built, rest).items() <= sizes:
+            continue
+        table, absent = _table(layers), [ABSENT] * len(layers)
+        unlike = [path for path in known if table.get(path, absent) != cut.wanted[path]]
+        if all({type(value) for value in cut.facts[path]} - {str} == {float} for path in unlike):
+            return change, unlike
+        closest = min(closest, unlike, key=len)
+    raise ValueError(
+        f"no change of its config makes {kind.__name__} build the layers {cut.keep} of {cut.name}, and "
+        f"a saved model would load wrong: {', '.join(closest[:3])} would differ; keep other layers"
+    )
+
+
+def _layers(model: nn.Module, rest: str) -> list[nn.Module]:
+    return list(model.get_submodule(rest).children())
+
+
+def _sizes(model: nn.Module, rest: str) -> dict[str, int]:
+    """The lengths of all other lists."""
+    lists = {
+        name.replace("inner.", ""): m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)
+    }
+    return {name: len(m) for name, m in lists.items() if not f"{name}.".startswith(f"{rest}.".lstrip("."))}
+
+
+def _known(built: list[nn.Module], cut: Cut) -> list[str]:
+    """What a config decides: where layers built from it, as it is, differ as those of the model do."""
+    table = _table(built)
+    if len(built) == len(cut.keep):  # it holds another config, which was changed before
+        return [path for path in cut.wanted if path in table]
+    return [path for path, values in cut.facts.items() if table.get(path) == values]
+
+
+def _warn_of_rates(unlike: list[str], cut: Cut) -> None:
+    if unlike:
+        warnings.warn(
+            f"loaded again, the layers {cut.keep} of {cut.name} would have another {', '.join(unlike[:3])}, "
+            "which their class computes from the number of a layer; set it after loading",
+            stacklevel=6,  # where the verb is called
+        )
 
 
 def _changes(config: Any, layers: int, keep: list[int]) -> Iterator[dict[str, Any]]:
@@ -181,22 +234,12 @@ def _changed(config: Any, change: dict[str, Any]) -> Any:
     return config
 
 
-def _built(kind: type, config: Any, change: dict[str, Any], rest: str) -> list[nn.Module] | None:
-    """The list of layers that a class makes of a changed config, without memory; None if it does not."""
+def _built(kind: type, config: Any, change: dict[str, Any], rest: str) -> nn.Module | None:
+    """What a class makes of a changed config, without memory; None if that has no such list."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return list(kind(_changed(config, change)).get_submodule(rest).children())
+            model = kind(_changed(config, change))
+        model.get_submodule(rest)
     except Exception:  # of a class that takes other arguments, or a config that does not fit
         return None
-
-
-def _unlike(built: list[nn.Module] | None, known: Facts, wanted: Facts, layers: int) -> list[str] | None:
-    """The paths at which built layers are not those that were kept, in what is known of both.
-
-    None if there are not as many.
-    """
-    if built is None or len(built) != layers:
-        return None
-    table = _table(built)
-    absent = [ABSENT] * layers
-    return [path for path in wanted if path in known and table.get(path, absent) != wanted[path]]
+    return model

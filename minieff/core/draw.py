@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def uniform(shape: tuple[int, ...] | torch.Size, generator: torch.Generator | None) -> Tensor:
+def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Numbers from 0 to 1, from `generator` (None: torch's global one).
 
     Activation checkpointing runs a forward again in the backward pass, with torch's global generator set back
@@ -14,10 +14,6 @@ def uniform(shape: tuple[int, ...] | torch.Size, generator: torch.Generator | No
     >>> uniform((2, 3), None).shape
     torch.Size([2, 3])
     """
-    # the number of the backward pass that this runs in; -1 outside of one
-    if generator is not None and torch._C._current_graph_task_id() != -1:
-        raise ValueError(
-            "this forward runs a second time, in the backward pass (activation checkpointing), where its "
-            "generator would draw other numbers; give generator=None, torch's global one, which is set back"
-        )
+    if generator is not None and torch._C._current_graph_task_id() != -1:  # -1 outside of a backward pass
+        raise ValueError("a forward that a backward pass repeats (checkpointing) needs generator=None")
     return torch.rand(shape, generator=generator, device="cpu")

@@ -72,6 +72,7 @@ def _warn_of_rest(model: nn.Module, chosen: dict[nn.Module, str]) -> None:
         name: p.numel()
         for name, p in model.named_parameters()
         if p.dim() > 1 and p not in coded and not is_position(name.removesuffix(".weight"), model)
+        if {"parametrizations", "codebook"}.isdisjoint(name.split("."))  # parts of another format
     }
     share = sum(rest.values()) / max(1, sum(p.numel() for p in model.parameters()))
     if share > 0.05:

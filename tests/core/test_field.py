@@ -7,6 +7,7 @@ import copy
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -171,6 +172,35 @@ def test_4_a_config_that_cannot_be_tried_is_left_with_a_warning():
     other.config = hf.BertConfig(num_hidden_layers=3)
     with pytest.warns(UserWarning, match="the config of Other is left as it was.*3 layers, correct it"):
         layerdrop.finalize(other, keep=[0], where=is_a(nn.TransformerEncoderLayer))
+
+
+class Pair(nn.Module):
+    """An encoder and a decoder of one's own, whose config has one number for both."""
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(8, 2, 16) for _ in range(config.layers))
+        self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(8, 2, 16) for _ in range(config.layers))
+
+
+def test_4_a_number_for_two_lists_changes_only_with_both():
+    pair = Pair(SimpleNamespace(layers=4))
+    both = layerdrop.finalize(
+        pair, keep=[0, 3], where=is_a(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+    )
+    assert both.config.layers == 2 == len(both.encoder) == len(both.decoder) and pair.config.layers == 4
+    with pytest.raises(ValueError, match="no change of its config makes Pair build the layers"):
+        layerdrop.finalize(pair, keep=[0, 3], where=is_a(nn.TransformerDecoderLayer))
+
+
+def test_3_both_sides_are_pruned_in_one_call(tmp_path):
+    model = t5()
+    small = layerdrop.finalize(model, keep=[0, 2], where=is_a(type(model.encoder.block[0])))
+    again = loaded(small, tmp_path)
+    assert len(again.encoder.block) == len(again.decoder.block) == 2
+    inputs = {"input_ids": IDS, "decoder_input_ids": IDS[:, :5], "use_cache": False}
+    same(again(**inputs).logits, small(**inputs).logits)
 
 
 @pytest.mark.parametrize("p", [0.5, 1.0])
