@@ -573,13 +573,13 @@ torch.manual_seed(0)
 """
 
 LINES = {
-    "layerdrop": (40, 250),
+    "layerdrop": (50, 590),  # with what else knows of layers
     "headdrop": (40, 250),
-    "scalar_quant": (60, 700),
-    "product_quant": (60, 550),
+    "scalar_quant": (62, 800),
+    "product_quant": (60, 640),
     "weight_sharing": (60, 390),  # layers, loops, embeddings and ties in one
-    "dynamic_conv": (60, 280),  # with a mask and a past
-    "sparse_weights": (60, 680),
+    "dynamic_conv": (60, 290),  # with a mask and a past
+    "sparse_weights": (60, 700),
     "fast_decoding": (40, 1050),  # with the architecture
     "distill": (60, 340),
     "distill_inside": (60, 290),

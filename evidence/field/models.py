@@ -1,7 +1,7 @@
 """LayerDrop and scalar quantization on models that are not ours: results/field/models.json, for the README.
 
     python evidence/field/models.py           minutes; needs the extra `dev` (transformers)
-    python evidence/field/models.py --quick   three small models: whether it runs
+    python evidence/field/models.py --quick   three of them, without compilation: whether it runs
 
 Small models of four layers with random weights, built from their configs. `layerdrop`: a training step, two
 of four layers removed, the result compared with the two others skipped, saved and loaded again, and run again
@@ -142,11 +142,12 @@ USUAL = {
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="three small models")
+    parser.add_argument("--quick", action="store_true", help="three models")
     quick = parser.parse_args(argv).quick
     found: dict[str, dict] = {}
     for name in QUICK if quick else SUBJECTS:
-        found[name] = {what: cell(trial, SUBJECTS[name]) for what, trial in TRIALS.items()}
+        trials = {what: trial for what, trial in TRIALS.items() if not (quick and what == "compile")}
+        found[name] = {what: cell(trial, SUBJECTS[name]) for what, trial in trials.items()}
         print(name, found[name], flush=True)
     usual = {} if quick else {name: in_4_bits(make()) for name, make in USUAL.items()}
     print(
@@ -332,6 +333,35 @@ def checkpointed(subject: Subject) -> dict[str, float]:
 def in_4_bits(model: nn.Module) -> dict[str, int]:
     small = scalar_quant.finalize(scalar_quant.apply(model, bits=4))
     return {"fp32": cost.stored_bytes(model), "4 bits": cost.stored_bytes(small)}
+
+
+HEAD = """| model | LayerDrop | share in 8 bits | times smaller | `torch.compile` | bf16 | checkpointing |
+|---|---|---|---|---|---|---|"""
+
+
+def table(found: dict[str, Any]) -> str:
+    """The README's table. What was refused, or left out, has a note below."""
+    rows, notes = [HEAD], []
+    for name, cells in found["models"].items():
+        size, marks = cells["quantization"], {what: "✓" if right(cells[what]) else "✗" for what in TRIALS}
+        share = f"{size['coded']:.0%}"
+        for text in [size["refused_first"]] if "refused_first" in size else size["warned"]:
+            note = f"{text.partition(': ')[0]}." if "16 bits" in text else f"Refused at first: {text}."
+            notes += [] if note in notes else [note]
+            share += f" ({notes.index(note) + 1})"
+        marks["quantization"] = f"{share} | {size['ratio']:.1f}"
+        rows.append(f"| {' | '.join([name, *marks.values()])} |")
+    rows += ["", *(f"{i}. {text}" for i, text in enumerate(notes, 1))]
+    usual = [f"{part['fp32'] / part['4 bits']:.1f} ({name})" for name, part in found["usual"].items()]
+    return "\n".join([*rows, "", f"Times smaller in 4 bits by the one line: {', '.join(usual)}."])
+
+
+def right(cell: dict[str, Any]) -> bool:
+    """Whether what was found is what it should be: no error, no refusal, and the same outputs."""
+    limits = {"from_skipping": 1e-5, "after_loading": 1e-5, "from_plain": 1e-5, "from_fp32": 0.05}
+    near = all(cell[key] <= limit for key, limit in limits.items() if key in cell)
+    ran = all(cell.get(key) is not False for key in ("trained", "generates", "finite"))
+    return near and ran and not cell.keys() & {"error", "refused"}
 
 
 TRIALS = {

@@ -186,10 +186,9 @@ def _layers(model: nn.Module, rest: str) -> list[nn.Module]:
 
 def _sizes(model: nn.Module, rest: str) -> dict[str, int]:
     """The lengths of all other lists."""
-    lists = {
-        name.replace("inner.", ""): m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)
-    }
-    return {name: len(m) for name, m in lists.items() if not f"{name}.".startswith(f"{rest}.".lstrip("."))}
+    parts = [(name.replace("inner.", ""), part) for name, part in model.named_modules()]
+    others = [(n, p) for n, p in parts if not f"{n}.".startswith(f"{rest}.".lstrip("."))]
+    return {name: len(part) for name, part in others if isinstance(part, nn.ModuleList)}
 
 
 def _known(built: list[nn.Module], cut: Cut) -> list[str]:

@@ -11,11 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from minieff import layerdrop, product_quant, scalar_quant
 from minieff.core import cost
+from minieff.core.checkpoint import pack, unpack
 from minieff.core.files import ROOT
 from minieff.core.probe import as_linear
 from minieff.core.storage import matrices
@@ -355,7 +357,7 @@ def test_8_noise_under_checkpointing_is_exact_or_refused(noisy, reentrant):
         found.append(x.grad)
     assert torch.equal(*found)
     own = noisy(model, torch.Generator()).train()
-    with pytest.raises(ValueError, match="second time, in the backward pass.*generator=None"):
+    with pytest.raises(ValueError, match="a backward pass repeats.*generator=None"):
         checkpoint(own, x, use_reentrant=reentrant).sum().backward()
 
 
@@ -533,3 +535,175 @@ def test_19_one_message_names_all_that_must_be_left_out():
             scalar_quant.apply(model)
         out = str(error.value).partition("leave out ")[2].partition(", which")[0].split(", ")
         scalar_quant.apply(model, where=lambda name, m, out=out: matrices(name, m) and name not in out)
+
+
+# --- further reports
+
+
+def modernbert() -> nn.Module:
+    own = {"num_hidden_layers": 6, "local_attention": 4, "global_attn_every_n_layers": 3, "pad_token_id": 0}
+    return louder(hf.ModernBertModel(hf.ModernBertConfig(**SIZES, **own)))
+
+
+def gpt_neo() -> nn.Module:
+    types = {"attention_types": [[["global", "local"], 2]], "window_size": 4, "max_position_embeddings": 32}
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_layers": 4, "num_heads": 2}
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    return louder(hf.GPTNeoForCausalLM(hf.GPTNeoConfig(**sizes, **types, **ends)))
+
+
+def smollm3() -> nn.Module:
+    own = {"num_hidden_layers": 4, "num_key_value_heads": 2, "no_rope_layers": [1, 1, 1, 0]}
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return louder(hf.SmolLM3ForCausalLM(hf.SmolLM3Config(**SIZES, **own, **ends)))
+
+
+def llava() -> nn.Module:
+    picture = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4}
+    vision = hf.CLIPVisionConfig(**picture, image_size=16, patch_size=8, projection_dim=16)
+    text = hf.LlamaConfig(**SIZES, num_hidden_layers=4)
+    config = hf.LlavaConfig(vision_config=vision, text_config=text, image_token_index=49)
+    return louder(hf.LlavaForConditionalGeneration(config))
+
+
+ELSEWHERE = {
+    "transformers 35158, ModernBERT": (modernbert, "layers", [0, 1, 4]),
+    "transformers 30508, GPT-Neo": (gpt_neo, "transformer.h", [1, 3]),
+    "transformers 30508, SmolLM3": (smollm3, "model.layers", [0, 3]),
+    "vjepa2 150, Llava": (llava, "model.language_model.layers", [0, 3]),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_pruned_models_equal_skipping_and_load_again(case, tmp_path):
+    make, path, keep = ELSEWHERE[case]
+    model, ids = make(), IDS.clamp(max=48)
+    small = pruned(model, path, keep)
+    want = skipping(model, path, keep)(ids)[0]
+    same(small(ids)[0], want)
+    same(loaded(small, tmp_path)(ids)[0], want)
+
+
+def test_modernbert_without_its_first_layer_is_refused():
+    """transformers 35158: the class gives the first layer no norm."""
+    with pytest.raises(ValueError, match=r"layers \[1, 2\] of layers.*attn_norm.*would differ; keep other"):
+        pruned(modernbert(), "layers", [1, 2])
+
+
+def test_windows_of_swin_take_turns_or_are_refused(tmp_path):
+    """Torch-Pruning 101: the number of layers is an entry of a list, and every second window is shifted."""
+    sizes = {"image_size": 32, "embed_dim": 8, "depths": [2, 4], "num_heads": [1, 2], "window_size": 2}
+    swin, path = louder(hf.SwinModel(hf.SwinConfig(**sizes, drop_path_rate=0.0))), "encoder.layers.1.blocks"
+    small = pruned(swin, path, [0, 3])
+    assert small.config.depths == [2, 2]
+    loaded(small, tmp_path)
+    with pytest.raises(ValueError, match="shift_size.* would differ; keep other layers"):
+        pruned(swin, path, [1, 3])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side, keep", [("decoder", [1]), ("encoder", [0, 3])])
+def test_whisper_loses_layers_and_no_other_list(side, keep, tmp_path):
+    """distil-whisper 122: two of its lists are as long as its decoder."""
+    sizes = {"vocab_size": 60, "d_model": 16, "num_mel_bins": 8, "max_source_positions": 16}
+    heads = {
+        "encoder_layers": 4,
+        "encoder_attention_heads": 2,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+    }
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = hf.WhisperConfig(
+        **sizes, **heads, **ends, begin_suppress_tokens=[5, 6], suppress_tokens=[3, 4, 5, 6]
+    )
+    whisper, path = louder(hf.WhisperForConditionalGeneration(config)), f"model.{side}.layers"
+    small = pruned(whisper, path, keep)
+    assert {key: getattr(small.config, key) for key in lists} == lists
+    inputs = {"input_features": torch.randn(1, 8, 32), "decoder_input_ids": IDS[:1, :4], "use_cache": False}
+    same(loaded(small, tmp_path)(**inputs).logits, skipping(whisper, path, keep)(**inputs).logits)
+
+
+def test_what_a_class_computes_from_the_number_of_a_layer_is_warned_of():
+    own = {"num_hidden_layers": 4, "num_key_value_heads": 2}
+    model = louder(hf.DiffLlamaForCausalLM(hf.DiffLlamaConfig(**SIZES, **own)))
+    with pytest.warns(UserWarning, match="loaded again.*another self_attn.lambda_init"):
+        pruned(model, "model.layers", [1, 3])
+
+
+class LoRA(nn.Module):
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.a, self.b = base, nn.Linear(base.in_features, 2), nn.Linear(2, base.out_features)
+
+    def forward(self, x):
+        return self.base(x) + self.b(self.a(x))
+
+
+@torch.no_grad()
+def test_a_model_that_was_changed_by_hand_is_pruned():
+    """transformers 30508: adapters in one layer are not what the config decides."""
+    model = llama()
+    model.model.layers[1].self_attn.q_proj = LoRA(model.model.layers[1].self_attn.q_proj)
+    small, forced = pruned(model, "model.layers", [1, 3]), skipping(model, "model.layers", [1, 3])
+    same(small(IDS, use_cache=False).logits, forced(IDS, use_cache=False).logits)
+
+
+def test_checkpointed_layers_that_are_skipped_have_the_same_gradients():
+    """transformers 30113: LayerDrop and gradient checkpointing."""
+    model = layerdrop.apply(bert(), p=0.5, where=is_a(type(bert().encoder.layer[0]))).train()
+    model(IDS)
+    found = []
+    for enable in (lambda: None, model.activation_checkpointing_enable):
+        enable()
+        model.zero_grad()
+        torch.manual_seed(1)
+        model(IDS).last_hidden_state.square().sum().backward()
+        found.append([p.grad for p in model.parameters()])
+    assert all(a is b or torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@torch.no_grad()
+def test_tied_weights_have_one_code_and_are_saved_once(tmp_path):
+    """optimum-quanto 388, transformers 37905: a tie that breaks, or is saved twice, when it is quantized."""
+    model = t5()
+    small, other = (scalar_quant.finalize(scalar_quant.apply(m)) for m in (model, t5()))
+    assert small.shared.code is small.encoder.embed_tokens.code
+    save_model(small, tmp_path / "small.safetensors")
+    load_model(other, tmp_path / "small.safetensors")
+    inputs = {"input_ids": IDS, "decoder_input_ids": IDS[:, :4], "use_cache": False}
+    assert torch.equal(other(**inputs).logits, small(**inputs).logits)
+    assert torch.equal(unpack(other, pack(small))(**inputs).logits, small(**inputs).logits)
+
+
+def test_half_of_a_tie_is_refused():
+    """vllm 45543: only one of the two users of a tied weight is quantized."""
+    sizes = SIZES | {"num_key_value_heads": 2, "num_hidden_layers": 1, "tie_word_embeddings": True}
+    with pytest.raises(ValueError, match="lm_head and model.embed_tokens share one weight"):
+        scalar_quant.apply(hf.Qwen2ForCausalLM(hf.Qwen2Config(**sizes)), where=is_a(nn.Linear))
+
+
+@pytest.mark.parametrize("knobs", [{"bits": 4, "symmetric": False}, {"bits": 8}])
+def test_a_padding_vector_stays_zero(knobs):
+    model = nn.Sequential(nn.Embedding(10, 8, padding_idx=0), nn.Linear(8, 8))
+    small = scalar_quant.finalize(scalar_quant.apply(model, activations="none", **knobs))
+    assert not small[0](torch.tensor([0])).any()
+
+
+def test_an_attention_alone_is_quantized_where_it_can_be():
+    """pytorch 118165: nn.MultiheadAttention under quantization-aware training."""
+    attention, x = nn.MultiheadAttention(16, 2, batch_first=True), torch.randn(2, 5, 16)
+    with pytest.warns(UserWarning, match="in_proj_weight"):
+        applied = scalar_quant.apply(attention, bits=4)
+    applied.train()(x, x, x)[0].sum().backward()
+    small = scalar_quant.finalize(applied)
+    torch.testing.assert_close(small(x, x, x)[0], applied.eval()(x, x, x)[0], atol=1e-3, rtol=0)
+
+
+def test_generation_after_training_with_rounded_weights():
+    """torchtune 1775: a model from quantization-aware training that cannot generate."""
+    applied = scalar_quant.apply(llama(2), p=0.5)
+    applied.train()(IDS, labels=IDS).loss.backward()
+    small = scalar_quant.finalize(applied)
+    how = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(*(small.generate(IDS[:1, :4], **how, use_cache=cache) for cache in (True, False)))
