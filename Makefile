@@ -55,7 +55,7 @@ evidence: export OMP_NUM_THREADS = 1
 evidence: .venv/test
 	$(BIN)/torchrun --nproc-per-node 2 evidence/layerdrop/ranks.py
 	for what in layerdrop/depths layerdrop/few layerdrop/eras layerdrop/minilm scalar_quant/grids \
-		scalar_quant/table scalar_quant/minilm product_quant/codebooks product_quant/small; do \
+		scalar_quant/table scalar_quant/minilm product_quant/codebooks product_quant/small field/models; do \
 		$(BIN)/python evidence/$$what.py || exit 1; done
 
 clean:

@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minieff.core.attention import Attention, Mask, causal, everything, fused, softmax, unchanged
+from minieff.core.draw import uniform
 from minieff.core.past import Fresh, fresh
 from minieff.core.surgery import Where, clone, is_a, swap
 
@@ -126,7 +127,7 @@ class LightConv(nn.Module):
         """DropConnect: in train mode a tap is zero with probability p, else 1 / (1 - p) times as large."""
         if not (self.training and self.p):
             return taps
-        stays = torch.rand(taps.shape, generator=self.generator, device="cpu") >= self.p
+        stays = uniform(taps.shape, self.generator) >= self.p
         return taps * stays.to(taps) / (1 - self.p)
 
     def extra_repr(self) -> str:

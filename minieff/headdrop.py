@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from minieff.core.attention import Attention, unchanged
+from minieff.core.draw import uniform
 from minieff.core.surgery import Where, clone, is_a, swap
 
 STAGE = "seam"
@@ -38,7 +39,7 @@ class HeadSkip(nn.Module):
     def forward(self, attn: Tensor, distance: Tensor | None = None) -> Tensor:
         if not self.training:
             return attn
-        stays = torch.rand(attn.shape[-3], generator=self.generator, device="cpu") >= self.p  # (H,)
+        stays = uniform(attn.shape[-3:-2], self.generator) >= self.p  # (H,)
         return attn * stays.to(attn)[:, None, None]
 
     def extra_repr(self) -> str:

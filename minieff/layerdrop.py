@@ -24,17 +24,20 @@ with a list of layers:
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minieff.core.adopt import Adopted
 from minieff.core.attention import Attention
-from minieff.core.past import Past
+from minieff.core.depth import prune
+from minieff.core.draw import uniform
+from minieff.core.past import goes_on
+from minieff.core.probe import without_weights
 from minieff.core.surgery import Where, Wrap, clone, is_a, pick, swap
-from minieff.core.transformer import Block, FeedForward, Transformer
+from minieff.core.transformer import Block, FeedForward
 
 STAGE = "depth"
 IDEA = ("Skip",)
@@ -49,30 +52,72 @@ class Skip(Wrap):
     """A layer with a coin in front: with probability p, in training, x passes unchanged.
 
     The coin is tossed on the CPU, once per call, from `generator` (None: torch's global one): processes with
-    the same seed skip the same layers. Activation checkpointing belongs inside, not around it.
+    the same seed skip the same layers. Of a layer that returns a tuple only the first part is skipped: the
+    others may need the rest, so it runs, and no time is saved.
     """
 
     def __init__(self, inner: nn.Module, p: float, generator: torch.Generator | None = None) -> None:
         super().__init__(inner)
-        self.p = p
-        self.generator = generator
+        self.p, self.generator = p, generator
+        self.in_tuple = False
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        if self.training and any(isinstance(value, Past) for value in (*args, *kwargs.values())):
-            # slots go to layers in running order: a skipped layer would shift them
-            raise ValueError("a Past needs the same layers in every call; call model.eval() first")
-        if self.training and torch.rand((), generator=self.generator, device="cpu") < self.p:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        skipped = self.training and uniform((), self.generator) < self.p
+        x = (*args, *kwargs.values())[0]
+        if skipped and not self.in_tuple:
             return x
-        return self.inner(x, *args, **kwargs)
+        y = self.inner(*args, **kwargs)
+        return (x, *y[1:]) if skipped else y
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
+class Check:
+    """A hook before a `Skip`: ValueError for what would go wrong silently, in training."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.probed = name, False
+
+    def __call__(self, skip: Skip, args: tuple, kwargs: dict) -> None:
+        x = (*args, *kwargs.values())[0]
+        if not skip.training:
+            return
+        if goes_on((*args, *kwargs.values()), x.shape[-2:-1].numel()):
+            # a memory goes to layers in running order, or by their number: a skipped layer would have a gap
+            raise ValueError("a Past or a cache needs the same layers in every call; call model.eval() first")
+        if not self.probed:
+            self.probed = True
+            self.probe(skip, x, args, kwargs)
+
+    def probe(self, skip: Skip, x: Tensor, args: tuple, kwargs: dict) -> None:
+        """Whether the layer returns a tuple, and has a residual connection: without weights, x is left."""
+        one, other = (without_weights(skip.inner, part, args, kwargs) for part in (x, 1 - x))
+        if one is None or other is None:
+            return
+        skip.in_tuple = isinstance(one, tuple)
+        one, other = (y[0] if skip.in_tuple else y for y in (one, other))
+        if not isinstance(one, Tensor) or one.shape != x.shape:
+            raise ValueError(
+                f"{self.name}, a {type(skip.inner).__name__}, returns a {type(one).__name__} unlike its "
+                "input, which a skipped layer returns; pick layers that return what they get, with where="
+            )
+        if torch.equal(one, other):
+            raise _bare(self.name, skip.inner)
+
+
+def _bare(name: str, module: nn.Module) -> ValueError:
+    return ValueError(
+        f"where picks {name or 'the root'}, a bare {type(module).__name__}: skipped, it would pass on its "
+        "own input, and x + f(norm(x)) would become x + norm(x); pick what holds the residual connection, "
+        "a Residual or a whole layer"
+    )
+
+
 def apply(
     model: nn.Module,
     *,
-    p: float | list,
+    p: float | list | Tensor,
     where: Where = is_a(Block),
     generator: torch.Generator | None = None,
 ) -> nn.Module:
@@ -87,20 +132,22 @@ def apply(
     [0.2, 0.2, 0.2, 0.2, 0.2, 0.2]
     """
     layers = pick(model, where)
-    bare = [name for layer, name in layers.items() if is_bare(name, layer)]
-    if bare:
-        kind = type(model.get_submodule(bare[0])).__name__
-        raise ValueError(
-            f"where picks {bare[0] or 'the root'}, a bare {kind}: skipped, it would pass on its own input, "
-            "and x + f(norm(x)) would become x + norm(x); pick what holds the residual connection, a "
-            "Residual or a whole layer"
-        )
-    rates = iter(_probabilities(p, len(layers)))
-    return swap(model, where, lambda layer: Skip(layer, next(rates), generator))
+    for layer, name in layers.items():
+        if is_bare(name, layer):
+            raise _bare(name, layer)
+    rates, names = iter(_probabilities(p, len(layers))), iter(layers.values())
+
+    def skip(layer: nn.Module) -> Skip:
+        made = Skip(layer, next(rates), generator)
+        made.register_forward_pre_hook(Check(next(names)), with_kwargs=True)
+        return made
+
+    return swap(model, where, skip)
 
 
-def _probabilities(p: float | list, layers: int) -> list[float]:
+def _probabilities(p: float | list | Tensor, layers: int) -> list[float]:
     """One probability per layer."""
+    p = p.tolist() if isinstance(p, Tensor) else p
     rates = list(p) if isinstance(p, list | tuple) else [p] * layers
     if len(rates) != layers:
         raise ValueError(f"p has {len(rates)} values for {layers} layers; give one number, or one per layer")
@@ -114,54 +161,21 @@ def finalize(model: nn.Module, *, keep: list[int] | None = None, where: Where = 
     """A copy in eval mode without coins, and with only the layers `keep` (None: all), counted from 0.
 
     Its output is that of `model` in eval mode with all other layers skipped. Also works on a model that was
-    never wrapped; `where` then says what a layer is. Layers that store their own number (`layer_idx`, as in
-    transformers) get the new one. ValueError for an empty, unordered or impossible `keep`.
+    never wrapped; `where` says what a layer is, and every list of such layers is pruned. The numbers that
+    layers store, and a config that says how many there are or has an entry for each, are kept right (see
+    core/depth.py). ValueError for an empty, unordered or impossible `keep`, for one without a layer that the
+    others need, and for layers that the model's class could not build from any config.
 
     >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 6)
     >>> len(finalize(model, keep=[0, 2, 5], where=is_a(nn.TransformerEncoderLayer)).layers)
     3
     """
-    model = clone(model) if keep is None else _prune(model, keep, where)
+    model = clone(model)
     if any(isinstance(module, Skip) for module in model.modules()):
         model = swap(model, is_a(Skip), lambda skip: skip.inner)
+    if keep is not None:
+        prune(model, keep, where)
     return model.eval()
-
-
-def _prune(model: nn.Module, keep: list[int], where: Where) -> nn.Module:
-    """A copy in which the list of layers holds those in `keep`."""
-
-    def holds_layers(name: str, module: nn.Module) -> bool:
-        return (
-            type(module) is nn.ModuleList
-            and len(module) > 0
-            and all(isinstance(layer, Skip) or where(f"{name}.{i}", layer) for i, layer in enumerate(module))
-        )
-
-    def shorten(layers: nn.ModuleList) -> nn.ModuleList:
-        if not keep or sorted(set(keep)) != list(keep) or not 0 <= keep[0] <= keep[-1] < len(layers):
-            raise ValueError(
-                f"keep={keep}: give increasing layer numbers from 0 to {len(layers) - 1}, at least one"
-            )
-        return _numbered(nn.ModuleList(layers[i] for i in keep))
-
-    if not any(holds_layers(name, module) for name, module in model.named_modules()):
-        raise ValueError("keep= prunes a list, but no nn.ModuleList holds only layers that where matches")
-    model = swap(model, holds_layers, shorten)
-    config = getattr(model, "config", None)
-    if isinstance(model, Transformer):
-        model.config = replace(config, layers=len(keep))
-    elif hasattr(config, "num_hidden_layers"):  # transformers
-        config.num_hidden_layers = len(keep)
-    return model
-
-
-def _numbered(layers: nn.ModuleList) -> nn.ModuleList:
-    """The cache of transformers is indexed by the number that each attention stores."""
-    for number, layer in enumerate(layers):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = number
-    return layers
 
 
 def keep_evenly(layers: int, kept: int) -> list[int]:

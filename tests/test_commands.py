@@ -573,13 +573,13 @@ torch.manual_seed(0)
 """
 
 LINES = {
-    "layerdrop": (40, 250),
+    "layerdrop": (50, 590),  # with what else knows of layers
     "headdrop": (40, 250),
-    "scalar_quant": (60, 700),
-    "product_quant": (60, 550),
+    "scalar_quant": (62, 800),
+    "product_quant": (60, 640),
     "weight_sharing": (60, 395),  # layers, loops, embeddings and ties in one
     "dynamic_conv": (60, 295),  # with a mask and a past
-    "sparse_weights": (60, 690),
+    "sparse_weights": (60, 710),
     "fast_decoding": (40, 1060),  # with the architecture
     "distill": (60, 350),
     "distill_inside": (60, 320),  # with its losses of four papers

@@ -21,7 +21,7 @@ from evidence.product_quant import small, weighted
 from minieff import layerdrop
 from minieff.core import zoo
 from minieff.core.data import SILENT, loss, speeches
-from minieff.core.files import ROOT, read_json
+from minieff.core.files import ROOT, load_results, read_json
 from minieff.core.masked import eras
 from minieff.core.recipe import parse
 from minieff.core.surgery import clone, is_a
@@ -384,3 +384,26 @@ def names_in(part: dict) -> list[str]:
 
 def test_every_grid_that_the_evidence_names_exists():
     assert Grid(**small.THIRD).span == "mse"
+
+
+def test_models_of_others_are_tried(tmp_path):
+    pytest.importorskip("transformers")
+    from evidence.field.models import right
+
+    found = quick("evidence.field.models", tmp_path)["models"]
+    assert list(found) == ["GPT-2", "Gemma 3", "`nn.Transformer`"]
+    assert all(right(cell) for cells in found.values() for cell in cells.values()), found
+    assert found["GPT-2"]["quantization"]["coded"] > 0.9
+    assert "leave out model.embed_tokens, lm_head" in found["Gemma 3"]["quantization"]["refused_first"]
+
+
+def test_the_readme_shows_what_was_found_on_models_of_others():
+    pytest.importorskip("transformers")
+    from evidence.field.models import SUBJECTS, TRIALS, right, table
+
+    found = load_results("field/models")
+    assert table(found) in (ROOT / "README.md").read_text()
+    assert list(found["models"]) == list(SUBJECTS)
+    for cells in found["models"].values():
+        assert list(cells) == list(TRIALS) and all(map(right, cells.values())), cells
+    assert all(part["fp32"] > 7 * part["4 bits"] for part in found["usual"].values())

@@ -11,7 +11,6 @@ Time does not follow from MACs, nor energy from time: each is measured by itself
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import exp, isnan, log
 from statistics import quantiles
@@ -19,14 +18,16 @@ from time import perf_counter
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.utils.flop_counter import FlopCounterMode
 
 from minieff.core import energy
 from minieff.core.attention import Attention, causal
 from minieff.core.checkpoint import pack
 from minieff.core.data import SILENT, Source, Trainable, loss
 from minieff.core.past import Fresh
-from minieff.core.surgery import clone, record
+from minieff.core.surgery import clone, evaluating, record
 from minieff.core.transformer import Transformer
 
 
@@ -81,45 +82,66 @@ def _formula(module: nn.Module) -> Callable | None:
     return getattr(type(module), "macs", known[-1] if known else None)
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the `with`; afterwards, also after an error, each module has its old mode again.
-
-    >>> model = nn.Dropout(0.5)
-    >>> with evaluating(model):
-    ...     during = model.training
-    >>> during, model.training
-    (False, True)
-    """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 @torch.no_grad()
 def macs(model: nn.Module, context: int | None = None) -> float:
     """Multiply-accumulates per token in one pass over `context` tokens (None: the longest the model takes).
 
-    Counts what runs: a block used twice counts twice. Additions, norms, softmax and GELU are left out.
-    ValueError for a module with parameters that no formula counts.
+    Counts what runs: a block used twice counts twice. Additions, norms, softmax and GELU are left out. What
+    is in no module with a formula, such as attention that is not ours, counts as in torch's FlopCounterMode.
+    ValueError for a module with parameters that neither counts.
 
     >>> macs(nn.Sequential(nn.Embedding(50, 10), nn.Linear(10, 50)), context=16)
     500.0
     """
-    context = model.config.context if context is None else context
+    context = getattr(getattr(model, "config", None), "context", None) if context is None else context
+    if context is None:
+        raise ValueError(f"context=None: {type(model).__name__} has no config.context; give a number")
+    roots = _roots(model)
     ids = torch.zeros(1, context, dtype=torch.long, device=next(model.parameters()).device)
+    # torch's counter knows the products of attention on every processor, but not every fused kernel
+    with evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with record(model, lambda name, module: _formula(module) is not None) as calls:
+            model(ids)
     names = dict(model.named_modules())
-    for name, module in names.items():
-        if module._parameters and not _formula(module) and not isinstance(module, FREE):
-            raise ValueError(f"no formula counts {name}, a {type(module).__name__}; add one to cost.FORMULAS")
-    with evaluating(model), record(model, lambda name, module: _formula(module) is not None) as calls:
-        model(ids)
     counted = [(names[call.name], call.inputs, call.output) for call in calls]
-    return sum(_formula(module)(module, inputs, output) for module, inputs, output in counted) / context
+    own = sum(_formula(module)(module, inputs, output) for module, inputs, output in counted)
+    return (own + _others(model, roots, counter) / 2) / context
+
+
+def _unknown(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules with parameters that no formula counts."""
+    for name, module in model.named_modules():
+        if module._parameters and not _formula(module) and not isinstance(module, FREE):
+            yield name, module
+
+
+def _roots(model: nn.Module) -> list[str]:
+    """Names of the modules with a formula that are in no other. ValueError for unknown ones inside."""
+    roots: list[str] = []
+    for name, module in model.named_modules():  # parents first
+        if _formula(module) and not _inside(name, roots):
+            roots.append(name)
+    for name, module in _unknown(model):
+        if _inside(name, roots):
+            raise _uncounted(name, module)
+    return roots
+
+
+def _inside(name: str, roots: list[str]) -> bool:
+    return any(root == "" or name.startswith(f"{root}.") for root in roots)
+
+
+def _others(model: nn.Module, roots: list[str], counter: FlopCounterMode) -> int:
+    """FLOPs outside of the roots, as torch counts them. ValueError for a matrix there that it does not."""
+    counts = {path.partition(".")[2]: sum(f.values()) for path, f in counter.get_flop_counts().items()}
+    for name, module in _unknown(model):
+        if any(p is not None and p.dim() > 1 for p in module._parameters.values()) and not counts.get(name):
+            raise _uncounted(name, module)
+    return counter.get_total_flops() - sum(counts.get(root, 0) for root in roots)
+
+
+def _uncounted(name: str, module: nn.Module) -> ValueError:
+    return ValueError(f"no formula counts {name}, a {type(module).__name__}; add one to cost.FORMULAS")
 
 
 @dataclass(frozen=True)

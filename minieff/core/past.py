@@ -12,6 +12,9 @@ Memory: 2 * L * B * T * C numbers. It saves computation, O(T) instead of O(T^2) 
 save memory, and it does not make reading the prompt cheaper.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -133,3 +136,23 @@ class Past(Fresh):
     def nbytes(self) -> int:
         """Bytes that the slots hold (the token ids are not counted)."""
         return sum(t.numel() * t.element_size() for slot in self.slots for t in slot.kept)
+
+
+def goes_on(values: Sequence[Any], tokens: int) -> bool:
+    """Whether a call with these arguments goes on with a memory: a `Past`, or a cache that is fuller than the
+    `tokens` of this call. Caches, as in transformers, have `get_seq_length(layer)`; an empty one is common in
+    training.
+
+    >>> goes_on([torch.ones(1), None], 5), goes_on([Past()], 5)
+    (False, True)
+    """
+    caches = [value for value in values if callable(getattr(value, "get_seq_length", None))]
+    held = [_held(cache, layer) for cache in caches for layer in range(len(cache))]
+    return max(held, default=0) > tokens or any(isinstance(value, Past) for value in values)
+
+
+def _held(cache: Any, layer: int) -> int:
+    try:
+        return int(cache.get_seq_length(layer))
+    except ValueError:  # a layer that counts no tokens
+        return 0

@@ -3,12 +3,15 @@
 A weight has at most one format. A parametrization that decides it has the attribute `decides_format = True`.
 """
 
+import warnings
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
-from minieff.core.surgery import clone, named, parametrizations
+from minieff.core.probe import as_linear
+from minieff.core.surgery import Where, clone, named, parametrizations, pick, source, swap
 
 SMALLEST = 2.0**-24  # the smallest positive number of fp16: a smaller scale would be stored as 0
 LARGEST = torch.finfo(torch.float16).max
@@ -19,10 +22,67 @@ is_position = named("pos", "wpe", "position_embeddings", "position_embedding", "
 def matrices(name: str, module: nn.Module) -> bool:
     """Matches linears and embeddings, except those of positions: few numbers, added to every token.
 
+    Also what computes the same as a linear under another name, such as Conv1D in GPT-2: see `pick_linears`.
+
     >>> matrices("tok", nn.Embedding(9, 4)), matrices("pos", nn.Embedding(9, 4))
     (True, False)
     """
-    return isinstance(module, nn.Linear | nn.Embedding) and not is_position(name, module)
+    known = isinstance(module, nn.Linear | nn.Embedding)
+    return not is_position(name, module) and (known or as_linear(module) is not None)
+
+
+def pick_linears(model: nn.Module, where: Where) -> tuple[nn.Module, dict[nn.Module, str]]:
+    """`pick`, after each module that computes the same as a linear under another name has become nn.Linear.
+
+    In a copy of the model, if there are any. With the default `matrices` a warning names large matrices that
+    were not picked.
+
+    >>> model, chosen = pick_linears(nn.Sequential(nn.Linear(3, 2)), matrices)
+    >>> list(chosen.values())
+    ['0']
+    """
+    names = set(pick(model, where).values())
+    model = _with_linears(model, names)
+    chosen = pick(model, lambda name, module: name in names)
+    if where is matrices:
+        _warn_of_rest(model, chosen)
+    return model, chosen
+
+
+def _with_linears(model: nn.Module, names: set[str]) -> nn.Module:
+    known = (nn.Linear, nn.Embedding)
+    parts = {name: model.get_submodule(name) for name in names}
+    others = {n for n, m in parts.items() if not isinstance(m, known) and as_linear(m) is not None}
+    if not others:
+        return model
+    done: dict[nn.Parameter, nn.Linear] = {}  # a weight that is shared stays shared
+
+    def linear(module: nn.Module) -> nn.Linear:
+        made, weight = as_linear(module), source(module)
+        made.weight = done.setdefault(weight, made).weight
+        return made
+
+    return swap(model, lambda name, module: name in others, linear)
+
+
+def _warn_of_rest(model: nn.Module, chosen: dict[nn.Module, str]) -> None:
+    """A warning when more than a twentieth of the parameters are matrices that are not among the chosen."""
+    coded = {source(module) for module in chosen}
+    rest = {
+        name: p.numel()
+        for name, p in model.named_parameters()
+        if p.dim() > 1 and p not in coded and not is_position(name.removesuffix(".weight"), model)
+        if {"parametrizations", "codebook"}.isdisjoint(name.split("."))  # parts of another format
+    }
+    share = sum(rest.values()) / max(1, sum(p.numel() for p in model.parameters()))
+    if share > 0.05:
+        largest = sorted(rest, key=rest.__getitem__, reverse=True)[:3]
+        warnings.warn(
+            f"{share:.0%} of the parameters stay in 16 bits, as they belong to no linear or embedding: "
+            f"{', '.join(largest)}{f' and {len(rest) - 3} more' if len(rest) > 3 else ''} (`adopt` makes "
+            "linears of nn.MultiheadAttention)",
+            stacklevel=4,
+        )
 
 
 def format_of(module: nn.Module) -> nn.Module | None:
@@ -42,8 +102,9 @@ def refuse_other_layers(chosen: dict[nn.Module, str], decided: type | None = Non
     >>> refuse_other_layers({nn.Embedding(9, 4, max_norm=1): "tok"})
     Traceback (most recent call last):
         ...
-    ValueError: tok, of type Embedding, writes into its weight, with max_norm=1; pick others, with where=
+    ValueError: tok, of type Embedding, writes into its weight, with max_norm=1; leave out tok, with where=
     """
+    refused: dict[str, str] = {}
     for module, name in chosen.items():
         kind, format = type(module), format_of(module)
         if kind.forward not in (nn.Linear.forward, nn.Embedding.forward):
@@ -54,7 +115,12 @@ def refuse_other_layers(chosen: dict[nn.Module, str], decided: type | None = Non
             why = f"has a {type(format).__name__} already, and a weight has one format"
         else:
             continue
-        raise ValueError(f"{name}, of type {kind.__name__}, {why}; pick others, with where=")
+        refused[name] = f"{name}, of type {kind.__name__}, {why}"
+    if refused:
+        weights = {source(module) for module, name in chosen.items() if name in refused} - {None}
+        out = [name for module, name in chosen.items() if name in refused or source(module) in weights]
+        shared = ", which share a weight" if len(out) > len(refused) else ""
+        raise ValueError(f"{next(iter(refused.values()))}; leave out {', '.join(out)}{shared}, with where=")
 
 
 def refuse_nested(x: Tensor) -> None:
@@ -75,6 +141,16 @@ def disable_fast_path(module: nn.Module, inputs: tuple) -> None:
     """
 
 
+def widen_inputs(module: nn.Module, inputs: tuple) -> tuple:
+    """A hook for modules that compute in 32 bits: numbers in 16 bits are widened.
+
+    >>> widen_inputs(nn.Linear(2, 2), (torch.ones(2).half(), None))
+    (tensor([1., 1.]), None)
+    """
+    narrow = (torch.float16, torch.bfloat16)
+    return tuple(x.float() if isinstance(x, Tensor) and x.dtype in narrow else x for x in inputs)
+
+
 class Widened(nn.Module):
     """A parametrization: a weight stored in 16 bits, used in 32."""
 
@@ -83,7 +159,7 @@ class Widened(nn.Module):
 
 
 def halve(model: nn.Module) -> nn.Module:
-    """A copy whose fp32 parameters are stored in fp16 and still used in fp32.
+    """A copy whose fp32 parameters are stored in fp16 and still used in fp32; inputs of both are taken.
 
     What is under a parametrization stays as it is. ValueError for a number beyond fp16's largest, 65,504.
 
@@ -103,6 +179,8 @@ def halve(model: nn.Module) -> nn.Module:
                 register_parametrization(module, key, Widened(), unsafe=True)
                 module.parametrizations[key].original = halved[p]
                 module.parametrizations.train(module.training)
+                if widen_inputs not in module._forward_pre_hooks.values():
+                    module.register_forward_pre_hook(widen_inputs)
     return model
 
 

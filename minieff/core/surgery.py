@@ -214,6 +214,25 @@ def record(model: nn.Module, where: Where) -> Iterator[list[Call]]:
             handle.remove()
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the `with`; afterwards, also after an error, each module has its old mode again.
+
+    >>> model = nn.Dropout(0.5)
+    >>> with evaluating(model):
+    ...     during = model.training
+    >>> during, model.training
+    (False, True)
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def source(module: nn.Module) -> nn.Parameter | None:
     """The Parameter behind `module.weight`, also under parametrizations; None if there is none.
 
@@ -223,6 +242,22 @@ def source(module: nn.Module) -> nn.Parameter | None:
     """
     own = parametrizations(module).get("weight", module)
     return own._parameters.get("weight" if own is module else "original")
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Errors inside the `with` get the name of the layer that they are about.
+
+    >>> with about("layers.0"):
+    ...     raise ValueError("NaN among the weights")
+    Traceback (most recent call last):
+        ...
+    ValueError: layers.0: NaN among the weights
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name or 'the root'}: {error}") from None
 
 
 def first_users(model: nn.Module, chosen: dict[nn.Module, str]) -> dict[nn.Parameter, str]:
@@ -268,10 +303,10 @@ def parametrize(model: nn.Module, where: Where, make: Callable[[Tensor], nn.Modu
     """
     model = clone(model)
     chosen = pick(model, where)
-    made = {
-        weight: make(weight).train(model.get_submodule(name).training)
-        for weight, name in first_users(model, chosen).items()
-    }
+    made = {}
+    for weight, name in first_users(model, chosen).items():
+        with about(name):
+            made[weight] = make(weight).train(model.get_submodule(name).training)
     for module in chosen:
         # unsafe: the check would run the parametrization, which may draw random numbers
         torch_parametrize.register_parametrization(module, "weight", made[source(module)], unsafe=True)
@@ -298,8 +333,8 @@ def recode(
     """
     model = clone(model).eval()
     chosen = pick(model, where)
-    codes = {
-        weight: encode(model.get_submodule(name).weight.detach(), name)
-        for weight, name in first_users(model, chosen).items()
-    }
+    codes = {}
+    for weight, name in first_users(model, chosen).items():
+        with about(name):
+            codes[weight] = encode(model.get_submodule(name).weight.detach(), name)
     return _replace(model, chosen, lambda module: make(module, codes[source(module)]))

@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minieff.core.storage import format_of, halve, matrices, refuse_other_layers
-from minieff.core.surgery import Where, clone, first_users, is_a, parametrize, pick, recode, source, swap
+from minieff.core.draw import uniform
+from minieff.core.storage import format_of, halve, matrices, pick_linears, refuse_other_layers
+from minieff.core.surgery import Where, about, clone, first_users, is_a, parametrize, recode, source, swap
 from minieff.product_quant.codebook import Codebook, Coded, HalfCodebook, IntCodebook, blocks
 from minieff.product_quant.kmeans import kmeans, means, nearest
 
@@ -59,7 +60,7 @@ class BlockNoise(nn.Module):
         if p == 0:
             return w
         parts = blocks(w.detach(), self.size)
-        chosen = torch.rand(len(parts), generator=self.generator, device="cpu").to(w.device) < p
+        chosen = uniform((len(parts),), self.generator).to(w.device) < p
         w_q = torch.where(chosen[:, None], self.instead(parts, chosen), parts).view_as(w)
         return w_q + (w - w.detach())  # w_q, exactly: the difference is zero, and has a gradient
 
@@ -151,7 +152,7 @@ def apply(
     tensor(0)
     """
     _check_knobs(codewords, p, proxy)
-    chosen = pick(model, where)
+    model, chosen = pick_linears(model, where)
     refuse_other_layers(chosen)
     users = first_users(model, chosen)
     sizes = {name: size_of(users[source(module)], block) for module, name in chosen.items()}
@@ -218,8 +219,7 @@ def finalize(
     (torch.Size([128, 8]), torch.Size([16, 8]))
     """
     _check_knobs(codewords)
-    model = clone(model).float().eval()
-    chosen = pick(model, where)
+    model, chosen = pick_linears(clone(model).float().eval(), where)
     refuse_other_layers(chosen, BlockNoise)
     books: dict[tuple[int, str], dict[str, Tensor]] = {}  # the weights of each codebook
     for name in first_users(model, chosen).values():
@@ -229,12 +229,17 @@ def finalize(
     codes: dict[str, Coded] = {}
     for (size, _), weights in books.items():
         codes |= _coded(weights, size, codewords, cluster)
-    return recode(model, where, lambda weight, name: codes[name], pq_layer)
+    names = set(chosen.values())
+    return recode(model, lambda name, m: name in names, lambda weight, name: codes[name], pq_layer)
 
 
 def _coded(weights: dict[str, Tensor], size: int, codewords: int, cluster: Callable) -> dict[str, Coded]:
     """Weights, by name, as codes that share one codebook."""
-    parts = torch.cat([blocks(w, size) for w in weights.values()])
+    cut = []
+    for name, w in weights.items():
+        with about(name):
+            cut.append(blocks(w, size))
+    parts = torch.cat(cut)
     book, codes = cluster(parts, min(codewords, len(parts)))
     codebook = Codebook(book, torch.bincount(codes, minlength=len(book)))
     own = codes.to(torch.uint8).split([w.numel() // size for w in weights.values()])

@@ -21,13 +21,13 @@ fewer bits have to be unpacked first, which takes time. By hand, for the weights
     codes = (layer.weight / scale).round().to(torch.int8)
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import isfinite
 
 import torch
 from torch import Tensor, nn
 
-from minieff.core.storage import format_of, halve, in_fp16, matrices, refuse_other_layers
+from minieff.core.storage import format_of, halve, in_fp16, matrices, pick_linears, refuse_other_layers
 from minieff.core.surgery import Where, clone, is_a, parametrize, pick, recode, swap
 from minieff.scalar_quant.fake_quant import FakeQuant, FakeQuantInput
 from minieff.scalar_quant.grid import Grid
@@ -65,7 +65,7 @@ def apply(
     grid = Grid(bits, symmetric, group, span)
     _refuse_knobs(p, activations, group)
 
-    chosen = pick(model, where)
+    model, chosen = pick_linears(model, where)
     refuse_other_layers(chosen)
     names = set(chosen.values())
 
@@ -92,8 +92,9 @@ def _refuse_knobs(p: float, activations: str, group: str | int) -> None:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
-    """A copy in eval mode with static scales: the largest input that a layer gets, in `model(batch)` for all
-    batches, becomes the code 127. Layers that no batch reaches have no scale and cannot be called.
+    """A copy in eval mode with static scales: the largest input that a layer gets in all batches becomes the
+    code 127. A batch is what the model takes: a tensor, a tuple of arguments or a mapping of named ones, such
+    as a tokenizer returns. Layers that no batch reaches have no scale and cannot be called.
 
     ValueError when no layer has a static scale, when no batch reaches one, and for NaN or infinity.
 
@@ -106,7 +107,10 @@ def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
     for layer in layers.values():
         layer.largest = 0.0
     for batch in batches:
-        model(batch)
+        if isinstance(batch, Mapping):
+            model(**batch)
+        else:
+            model(*(batch if isinstance(batch, list | tuple) else [batch]))
     if not any(layer.largest for layer in layers.values()):
         raise ValueError('no batch reached a layer with activations="static", or all its inputs were 0')
     for name, layer in layers.items():
@@ -121,10 +125,11 @@ def calibrate(model: nn.Module, batches: Iterable) -> nn.Module:
 def finalize(model: nn.Module) -> nn.Module:
     """A copy for inference, in eval mode: weights as codes; biases, norms and positions in 16 bits.
 
-    It computes in 32 bits. With `activations="none"` its outputs equal those of `model` in eval mode, up to
-    the rounding of biases and norms to 16 bits. With rounded inputs that holds for each layer by itself;
-    through several layers small differences can move an input to the next step. A layer that is never called,
-    since another module reads its weight (`out_proj` in nn.MultiheadAttention), is not computed in integers.
+    It computes in 32 bits, also for inputs in 16. With `activations="none"` its outputs equal those of
+    `model` in eval mode, up to the rounding of biases and norms to 16 bits. With rounded inputs that holds
+    for each layer by itself; through several layers small differences can move an input to the next step. A
+    layer that is never called, since another module reads its weight (`out_proj` in nn.MultiheadAttention),
+    is not computed in integers.
     ValueError when `apply` has rounded nothing.
 
     >>> small = finalize(apply(nn.Sequential(nn.Linear(64, 128)), bits=4))

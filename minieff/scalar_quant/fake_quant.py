@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
+from minieff.core.draw import uniform
 from minieff.core.storage import disable_fast_path, refuse_nested
 from minieff.core.surgery import Wrap
 from minieff.scalar_quant.grid import int8, row_scale
@@ -30,7 +31,7 @@ def straight_through(
     rounded = x_q + in_range * (x - x.detach())  # x_q, exactly: the difference is zero, and has a gradient
     if p == 1:
         return rounded
-    return torch.where(torch.rand(x.shape, generator=generator, device="cpu").to(x.device) < p, rounded, x)
+    return torch.where(uniform(x.shape, generator).to(x.device) < p, rounded, x)
 
 
 class FakeQuant(nn.Module):
@@ -104,6 +105,21 @@ def in_bytes(
     return torch.cat([x_q.to(torch.int8) for x_q, _ in parts]), torch.cat([scale for _, scale in parts])
 
 
+def on_grid(
+    x: Float[Tensor, "*B C"],
+    static: Float[Tensor, ""] | None,
+    p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "*B C"]:
+    """x rounded to 255 steps, each number with probability p; its gradient passes.
+
+    >>> on_grid(torch.tensor([[12.7, 1.03]]), None)
+    tensor([[12.7000,  1.0000]])
+    """
+    x_q, in_range = int8(x.detach(), input_scale(x, static))
+    return straight_through(x, x_q, in_range, p, generator)
+
+
 class FakeQuantInput(Wrap):
     """A layer whose input x is rounded to 255 steps before x W^T, as `finalize` will do with integers.
 
@@ -125,8 +141,7 @@ class FakeQuantInput(Wrap):
         if self.largest is not None:
             self.largest = float(torch.cat([x.abs().flatten(), torch.tensor([self.largest])]).max())
             return x
-        x_q, in_range = int8(x.detach(), input_scale(x, self.scale))
-        return straight_through(x, x_q, in_range, p, self.generator)
+        return on_grid(x, self.scale, p, self.generator)
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         return self.inner(self.on_grid(x), *args, **kwargs)

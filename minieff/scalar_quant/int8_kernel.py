@@ -30,9 +30,9 @@ def bytes_multiply() -> bool:
     can = getattr(torch.cpu, "get_capabilities", dict)()
     if not any(can.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
         return False
-    most = torch.full((1, 64), 127, dtype=torch.int8)
+    most = torch.full((1, 64), 127, dtype=torch.int8, device="cpu")
     try:
-        return _kernel(most, _lay_out(most), torch.ones(1)).item() == 64 * 127**2
+        return _kernel(most, _lay_out(most), most[0, :1].float() / 127).item() == 64 * 127**2
     except (AttributeError, RuntimeError):  # a PyTorch without this kernel, or without oneDNN
         return False
 
@@ -71,7 +71,7 @@ def _lay_out(w_q: Int8[Tensor, "R C"]) -> Tensor:
 def _kernel(x_q: Int8[Tensor, "N C"], w_q: Tensor, scale: Float[Tensor, "R"]) -> Float[Tensor, "N R"]:
     """x_q W_q^T, each column times its scale. (Most of its arguments are for fusions that we do not use.)"""
     shifted = (x_q ^ -128).view(torch.uint8)  # x_q + 128: as bytes, the two differ in the highest bit
-    zeros = torch.zeros(len(scale), dtype=torch.int32)
+    zeros = torch.zeros(len(scale), dtype=torch.int32, device="cpu")
     return torch.ops.onednn.qlinear_pointwise(
         shifted, 1.0, 128, w_q, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )

@@ -5,15 +5,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minieff.core.storage import disable_fast_path, half, refuse_nested
-from minieff.scalar_quant.fake_quant import in_bytes, input_codes
+from minieff.core.storage import half, refuse_nested, widen_inputs
+from minieff.scalar_quant.fake_quant import in_bytes, input_codes, on_grid
 from minieff.scalar_quant.int8_kernel import KERNEL, bytes_multiply, product
 from minieff.scalar_quant.packing import Packed
 
 
 class IntWeight(nn.Module):
     """A layer with its weight W (R, C) as codes, for inference. `activations` is what happens to x before
-    x W^T: "none", "dynamic" (rounded, one scale per token) or "static" (rounded, one scale for all).
+    x W^T: "none", "dynamic" (rounded, one scale per token) or "static" (rounded, one scale for all). An x
+    that requires a gradient gets the one of training, past the rounding.
     """
 
     def __init__(self, code: Packed, bias: nn.Parameter | None = None) -> None:
@@ -21,7 +22,7 @@ class IntWeight(nn.Module):
         self.code, self.activations = code, "none"
         self.half_bias = None if bias is None else nn.Parameter(half(bias.detach(), "a bias"))
         self.register_buffer("scale", None)
-        self.register_forward_pre_hook(disable_fast_path)
+        self.register_forward_pre_hook(widen_inputs)  # also keeps nn.TransformerEncoder off its fused path
 
     @property
     def weight(self) -> Float[Tensor, "R C"]:
@@ -33,14 +34,20 @@ class IntWeight(nn.Module):
 
     @property
     def in_integers(self) -> bool:
-        """Whether x W^T is computed in integers: both rounded, one scale per row, a processor that can."""
+        """Whether x W^T is computed in integers: both rounded, one scale per row, a processor that can.
+
+        Compiled or exported, it is not: tracing cannot see the layout that the kernel keeps beside the codes.
+        """
         rounded = self.activations != "none" and self.code.scale.shape[1] == 1
-        return rounded and self.code.codes.device.type == "cpu" and bytes_multiply()
+        here = self.code.codes.device.type == "cpu" and not torch.compiler.is_compiling()
+        return rounded and here and bytes_multiply()
 
     def times(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B R"]:
         """x W^T + b."""
         if self.activations == "none":
             return F.linear(x, self.weight, self.bias)
+        if x.requires_grad and torch.is_grad_enabled():  # the integer product has no gradient
+            return F.linear(on_grid(x, self.scale), self.weight, self.bias)
         if not self.in_integers:
             x_q, scale = input_codes(x, self.scale)
             return F.linear(scale * x_q, self.weight, self.bias)

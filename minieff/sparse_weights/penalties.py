@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from minieff.core.draw import uniform
 from minieff.sparse_weights.masks import norms, spread
 
 BETA = 2 / 3
@@ -102,7 +103,7 @@ class Gate(nn.Module):
     def forward(self, w: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
         u = None
         if self.training:
-            u = torch.rand(self.log_alpha.shape, generator=self.generator, device="cpu").to(self.log_alpha)
+            u = uniform(self.log_alpha.shape, self.generator).to(self.log_alpha)
         return w * spread(hard_concrete(self.log_alpha, u), w.shape)
 
     def penalty(self) -> Float[Tensor, ""]:

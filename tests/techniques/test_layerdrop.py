@@ -275,6 +275,6 @@ def test_a_loss_that_is_no_number_is_refused():
 
 
 def test_layers_that_are_in_no_list_cannot_be_pruned(model):
-    chain = nn.Sequential(*model.blocks.layers)
+    mixed = nn.ModuleList([nn.Identity(), *model.blocks.layers])
     with pytest.raises(ValueError, match="no nn.ModuleList holds only layers"):
-        layerdrop.finalize(chain, keep=[0])
+        layerdrop.finalize(mixed, keep=[0])
