@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from minieff.core.adopt import Adopted
 from minieff.core.attention import Attention
 from minieff.core.depth import prune
-from minieff.core.draw import uniform
+from minieff.core.draw import refuse_repeats
 from minieff.core.past import goes_on
 from minieff.core.probe import without_weights
 from minieff.core.surgery import Where, Wrap, clone, is_a, pick, swap
@@ -62,7 +62,7 @@ class Skip(Wrap):
         self.in_tuple = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        skipped = self.training and uniform((), self.generator) < self.p
+        skipped = self.training and torch.rand((), generator=self.generator, device="cpu") < self.p
         x = (*args, *kwargs.values())[0]
         if skipped and not self.in_tuple:
             return x
@@ -83,6 +83,7 @@ class Check:
         x = (*args, *kwargs.values())[0]
         if not skip.training:
             return
+        refuse_repeats(skip.generator)
         if goes_on((*args, *kwargs.values()), x.shape[-2:-1].numel()):
             # a memory goes to layers in running order, or by their number: a skipped layer would have a gap
             raise ValueError("a Past or a cache needs the same layers in every call; call model.eval() first")

@@ -573,9 +573,9 @@ torch.manual_seed(0)
 """
 
 LINES = {
-    "layerdrop": (50, 590),  # with what else knows of layers
+    "layerdrop": (40, 590),  # with what else knows of layers
     "headdrop": (40, 250),
-    "scalar_quant": (62, 800),
+    "scalar_quant": (60, 810),
     "product_quant": (60, 640),
     "weight_sharing": (60, 395),  # layers, loops, embeddings and ties in one
     "dynamic_conv": (60, 295),  # with a mask and a past

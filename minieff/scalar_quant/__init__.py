@@ -27,6 +27,7 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
+from minieff.core.draw import before_drawing
 from minieff.core.storage import format_of, halve, in_fp16, matrices, pick_linears, refuse_other_layers
 from minieff.core.surgery import Where, clone, is_a, parametrize, pick, recode, swap
 from minieff.scalar_quant.fake_quant import FakeQuant, FakeQuantInput
@@ -71,7 +72,9 @@ def apply(
 
     def rounding(weight: Tensor) -> FakeQuant:
         grid(weight.detach())  # a weight that cannot be rounded raises here
-        return FakeQuant(grid, p, generator)
+        made = FakeQuant(grid, p, generator)
+        made.register_forward_pre_hook(before_drawing)
+        return made
 
     model = parametrize(model, lambda name, m: name in names, rounding)
     if activations != "none":

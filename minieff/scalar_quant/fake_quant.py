@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
-from minieff.core.draw import uniform
+from minieff.core.draw import before_drawing
 from minieff.core.storage import disable_fast_path, refuse_nested
 from minieff.core.surgery import Wrap
 from minieff.scalar_quant.grid import int8, row_scale
@@ -31,7 +31,8 @@ def straight_through(
     rounded = x_q + in_range * (x - x.detach())  # x_q, exactly: the difference is zero, and has a gradient
     if p == 1:
         return rounded
-    return torch.where(uniform(x.shape, generator).to(x.device) < p, rounded, x)
+    u = torch.rand(x.shape, generator=generator, device="cpu")  # the same in all processes
+    return torch.where(u.to(x.device) < p, rounded, x)
 
 
 class FakeQuant(nn.Module):
@@ -132,6 +133,7 @@ class FakeQuantInput(Wrap):
         self.largest: float | None = None  # the largest input so far, while `calibrate` runs
         self.register_buffer("scale", torch.zeros((), dtype=torch.float16) if static else None)
         self.register_forward_pre_hook(disable_fast_path)
+        self.register_forward_pre_hook(before_drawing)
 
     def on_grid(self, x: Tensor) -> Tensor:
         """x rounded, each number with probability p in train mode. Token ids stay as they are."""
