@@ -14,6 +14,6 @@ def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor
     >>> uniform((2, 3), None).shape
     torch.Size([2, 3])
     """
-    if generator is not None and torch._C._current_graph_task_id() != -1:  # -1 outside of a backward pass
+    if generator is not None and torch._C._current_graph_task_id() != -1:  # -1: in no backward pass now
         raise ValueError("a forward that a backward pass repeats (checkpointing) needs generator=None")
     return torch.rand(shape, generator=generator, device="cpu")
