@@ -256,13 +256,12 @@ def quantized(subject: Subject) -> dict[str, Any]:
         out = str(error).partition("leave out ")[2].partition(", which")[0].split(", ")
         where = lambda name, module: matrices(name, module) and name not in out  # noqa: E731
     with warnings.catch_warnings(record=True, action="always") as warned:
-        applied = scalar_quant.apply(model, where=where)
-    small = scalar_quant.finalize(applied)
-    again = unpack(scalar_quant.finalize(scalar_quant.apply(model_of(subject), where=where)), pack(small))
+        small = scalar_quant.finalize(scalar_quant.apply(model, where=where))
+        again = unpack(scalar_quant.finalize(scalar_quant.apply(model_of(subject), where=where)), pack(small))
     with torch.no_grad():
         y = run(small, subject)
         return found | {
-            "warned": [str(w.message) for w in warned if "stay in 16 bits" in str(w.message)],
+            "warned": list(dict.fromkeys(str(w.message) for w in warned if "in 16 bits" in str(w.message))),
             "coded": coded(small) / cost.parameters(model),
             "ratio": cost.stored_bytes(model) / cost.stored_bytes(small),
             "from_fp32": apart(y, run(model, subject)),

@@ -12,7 +12,7 @@ def refuse_repeats(generator: torch.Generator | None) -> None:
 
     >>> refuse_repeats(torch.Generator())  # not in a backward pass
     """
-    if generator is not None and torch._C._current_graph_task_id() != -1:  # -1 outside of a backward pass
+    if generator is not None and torch._C._current_graph_task_id() != -1:  # -1: in no backward pass now
         raise ValueError("a forward that a backward pass repeats (checkpointing) needs generator=None")
 
 

@@ -12,7 +12,7 @@ from minieff.core.surgery import evaluating
 
 @torch.no_grad()
 def as_linear(module: nn.Module) -> nn.Linear | None:
-    """The nn.Linear that computes the same, for a module with a matrix W as its `weight`; None if none does.
+    """The nn.Linear that computes the same as a module whose `weight` is a matrix W; None if none does.
 
     x W^T + b keeps its Parameter, x W + b gets one with W^T.
 

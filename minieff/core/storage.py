@@ -32,7 +32,7 @@ def matrices(name: str, module: nn.Module) -> bool:
 
 
 def pick_linears(model: nn.Module, where: Where) -> tuple[nn.Module, dict[nn.Module, str]]:
-    """`pick`, after each module that computes the same as a linear under another name has become nn.Linear.
+    """`pick`, after what computes the same as a linear under another name has become nn.Linear.
 
     In a copy of the model, if there are any. With the default `matrices` a warning names large matrices that
     were not picked.

@@ -607,16 +607,11 @@ def test_windows_of_swin_take_turns_or_are_refused(tmp_path):
 def test_whisper_loses_layers_and_no_other_list(side, keep, tmp_path):
     """distil-whisper 122: two of its lists are as long as its decoder."""
     sizes = {"vocab_size": 60, "d_model": 16, "num_mel_bins": 8, "max_source_positions": 16}
-    heads = {
-        "encoder_layers": 4,
-        "encoder_attention_heads": 2,
-        "decoder_layers": 2,
-        "decoder_attention_heads": 2,
-    }
+    sides = {"encoder_layers": 4, "decoder_layers": 2}
+    sides |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
     ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
-    config = hf.WhisperConfig(
-        **sizes, **heads, **ends, begin_suppress_tokens=[5, 6], suppress_tokens=[3, 4, 5, 6]
-    )
+    lists = {"begin_suppress_tokens": [5, 6], "suppress_tokens": [3, 4, 5, 6]}
+    config = hf.WhisperConfig(**sizes, **sides, **ends, **lists)
     whisper, path = louder(hf.WhisperForConditionalGeneration(config)), f"model.{side}.layers"
     small = pruned(whisper, path, keep)
     assert {key: getattr(small.config, key) for key in lists} == lists
