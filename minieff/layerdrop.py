@@ -84,12 +84,14 @@ class Check:
         if not skip.training:
             return
         refuse_repeats(skip.generator)
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{self.name} gets a {type(x).__name__} first; call it with its input first")
         if goes_on((*args, *kwargs.values()), x.shape[-2:-1].numel()):
             # a memory goes to layers in running order, or by their number: a skipped layer would have a gap
             raise ValueError("a Past or a cache needs the same layers in every call; call model.eval() first")
         if not self.probed:
-            self.probed = True
             self.probe(skip, x, args, kwargs)
+            self.probed = True
 
     def probe(self, skip: Skip, x: Tensor, args: tuple, kwargs: dict) -> None:
         """Whether the layer returns a tuple, and has a residual connection: without weights, x is left."""
@@ -126,7 +128,8 @@ def apply(
 
     `p` is one number, or a list with one per layer, in running order. `where` may also pick sub-layers.
     ValueError when p is not a probability, the list has the wrong length, no layer matches, or `where` picks
-    a module without a residual connection of its own.
+    a module without a residual connection of its own. Unknown modules are tried for that, without their
+    weights, in the first call in train mode; there a Past, or a cache that holds tokens, is refused as well.
 
     >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 6)
     >>> [layer.p for layer in apply(model, p=0.2, where=is_a(nn.TransformerEncoderLayer)).layers]

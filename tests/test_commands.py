@@ -577,8 +577,8 @@ LINES = {
     "headdrop": (40, 250),
     "scalar_quant": (60, 810),
     "product_quant": (60, 640),
-    "weight_sharing": (60, 395),  # layers, loops, embeddings and ties in one
-    "dynamic_conv": (60, 295),  # with a mask and a past
+    "weight_sharing": (60, 400),  # layers, loops, embeddings and ties in one
+    "dynamic_conv": (60, 305),  # with a mask and a past
     "sparse_weights": (60, 710),
     "fast_decoding": (40, 1060),  # with the architecture
     "distill": (60, 350),

@@ -3,7 +3,7 @@
 #
 # Six tasks after [lesson 08](../notebooks/08_layerdrop.ipynb). No model is trained.
 #
-# Run the cells one by one: "Run All" stops at the first task that is not solved yet. Write your code where it says
+# Run the cells one by one: *Run All* stops at the first unsolved task. Write your code where it says
 # `raise NotImplementedError`, or correct what is there, and run the cell. Its last line says *Passed*, or *Not yet* and
 # where to look. Each task has three hints; open one at a time.
 

@@ -23,7 +23,7 @@ def before_drawing(module: nn.Module, inputs: tuple) -> None:
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Numbers from 0 to 1, from `generator` (None: torch's global one). ValueError as for `refuse_repeats`.
+    """Numbers from 0 to 1, from `generator` (None: torch's global one); errors of `refuse_repeats`.
 
     >>> uniform((2, 3), None).shape
     torch.Size([2, 3])

@@ -72,15 +72,19 @@ def apply(
 
     def rounding(weight: Tensor) -> FakeQuant:
         grid(weight.detach())  # a weight that cannot be rounded raises here
-        made = FakeQuant(grid, p, generator)
-        made.register_forward_pre_hook(before_drawing)
-        return made
+        return _drawing(FakeQuant(grid, p, generator))
 
     model = parametrize(model, lambda name, m: name in names, rounding)
     if activations != "none":
         static = activations == "static"
         model = swap(model, lambda name, m: name in names, lambda m: FakeQuantInput(m, p, static, generator))
     return model
+
+
+def _drawing(module: FakeQuant) -> FakeQuant:
+    """The module with the check of what it draws."""
+    module.register_forward_pre_hook(before_drawing)
+    return module
 
 
 def _refuse_knobs(p: float, activations: str, group: str | int) -> None:

@@ -600,7 +600,8 @@ print("bits per byte: ", " -> ".join(f"{found['bits_per_byte']:.3f}" for found i
 # 3. Time falls only where inputs are bytes, too, and layers are large. Give each token its own scale, or the future changes the past.
 #
 # **Exercise.** [10 Scalar quantization](../exercises/10_scalar_quant.ipynb): codes from memory, a zero point that is lost, the bytes of a file, noise that stays in the weights, a layer of integers, and outputs of four kinds of layers.
-#
+
+# %% [markdown]
 # ## Going further
 #
 # Each part stands alone; read those that you need.

@@ -608,7 +608,8 @@ for row in [{"name": "base in fp32", "stored_bytes": base_file,
 # 3. From 4 bits per weight on take a grid of lesson 10: with one scale per 32 it costs about as little, and with one per row it can be multiplied in integers. Below 4 bits, codebooks lose less than grids, and a smaller model on a grid of 4 bits loses less than both.
 #
 # **Exercise.** [11 Product quantization](../exercises/11_product_quant.ipynb): a step of k-means from memory, bytes with every codebook, rows that are put together wrongly, codewords that run ahead, noise in blocks, and a model that is not ours.
-#
+
+# %% [markdown]
 # ## Going further
 #
 # Each part stands alone; read those that you need.
