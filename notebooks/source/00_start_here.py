@@ -195,7 +195,7 @@ with torch.no_grad():
 
 # %% tags=["nbval-ignore-output", "predict"]
 with torch.no_grad():
-    times = cost.interleaved({"8": lambda: model(batch), "4": lambda: small(batch)})
+    times = cost.interleaved({"8": lambda: model(batch), "4": lambda: small(batch)}, 10, 3)
 for layers, time in times.items():
     print(f"{layers} layers: {time}")
 print(f"MACs {cost.macs(small) / cost.macs(model):.2f}, "
@@ -211,7 +211,7 @@ print(f"MACs {cost.macs(small) / cost.macs(model):.2f}, "
 # **Predict.** How many times as long as a forward pass does a step take?
 
 # %% tags=["nbval-ignore-output", "predict"]
-report = cost.report("speeches-base", model, corpus, runs=10, windows=16)
+report = cost.report("speeches-base", model, corpus, runs=5, windows=16)
 print(report)
 print(f"a step: {report.step.median / report.forward.median:.1f} forward passes")
 
@@ -432,7 +432,7 @@ quality = {name: zoo.card(f"speeches-{name}")["quality"]["bits_per_byte"]
 models["4 of 8 kept"], quality["4 of 8 kept"] = small, on_all["4 of them"]
 with torch.no_grad():
     calls = {name: lambda m=m: m(batch) for name, m in models.items()}
-    times = cost.interleaved(calls, runs=10, warmup=3)
+    times = cost.interleaved(calls, runs=5, warmup=1)
 
 # %%
 scores = {name: {"name": name, "bits_per_byte": quality[name], "macs": cost.macs(m),
@@ -527,7 +527,7 @@ widgets.VBox([*rows_of_four, slider, result])
 zeros = changed(model, sparse(0.9))
 with torch.no_grad():
     calls = {"full": lambda: model(batch), "zeros": lambda: zeros(batch)}
-    times = cost.interleaved(calls, runs=10, warmup=3)
+    times = cost.interleaved(calls, runs=5, warmup=1)
 print(f"bytes {cost.stored_bytes(zeros) / cost.stored_bytes(model):.2f}, "
       f"time {times['zeros'].median / times['full'].median:.2f} of the full model")
 

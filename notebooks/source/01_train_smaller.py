@@ -147,7 +147,7 @@ for name in ("depth-4", "width-96"):
 window, _ = next(corpus.windows(context=128, rows=1))                  # (1, 128)
 with torch.no_grad():
     calls = {name: lambda m=m: m(window) for name, m in models.items()}
-    passes = cost.interleaved(calls, runs=30, warmup=10)
+    passes = cost.interleaved(calls, runs=15, warmup=3)
 plot.table([[name, f"{cost.macs(m) / 1e6:.2f}", f"{1e3 * passes[name].median:.2f}",
              f"{1e3 * passes[name].low:.2f} to {1e3 * passes[name].high:.2f}"]
             for name, m in models.items()],
@@ -195,7 +195,7 @@ def step(model):
     return one
 
 calls = {name: step(m) for name, m in models.items()}
-steps = cost.interleaved(calls, runs=9, warmup=2)
+steps = cost.interleaved(calls, runs=5, warmup=1)
 for name, timing in steps.items():
     print(f"{name:9}{1e3 * timing.median:4.0f} ms per step "
           f"(quartiles {1e3 * timing.low:.0f} to {1e3 * timing.high:.0f})")
