@@ -6,7 +6,7 @@
 #
 # | | |
 # |---|---|
-# | Takes | about 30 minutes to read; the cells run in about 40 seconds |
+# | Takes | about 30 minutes to read; the cells run in less than a minute |
 # | Read before | nothing; you know PyTorch and what attention is |
 # | Axes | training time, inference time, model size, energy, and what happens to quality |
 # | Who says so | Angela Fan's talk "Efficient Transformers": models are overparameterized, redundant, they overfit, and they are too large for practical applications. Sections 4 to 6 test that on one model |

@@ -6,7 +6,7 @@
 #
 # | | |
 # |---|---|
-# | Takes | about 30 minutes to read; the cells run in about 35 seconds |
+# | Takes | about 30 minutes to read; the cells run in about 40 seconds |
 # | Read before | [00 Start here](00_start_here.ipynb): bits per byte, stored bytes, MACs, timing in turns |
 # | Axes | training time, inference time and model size fall; quality falls too. Energy is not measured here |
 # | Who says so | Angela Fan's talk "Efficient Transformers": "maybe model will be 2-4x smaller", and in its summary "strong baseline. would not discount." |
