@@ -195,7 +195,8 @@ with torch.no_grad():
 
 # %% tags=["nbval-ignore-output", "predict"]
 with torch.no_grad():
-    times = cost.interleaved({"8": lambda: model(batch), "4": lambda: small(batch)}, 10, 3)
+    calls = {"8": lambda: model(batch), "4": lambda: small(batch)}
+    times = cost.interleaved(calls, runs=10, warmup=3)
 for layers, time in times.items():
     print(f"{layers} layers: {time}")
 print(f"MACs {cost.macs(small) / cost.macs(model):.2f}, "
