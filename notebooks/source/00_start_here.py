@@ -195,8 +195,7 @@ with torch.no_grad():
 
 # %% tags=["nbval-ignore-output", "predict"]
 with torch.no_grad():
-    calls = {"8": lambda: model(batch), "4": lambda: small(batch)}
-    times = cost.interleaved(calls, runs=10, warmup=3)
+    times = cost.interleaved({"8": lambda: model(batch), "4": lambda: small(batch)})
 for layers, time in times.items():
     print(f"{layers} layers: {time}")
 print(f"MACs {cost.macs(small) / cost.macs(model):.2f}, "
