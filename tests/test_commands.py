@@ -573,7 +573,7 @@ torch.manual_seed(0)
 """
 
 LINES = {
-    "layerdrop": (40, 590),  # with what else knows of layers
+    "layerdrop": (40, 600),  # with what else knows of layers
     "headdrop": (40, 250),
     "scalar_quant": (60, 810),
     "product_quant": (60, 640),

@@ -1,6 +1,8 @@
 """What an unknown module computes, found by running it on a few numbers."""
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -52,6 +54,19 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, Tensor | int | float | str) else None
 
 
+@contextmanager
+def _unwatched(layer: nn.Module) -> Iterator[None]:
+    """No forward hook runs inside the `with`: some collect what layers return."""
+    hooks = {module: module._forward_hooks for module in layer.modules()}
+    for module in hooks:
+        module._forward_hooks = OrderedDict()
+    try:
+        yield
+    finally:
+        for module, own in hooks.items():
+            module._forward_hooks = own
+
+
 @torch.compiler.disable
 @torch.no_grad()
 def without_weights(layer: nn.Module, x: Tensor, args: tuple, kwargs: Mapping) -> Any:
@@ -69,7 +84,7 @@ def without_weights(layer: nn.Module, x: Tensor, args: tuple, kwargs: Mapping) -
     args, kwargs = _plain(args), _plain(kwargs)
     args, kwargs = ((x, *args[1:]), kwargs) if args else ((), kwargs | {next(iter(kwargs)): x})
     try:
-        with evaluating(layer):
+        with evaluating(layer), _unwatched(layer):
             return functional_call(layer, zeros, args, kwargs)
     except Exception:  # of a forward that needs what _plain leaves out
         return None

@@ -703,3 +703,12 @@ def test_generation_after_training_with_rounded_weights():
     small = scalar_quant.finalize(applied)
     how = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     assert torch.equal(*(small.generate(IDS[:1, :4], **how, use_cache=cache) for cache in (True, False)))
+
+
+def test_outputs_that_a_model_collects_are_those_of_its_layers_alone():
+    """transformers 40532: LayerDrop, and the attentions that hooks collect."""
+    config = hf.BertConfig(**SIZES, num_hidden_layers=4, attn_implementation="eager")
+    kind = type(bert().encoder.layer[0])
+    model = layerdrop.apply(hf.BertModel(config), p=0.0, where=is_a(kind)).train()
+    for _ in range(2):
+        assert len(model(IDS, output_attentions=True).attentions) == 4
