@@ -63,8 +63,6 @@ def grid_fault(codes, scale, zero, w, low: int, high: int, step) -> str:
 
 
 # Task 1
-
-
 def codes_of(w, bits, largest=magnitude, steps=top, code=lambda q, bits: q.round()):
     scales = largest(w) / steps(bits)
     return code(w / scales.clamp(min=1e-30), bits), scales
@@ -105,9 +103,8 @@ to_codes = Task(
     },
 )  # fmt: skip
 
+
 # Task 2
-
-
 def affine_of(w, bits, low=True, high=True, more=0, zero=torch.round, code=lambda x, zero, last: (x.round() + zero.round()).clamp(0, last)):  # fmt: skip
     """`low`, `high`: whether these ends of the range are held at 0; `more` steps than there are."""
     bottom = w.min().clamp(max=0) if low else w.min()
@@ -172,9 +169,8 @@ affine = Task(
     },
 )  # fmt: skip
 
+
 # Task 3
-
-
 def bytes_of(weights, others, bits, key=lambda weight: weight[3], scale=lambda R, bits: 2 * R, codes=lambda R, full: R * ceil(full), other=2):  # fmt: skip
     """`codes`: from rows, and from how many bytes a row fills."""
     stored = {key(weight): weight[1:3] for weight in weights}.values()
@@ -203,9 +199,8 @@ file_bytes = Task(
     },
 )  # fmt: skip
 
+
 # Task 4
-
-
 def rounded(w, bits, dims=1):
     scale = magnitude(w, dims).clamp(min=1e-30) / top(bits)
     return scale * (w / scale).round()
@@ -268,9 +263,8 @@ noisy = Task(
     },
 )  # fmt: skip
 
+
 # Task 5
-
-
 def ints(x, w, s_w, b, dims=lambda n: -1, largest=magnitude, code=torch.round, sums=torch.clone, scale=lambda s_x, s_w: s_x * s_w, bias=lambda b, s_x, s_w: b):  # fmt: skip
     s_x = largest(x.double(), dims(x.dim())).clamp(min=1e-30) / 127
     y = sums(code(x.double() / s_x) @ w.double().T) * scale(s_x, s_w)
@@ -313,9 +307,8 @@ int_linear = Task(
     },
 )  # fmt: skip
 
+
 # Task 6
-
-
 class Conv1D(nn.Module):
     """GPT-2's layer, as in the library transformers: y = x W + b, with W of shape (in, out)."""
 
@@ -368,7 +361,8 @@ def inputs_of(module, w):
     return 0 if isinstance(module, Conv1D) else tuple(range(1, w.dim()))
 
 
-def snap(model, bits, kinds=KINDS, dims=inputs_of, which=nn.Module.modules, put=lambda module, w: module.weight.data.copy_(w)):  # fmt: skip
+@torch.no_grad()
+def snap(model, bits, kinds=KINDS, dims=inputs_of, which=nn.Module.modules, put=lambda module, w: module.weight.copy_(w)):  # fmt: skip
     model = deepcopy(model)
     for module in which(model):
         if isinstance(module, kinds):

@@ -8,9 +8,8 @@ from torch import nn
 
 from minieff.product_quant.kmeans import nearest
 
-# --- 1
 
-
+# Task 1
 def with_products(points, codebook):
     codes = (codebook.square().sum(1) - 2 * points @ codebook.T).argmin(1)
     hot = F.one_hot(codes, len(codebook)).float()
@@ -45,9 +44,7 @@ def to_a_farther_point(points, codebook):
     return codes, new
 
 
-# --- 2
-
-
+# Task 2
 def by_sets(weights, others, codewords, bits):
     seen, blocks, total = set(), {}, 2 * others
     for _, rows, columns, block, key, book in weights:
@@ -62,9 +59,7 @@ def once_a_shape(weights, others, codewords, bits):
     return by_sets(list({w[1:4]: w for w in weights}.values()), others, codewords, bits)
 
 
-# --- 3
-
-
+# Task 3
 def flat_places(codes, codebook, rows):
     codes = (codes if rows is None else codes[rows]).to(torch.int64)
     places = codes[..., None] * codebook.shape[1] + torch.arange(codebook.shape[1])
@@ -88,9 +83,7 @@ def truth_of_rows(codes, codebook, rows):
     return with_embedding(codes, codebook, rows if rows is not None and rows.any() else None)
 
 
-# --- 4
-
-
+# Task 4
 def by_scatter(codebook, codes, gradient, rate):
     index = codes.reshape(-1, 1).long().expand(-1, codebook.shape[1])
     parts = gradient.reshape(-1, codebook.shape[1])
@@ -117,9 +110,7 @@ def one_mean_for_all(codebook, codes, gradient, rate):
     return new
 
 
-# --- 5
-
-
+# Task 5
 class Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx, w, replaced):
@@ -148,9 +139,7 @@ def through_without_a_copy(w, block, p, training, coins):
     return w
 
 
-# --- 6
-
-
+# Task 6
 def by_state_dict(model, block, cluster):
     new, done = deepcopy(model), set()
     named = dict(new.named_parameters(remove_duplicate=False))

@@ -10,9 +10,8 @@ from torch import nn
 from exercises.checks.scalar_quant import Conv1D
 from minieff.scalar_quant.grid import Grid, quantize
 
+
 # Task 1
-
-
 def by_the_package(w, bits):
     """With scales in fp16, rounded up."""
     codes, scales, _ = quantize(w, Grid(bits))
@@ -33,8 +32,6 @@ def nan_for_zeros(w, bits):
 
 
 # Task 2
-
-
 def ends(w, bits):
     low, high = w.min().clamp(max=0), w.max().clamp(min=0)
     scale = ((high - low) / (2**bits - 1)).clamp(min=1e-30)
@@ -76,8 +73,6 @@ def equal_ones_are_zeros(w, bits):
 
 
 # Task 3
-
-
 def seen_keys(weights, others, bits):
     total, seen, per_byte = 2 * others, set(), 8 // bits
     for _, rows, columns, key in weights:
@@ -93,8 +88,6 @@ def a_byte_more(weights, others, bits):
 
 
 # Task 4
-
-
 def rounded(w, bits):
     scale = w.abs().amax(1, keepdim=True).clamp(min=1e-30) / (2 ** (bits - 1) - 1)
     return scale * (w / scale).round()
@@ -131,8 +124,6 @@ def writes_into_w(w, bits, p, training, coins):
 
 
 # Task 5
-
-
 def dequantized(x, codes, scales, bias):
     """Fake quantization, in floats."""
     s_x = x.abs().amax(-1, keepdim=True).clamp(min=1e-8) / 127

@@ -216,17 +216,22 @@ def student(folder: Path, teacher: dict = (), **changes: dict) -> Path:
     return file
 
 
-def test_a_student_stopped_and_resumed_ends_bit_identically(tmp_path, cache, monkeypatch):
-    file = student(tmp_path, train={"save": 3}, model={"layers": 1, "dropout": 0.1})
+def stop_at_8(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains a recipe until something stops it in its eighth step."""
 
-    def stop_at_8(run, *rest):
+    def stopped(run, *rest):
         if run.step == 8:
             raise InterruptedError
         return take_step(run, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr("minieff.core.train.take_step", stop_at_8)
+        patch.setattr("minieff.core.train.take_step", stopped)
         zoo.make(file)
+
+
+def test_a_student_stopped_and_resumed_ends_bit_identically(tmp_path, cache, monkeypatch):
+    file = student(tmp_path, train={"save": 3}, model={"layers": 1, "dropout": 0.1})
+    stop_at_8(file, monkeypatch)
     assert zoo.make(file, resume=True)["recipe"]["distill"]["teacher"] == "sage"
     resumed = weights(cache)
     checkpoint(cache).unlink()
@@ -302,15 +307,7 @@ def continued(folder: Path, techniques: list[dict] = (), **changes: dict) -> Pat
 @pytest.mark.parametrize("techniques", OTHERS.values(), ids=OTHERS)
 def test_a_continued_run_stopped_and_resumed_ends_bit_identically(tmp_path, cache, monkeypatch, techniques):
     file = continued(tmp_path, techniques, train={"save": 3}, model={"dropout": 0.1})
-
-    def stop_at_8(run, *rest):
-        if run.step == 8:
-            raise InterruptedError
-        return take_step(run, *rest)
-
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr("minieff.core.train.take_step", stop_at_8)
-        zoo.make(file)
+    stop_at_8(file, monkeypatch)
     assert zoo.make(file, resume=True)["recipe"]["train"]["start"] == "sage"
     resumed = weights(cache)
     checkpoint(cache).unlink()
